@@ -1,0 +1,298 @@
+"""A diagnosis as plain frozen dataclasses: what result.json, vectors.safetensors and runs.csv hold.
+
+Needs the standard library and numpy alone to import; nothing here measures anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from estimators.errors import InputError
+from estimators.results import (
+    BESIDE,
+    Finding,
+    GeneralizedSmoothness,
+    HessianDiagonal,
+    Interval,
+    Noise,
+    Smoothness,
+    Spectrum,
+    absent,
+    stored,
+    stored_keys,
+)
+
+SCHEMA = 1
+RUN_COLUMNS = ("method", "learning_rate", "seed", "step", "loss", "gradient_l1", "gradient_l2", "diverged")
+NOT_YET = "not available in this version"
+Answer = Literal["adagrad", "sgd", "no-difference", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What was diagnosed; ``understood`` says in words how model and data were read."""
+
+    model: str | None
+    data: str | None
+    loss: str | None
+    parameters: int | None
+    rows: int | None
+    samples: int | None
+    batch_size: int | None
+    seed: int | None
+    seeds: int | None
+    dtype: str | None
+    device: str | None
+    fingerprint: str | None
+    curvature_samples: int | None
+    understood: Sequence[str] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Ratios of the bounds, AdaGrad's term over SGD's; d_inf and d_2 are measured on the best runs."""
+
+    d_inf: float | None
+    d_2: float | None
+    smoothness_ratio: float | None
+    noise_ratio: float | None
+    smoothness_ratio_box: float | None
+    noise_ratio_box: float | None
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The tuned race. ``methods`` maps a name to learning_rate, final_loss, final_loss_interval,
+    steps_to_target, tuning_range and, where one is null, why. ``speedup_seeds`` holds one ratio for each seed.
+    """
+
+    steps: int | None
+    target_loss: float | None
+    initial_loss: float | None
+    speedup: float | None
+    speedup_interval: Interval | None
+    speedup_seeds: Sequence[float | None] | None
+    curves_file: str | None
+    methods: Mapping[str, Mapping[str, Any]] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The speed-up predicted before and during training."""
+
+    speedup: float | None
+    interval: Interval | None
+    probability_adagrad: float | None
+    calibration: Mapping[str, Any] | None
+    stages: Sequence[Mapping[str, Any]] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One row of the page's "why": a measured quantity and the side that it speaks for."""
+
+    quantity: str
+    value: float | None
+    interval: Interval | None
+    neutral: str
+    says: str
+    side: Literal["adagrad", "sgd", "neither", "undecided", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The answer, the confidence with its meaning in words, and the reasons.
+
+    ``best_margin`` is how much lower the best method's final loss is than the better of sgd and adagrad,
+    as a share of the loss that the latter took off; ``evidence`` holds the rows of "why" as dicts.
+    """
+
+    answer: Answer | None
+    confidence: float | None
+    confidence_meaning: str | None
+    best_method: str | None
+    best_margin: float | None
+    theory: str | None
+    reasons: Sequence[str] | None
+    evidence: Sequence[Mapping[str, Any]] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds, forward+backward passes over the sample set, attempts, and seconds by stage, over all attempts."""
+
+    seconds: float | None
+    forward_backward_passes: float | None
+    attempts: int | None
+    stages: Mapping[str, float] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+PARTS: dict[str, type[Any]] = {
+    "task": Task,
+    "noise": Noise,
+    "hessian_diagonal": HessianDiagonal,
+    "smoothness": Smoothness,
+    "spectrum": Spectrum,
+    "generalized_smoothness": GeneralizedSmoothness,
+    "bounds": Bounds,
+    "training": Training,
+    "prediction": Prediction,
+    "verdict": Verdict,
+    "cost": Costs,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Everything that one run found. ``vectors`` is kind -> parameter name -> array; ``runs`` the rows of runs.csv."""
+
+    schema: int
+    tool_version: str
+    versions: Mapping[str, str]
+    status: Literal["started", "finished", "interrupted"]
+    command: str
+    task: Task
+    noise: Noise
+    hessian_diagonal: HessianDiagonal
+    smoothness: Smoothness
+    spectrum: Spectrum
+    generalized_smoothness: GeneralizedSmoothness
+    bounds: Bounds
+    training: Training
+    prediction: Prediction
+    verdict: Verdict
+    warnings: tuple[Finding, ...]
+    cost: Costs
+    vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=BESIDE, repr=False)
+    runs: Sequence[Mapping[str, Any]] = field(default=(), metadata=BESIDE, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of result.json."""
+        body: dict[str, Any] = {}
+        for key in stored_keys(self):
+            value = getattr(self, key)
+            if key in PARTS:
+                body[key] = stored(value)
+            elif key == "warnings":
+                body[key] = [asdict(w) for w in value]
+            else:
+                body[key] = value
+        return body
+
+    @classmethod
+    def from_json(
+        cls,
+        body: Mapping[str, Any],
+        vectors: Mapping[str, Mapping[str, Any]] | None = None,
+        runs: Sequence[Mapping[str, Any]] = (),
+    ) -> Diagnosis:
+        """The inverse of :meth:`to_json`; keys that the file lacks become null with "not in this file"."""
+        parts = {name: read_part(kind, body.get(name) or {}) for name, kind in PARTS.items()}
+        return cls(
+            schema=body.get("schema", 0),
+            tool_version=body.get("tool_version", ""),
+            versions=body.get("versions", {}),
+            status=body.get("status", "started"),
+            command=body.get("command", ""),
+            warnings=tuple(Finding(**{f.name: w.get(f.name, "") for f in fields(Finding)}) for w in body.get("warnings", ())),
+            vectors=vectors or {},
+            runs=runs,
+            **parts,
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Diagnosis:
+        """Read a directory that ``diagnose`` wrote.
+
+        Raises:
+            InputError: the directory holds no readable result.json.
+        """
+        folder = Path(directory)
+        path = folder / "result.json"
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError("no result.json", str(folder), "name a directory that `diagnose MODEL --data DATA` wrote") from None
+        except (OSError, ValueError) as error:
+            raise InputError("result.json cannot be read", f"{path}: {error}", "run the diagnosis again with `--fresh`") from None
+        if not isinstance(body, dict):
+            raise InputError("result.json holds no object", str(path), "run the diagnosis again with `--fresh`")
+        return cls.from_json(body, read_vectors(folder / "vectors.safetensors"), read_runs(folder / "runs.csv"))
+
+
+def read_part(kind: type[Any], body: Mapping[str, Any]) -> Any:
+    """A part from its JSON object; unknown keys are dropped, missing ones null with the reason."""
+    why = dict(body.get("why") or {})
+    values = {}
+    for key in stored_keys(kind):
+        value = body.get(key)
+        if value is None:
+            why.setdefault(key, "not in this file")
+        elif key.endswith("interval"):
+            value = (value[0], value[1])
+        values[key] = value
+    return kind(**values, why=why)
+
+
+def read_vectors(path: Path) -> dict[str, dict[str, Any]]:
+    """kind -> parameter name -> array, from a safetensors file with names ``kind/parameter``; empty without a file."""
+    if not path.is_file():
+        return {}
+    from safetensors.numpy import load_file
+
+    vectors: dict[str, dict[str, Any]] = {}
+    for key, array in load_file(path).items():
+        kind, _, name = key.partition("/")
+        vectors.setdefault(kind, {})[name] = array
+    return vectors
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """Rows of runs.csv with numbers as numbers, an empty cell as None; empty without a file."""
+    import csv
+
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {
+                "method": row["method"],
+                "learning_rate": float(row["learning_rate"]),
+                "seed": int(row["seed"]),
+                "step": int(row["step"]),
+                "loss": float(row["loss"]) if row["loss"] else None,
+                "gradient_l1": float(row["gradient_l1"]) if row["gradient_l1"] else None,
+                "gradient_l2": float(row["gradient_l2"]) if row["gradient_l2"] else None,
+                "diverged": row["diverged"] == "True",
+            }
+            for row in csv.DictReader(file)
+        ]
+
+
+__all__ = [
+    "NOT_YET",
+    "PARTS",
+    "RUN_COLUMNS",
+    "SCHEMA",
+    "Answer",
+    "Bounds",
+    "Costs",
+    "Diagnosis",
+    "Evidence",
+    "Prediction",
+    "Task",
+    "Training",
+    "Verdict",
+    "absent",
+    "read_part",
+]

@@ -1,0 +1,19 @@
+"""The one exception for input that cannot be used."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Input that cannot be used: what is wrong, where, and the way out.
+
+    Args:
+        what: the fault, without a final full stop (``"NaN in the data"``).
+        where: file, row, tensor or option that holds it; may be empty.
+        hint: what to do about it; may be empty.
+    """
+
+    def __init__(self, what: str, where: str = "", hint: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(f"{what}: {where}" if where else what)

@@ -1,0 +1,194 @@
+"""Results of the estimators: frozen dataclasses that need no torch.
+
+The stored fields of a class are the keys of its part of ``result.json``. A number that could not be
+measured is ``None`` and ``why`` holds the reason under its key. ``vectors``, ``warnings`` and ``cost``
+travel with a result but are stored elsewhere (``vectors.safetensors`` and the top level).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+Interval = tuple[float, float]
+Vector = Mapping[str, Any]
+"""Parameter name -> tensor (as measured) or numpy array (as read back), each of the parameter's shape."""
+Progress = Callable[[str, float, float], None]
+"""Called with (stage, done, total); done and total share a unit chosen by the caller."""
+
+BESIDE = {"stored": False}
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A warning: what was found (with its number), what it means, what to do."""
+
+    code: str
+    severity: Literal["note", "warning"]
+    stage: str
+    found: str
+    meaning: str
+    action: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a measurement: forward+backward passes over the problem's samples, and seconds."""
+
+    passes: float = 0.0
+    seconds: float = 0.0
+
+
+def stored_keys(part: type[Any] | Any) -> tuple[str, ...]:
+    """Names of the fields that ``result.json`` holds for a part, ``why`` left out."""
+    return tuple(f.name for f in fields(part) if f.metadata.get("stored", True) and f.name != "why")
+
+
+def stored(part: Any) -> dict[str, Any]:
+    """The part as a dict for ``result.json``; ``why`` only where something is null."""
+    body: dict[str, Any] = {key: getattr(part, key) for key in stored_keys(part)}
+    if part.why:
+        body["why"] = dict(part.why)
+    return body
+
+
+def absent(part: type[Part], reason: str) -> Part:
+    """A part that was not measured: every key null, every key with the reason."""
+    keys = stored_keys(part)
+    return part(**dict.fromkeys(keys), why=dict.fromkeys(keys, reason))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Gradient noise over the samples: sigma_j^2 = Var_i(d_j l_i(w)), divisor n.
+
+    ``tensors`` holds one row for each parameter: name, parameters, l1, l2, density, dead_fraction.
+    """
+
+    l1: float | None
+    l2: float | None
+    sqrt_d_l2: float | None
+    density: float | None
+    density_interval: Interval | None
+    l1_interval: Interval | None
+    exact: bool | None
+    density_live: float | None
+    dead_fraction: float | None
+    effective_dimension: float | None
+    noise_scale_l2: float | None
+    noise_scale_l1: float | None
+    samples: int | None
+    batch_scaling: Sequence[Mapping[str, float]] | None
+    gradient_l1: float | None
+    gradient_l2: float | None
+    tensors: Sequence[Mapping[str, Any]] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
+    cost: Cost = field(default=Cost(), metadata=BESIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HessianDiagonal:
+    """Diagonal of the Hessian, h_j = d_j^2 f, with bounds for each coordinate in ``lower`` and ``upper``.
+
+    ``exact`` says whether the diagonal was read off the full Hessian; ``probes`` is then null.
+    ``tensors`` holds one row for each parameter: name, parameters, trace, abs_sum.
+    """
+
+    abs_sum: float | None
+    abs_sum_interval: Interval | None
+    trace: float | None
+    trace_interval: Interval | None
+    probes: int | None
+    samples: int | None
+    exact: bool | None
+    negative_fraction: float | None
+    tensors: Sequence[Mapping[str, Any]] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    lower: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    upper: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    standard_error: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
+    cost: Cost = field(default=Cost(), metadata=BESIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothness:
+    """Bracket on the smallest ||L||_1 with -diag(L) <= H <= diag(L); ``vectors`` is a feasible L.
+
+    ``confidence`` is the probability with which bracket and sharpness hold (1 where H was formed).
+    ``sharpness_interval`` bounds lambda = max|eig H|. ``points`` holds one row for each point along the
+    runs: method, step, l1_lower, l1_upper, sharpness, density, gradient_l1, gradient_l2.
+    ``tensors`` holds one row for each parameter: name, parameters, l1.
+    """
+
+    l1_lower: float | None
+    l1_upper: float | None
+    confidence: float | None
+    sharpness: float | None
+    sharpness_interval: Interval | None
+    density: float | None
+    density_rotated: float | None
+    diagonal_sum: float | None
+    row_norm_sum: float | None
+    hessian_11: float | None
+    products: int | None
+    samples: int | None
+    global_l1: float | None
+    points: Sequence[Mapping[str, Any]] | None
+    tensors: Sequence[Mapping[str, Any]] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
+    cost: Cost = field(default=Cost(), metadata=BESIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Extremal eigenvalues of the Hessian; ``eigenvalues`` are Ritz values in ascending order.
+
+    ``largest_upper`` and ``smallest_lower`` bound the ends with probability ``confidence``.
+    """
+
+    largest: float | None
+    smallest: float | None
+    eigenvalues: Sequence[float] | None
+    steps: int | None
+    largest_upper: float | None
+    smallest_lower: float | None
+    confidence: float | None
+    samples: int | None
+    why: Mapping[str, str] = field(default_factory=dict)
+    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
+    cost: Cost = field(default=Cost(), metadata=BESIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralizedSmoothness:
+    """A pair (L0, L1) with |H(w)| <= diag(L0 + L1 |grad f(w)|) at every fitted point; L1 is one number a tensor.
+
+    ``isotropic`` is the pair of ||H|| <= l0 + l1 ||grad f||_2 with its coverage. ``control`` repeats both
+    fits on the frozen quadratic at the first point, where the true L1 is 0: {l1_median, isotropic_l1}.
+    ``points`` holds one row for each point: fitted, gradient_l1, gradient_l2, sharpness, l1_upper.
+    ``tensors`` holds one row for each parameter: name, parameters, l0_l1, l1, gradient_range.
+    """
+
+    l0_l1: float | None
+    l1_median: float | None
+    helps_fraction: float | None
+    coverage: float | None
+    isotropic: Mapping[str, Any] | None
+    control: Mapping[str, Any] | None
+    points: Sequence[Mapping[str, Any]] | None
+    tensors: Sequence[Mapping[str, Any]] | None
+    why: Mapping[str, str] = field(default_factory=dict)
+    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    l0: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    l1: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
+    cost: Cost = field(default=Cost(), metadata=BESIDE)
