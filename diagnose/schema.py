@@ -204,7 +204,9 @@ class Diagnosis:
             versions=body.get("versions", {}),
             status=body.get("status", "started"),
             command=body.get("command", ""),
-            warnings=tuple(Finding(**{f.name: w.get(f.name, "") for f in fields(Finding)}) for w in body.get("warnings", ())),
+            warnings=tuple(
+                Finding(**{f.name: w.get(f.name, "") for f in fields(Finding)}) for w in body.get("warnings", ())
+            ),
             vectors=vectors or {},
             runs=runs,
             **parts,
@@ -222,9 +224,13 @@ class Diagnosis:
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError("no result.json", str(folder), "name a directory that `diagnose MODEL --data DATA` wrote") from None
+            raise InputError(
+                "no result.json", str(folder), "name a directory that `diagnose MODEL --data DATA` wrote"
+            ) from None
         except (OSError, ValueError) as error:
-            raise InputError("result.json cannot be read", f"{path}: {error}", "run the diagnosis again with `--fresh`") from None
+            raise InputError(
+                "result.json cannot be read", f"{path}: {error}", "run the diagnosis again with `--fresh`"
+            ) from None
         if not isinstance(body, dict):
             raise InputError("result.json holds no object", str(path), "run the diagnosis again with `--fresh`")
         return cls.from_json(body, read_vectors(folder / "vectors.safetensors"), read_runs(folder / "runs.csv"))

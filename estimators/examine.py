@@ -1,0 +1,201 @@
+"""What is checked once when a problem is opened: that the measurements will mean what they say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from estimators import losses
+from estimators.errors import InputError
+from estimators.results import Finding
+
+if TYPE_CHECKING:
+    from estimators.problem import Problem, Samples
+
+PROBE = 4
+STAGE = "opening"
+
+
+def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
+    """Chunk size and findings of a new problem.
+
+    Raises:
+        InputError: see :class:`estimators.Problem`.
+    """
+    _refuse_coupled_modules(problem.model)
+    few = problem.take(slice(0, PROBE))
+    with problem.measuring():
+        chunk = _check_outputs(problem, few)
+        _check_losses(problem, few)
+        unused = _check_gradient(problem, few)
+    return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
+
+
+def _refuse_coupled_modules(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise InputError(
+                "batch norm without running statistics couples the samples, so no per-sample gradient exists",
+                name or type(model).__name__,
+                "build the layer with track_running_stats=True",
+            )
+
+
+def _check_outputs(problem: Problem, few: Samples) -> int:
+    """Targets fit the output; returns how many samples go through the model at once."""
+    from estimators.problem import CHUNK_ELEMENTS
+
+    state = {**problem._fixed, **problem.parameters}
+    with torch.no_grad():
+        if isinstance(few, dict):
+            inputs = {name: tensor for name, tensor in few.items() if name != "labels"}
+            output = functional_call(problem.model, state, (), inputs)
+            numbers = sum(tensor[:1].numel() for tensor in few.values())
+        else:
+            output = functional_call(problem.model, state, (few[0],))
+            numbers = few[0][:1].numel()
+    if problem.loss_name in losses.NAMES:
+        full = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
+        losses.check_targets(problem.loss_name, output, full, losses.is_causal(problem.model))
+        numbers += losses.prediction(output)[:1].numel()
+    return max(1, CHUNK_ELEMENTS // max(numbers, 1))
+
+
+def _check_losses(problem: Problem, few: Samples) -> None:
+    """Finite, one for each sample, the same twice, the same alone as in company."""
+    with torch.no_grad():
+        each = problem.losses(problem.parameters, few)
+        losses.check_shape(each, min(PROBE, problem.n))
+        again = problem.losses(problem.parameters, few)
+        alone = torch.cat([problem.losses(problem.parameters, problem.take(slice(i, i + 1))) for i in range(len(each))])
+    if not bool(torch.isfinite(each).all()):
+        raise InputError(
+            "the loss is not finite at the starting point", "sample " + str(int((~torch.isfinite(each)).nonzero()[0]))
+        )
+    if not _close(each, again):
+        raise InputError(
+            "the loss changes between two evaluations of the same point",
+            type(problem.model).__name__,
+            "switch off what is random in forward (dropout called with training=True, sampling)",
+        )
+    if not _close(each, alone):
+        raise InputError(
+            "the loss of a sample depends on the other samples of its batch",
+            type(problem.model).__name__,
+            "no per-sample gradient exists; replace layers that use statistics of the batch",
+        )
+
+
+def _check_gradient(problem: Problem, few: Samples) -> list[str]:
+    """The gradient is finite and the same twice; returns the parameters that it does not reach."""
+    first, unused = _gradient(problem, few)
+    second, _ = _gradient(problem, few)
+    if not bool(torch.isfinite(first).all()):
+        raise InputError("the gradient is not finite at the starting point", type(problem.model).__name__)
+    if not _close(first, second):
+        raise InputError("the gradient changes between two evaluations of the same point", type(problem.model).__name__)
+    return unused
+
+
+def _gradient(problem: Problem, few: Samples) -> tuple[Tensor, list[str]]:
+    leaves = {name: p.detach().requires_grad_() for name, p in problem.parameters.items()}
+    loss = problem.losses(leaves, few).mean()
+    if not loss.requires_grad:
+        raise InputError("the loss does not depend on the parameters", type(problem.model).__name__)
+    parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    unused = [name for name, part in zip(leaves, parts, strict=True) if part is None]
+    return torch.cat([part.reshape(-1) for part in parts if part is not None]), unused
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    scale = float(a.abs().max())
+    coarse = a.dtype in (torch.float16, torch.bfloat16)
+    return bool((a - b).abs().max() <= (5e-2 if coarse else 1e-4) * max(scale, 1e-12))
+
+
+def _module_findings(model: nn.Module) -> list[Finding]:
+    found = []
+    dropout = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+    if dropout:
+        rate = max(m.p for m in dropout)
+        found.append(
+            Finding(
+                code="dropout-on",
+                severity="note",
+                stage=STAGE,
+                found=f"{len(dropout)} dropout layers with rates up to {rate:g}",
+                meaning="measured and trained with dropout off; dropout in your training adds noise that is not counted here",
+                action="set the dropout rate to 0 in training too, or read the noise as a lower estimate",
+            )
+        )
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    if norms:
+        found.append(
+            Finding(
+                code="batchnorm-eval",
+                severity="note",
+                stage=STAGE,
+                found=f"{len(norms)} batch norm layers",
+                meaning="measured and trained in evaluation mode with the stored statistics: in training mode samples are "
+                "coupled and no per-sample gradient exists",
+                action="start from weights whose running statistics fit the data, or use group norm or layer norm",
+            )
+        )
+    return found
+
+
+def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
+    found = []
+    total = sum(1 for _ in problem.model.named_parameters(remove_duplicate=False))
+    unique = sum(1 for _ in problem.model.named_parameters())
+    if total > unique:
+        found.append(
+            Finding(
+                code="tied-parameters",
+                severity="note",
+                stage=STAGE,
+                found=f"{total - unique} tied tensors",
+                meaning="a tied tensor is one set of coordinates: its gradient is the sum over its uses, and it counts once",
+                action="nothing to do; compare with numbers of other tools that count it twice with care",
+            )
+        )
+    frozen = sum(1 for p in problem.model.parameters() if not p.requires_grad)
+    if frozen:
+        found.append(
+            Finding(
+                code="frozen-parameters",
+                severity="note",
+                stage=STAGE,
+                found=f"{frozen} frozen tensors",
+                meaning="they stay at their values and are not coordinates of the measurement",
+                action="call requires_grad_() on those that you train",
+            )
+        )
+    if unused:
+        found.append(
+            Finding(
+                code="unused-parameters",
+                severity="warning",
+                stage=STAGE,
+                found=f"{len(unused)} tensors that the loss does not reach: " + ", ".join(unused[:3]),
+                meaning="their noise and curvature are 0, which makes the density look smaller than it is",
+                action="remove them, or freeze them with requires_grad_(False)",
+            )
+        )
+    if problem.dtype in (torch.float16, torch.bfloat16):
+        found.append(
+            Finding(
+                code="low-precision",
+                severity="warning",
+                stage=STAGE,
+                found=f"weights in {str(problem.dtype).removeprefix('torch.')}",
+                meaning="rounding of about 1 in 1,000 enters every gradient; small noise and curvature drown in it",
+                action="convert the model to float32 with model.float()",
+            )
+        )
+    return found

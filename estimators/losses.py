@@ -1,0 +1,113 @@
+"""Losses of a sample: (output of the model, targets) -> one loss for each sample, shape (n,)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from estimators.errors import InputError
+
+LossFunction = Callable[[Any, Tensor], Tensor]
+NAMES = ("cross-entropy", "logistic", "squared")
+IGNORED = -100
+
+
+def select(loss: str | LossFunction, model: nn.Module) -> LossFunction:
+    """The loss by its name; language models of transformers get labels shifted by one where they are causal."""
+    if callable(loss):
+        return loss
+    if loss not in NAMES:
+        raise InputError(f"unknown loss `{loss}`", "loss", "one of " + ", ".join(NAMES) + ", or a function")
+    if loss == "logistic":
+        return logistic
+    if loss == "squared":
+        return squared
+    return causal_cross_entropy if is_causal(model) else cross_entropy
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether transformers shifts the labels of this model by one: its causal language models, by class name."""
+    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) and hasattr(model, "config")
+
+
+def prediction(output: Any) -> Tensor:
+    """The tensor of a model's output: itself, or the logits of a transformers output."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    raise InputError(f"the model returns {type(output).__name__}, not a tensor or an output with logits", "forward")
+
+
+def cross_entropy(output: Any, targets: Tensor) -> Tensor:
+    """-log softmax at the target, averaged over a sample's labels that are not -100.
+
+    Output (n, C) with targets (n,); (n, T, C) with targets (n, T).
+    """
+    logits = prediction(output)
+    if logits.dim() == 2 and targets.dim() == 1:
+        return F.cross_entropy(logits, targets, reduction="none")
+    if logits.shape[:-1] != targets.shape:
+        raise InputError(f"output {tuple(logits.shape)} does not fit targets {tuple(targets.shape)}", "cross-entropy")
+    counted = targets != IGNORED
+    each = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED)
+    return each.reshape(targets.shape).flatten(1).sum(1) / counted.flatten(1).sum(1)
+
+
+def causal_cross_entropy(output: Any, targets: Tensor) -> Tensor:
+    """Cross-entropy of the next token: the output at position t against the label at t + 1."""
+    return cross_entropy(prediction(output)[:, :-1], targets[:, 1:])
+
+
+def logistic(output: Any, targets: Tensor) -> Tensor:
+    """log(1 + exp(-y f)) with y = +-1 and one output for each sample."""
+    scores = prediction(output)
+    return F.softplus(-targets * scores.reshape(targets.shape))
+
+
+def squared(output: Any, targets: Tensor) -> Tensor:
+    """Half the squared error, summed over the outputs of a sample."""
+    values = prediction(output)
+    if values.numel() != targets.numel():
+        raise InputError(f"output {tuple(values.shape)} does not fit targets {tuple(targets.shape)}", "squared loss")
+    return 0.5 * (values.reshape(targets.shape) - targets).square().reshape(targets.shape[0], -1).sum(1)
+
+
+def check_targets(loss: str, output: Any, targets: Tensor, causal: bool) -> None:
+    """Hold the targets of all samples against the output of one.
+
+    Raises:
+        InputError: classes beyond the outputs, labels other than +-1, a sample without any label.
+    """
+    values = prediction(output)
+    if loss == "cross-entropy":
+        if targets.is_floating_point():
+            raise InputError("cross-entropy needs whole numbers as targets", str(targets.dtype), 'use loss="squared"')
+        counted = targets != IGNORED
+        classes = values.shape[-1]
+        bad = counted & ((targets < 0) | (targets >= classes))
+        if bool(bad.any()):
+            row = int(bad.flatten(1).any(1).nonzero()[0]) if bad.dim() > 1 else int(bad.nonzero()[0])
+            worst = int(targets[bad][0])
+            raise InputError(f"label {worst}, but the model has {classes} outputs", f"sample {row}")
+        seen = counted[:, 1:] if causal else counted
+        if targets.dim() > 1 and not bool(seen.flatten(1).any(1).all()):
+            row = int((~seen.flatten(1).any(1)).nonzero()[0])
+            raise InputError("a sample has no label to predict", f"sample {row}", "drop it: its loss is not defined")
+    elif loss == "logistic":
+        if values[:1].numel() != 1:
+            raise InputError(f"{values[:1].numel()} outputs for each sample, the logistic loss takes one", "forward")
+        if not bool((targets.abs() == 1).all()):
+            raise InputError("labels other than -1 and 1", "logistic loss", "map the two classes to -1 and 1")
+
+
+def check_shape(each: Tensor, n: int) -> None:
+    """A loss function must return one number for each sample."""
+    if not isinstance(each, Tensor) or each.shape != torch.Size([n]):
+        found = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+        raise InputError(f"the loss has shape {found}, not ({n},)", "loss", "return one loss for each sample")

@@ -1,0 +1,244 @@
+"""The problem that every estimator takes: f(w) = (1/n) sum_i l_i(w) for a model, its samples and a loss.
+
+Estimators see the data only through sums over samples: :meth:`Problem.loss`, :meth:`Problem.gradient`,
+products with the Hessian (``products.py``) and per-sample gradient moments (``per_sample.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from estimators import losses
+from estimators.errors import InputError
+from estimators.results import Finding
+
+Parameters = dict[str, Tensor]
+Samples = tuple[Tensor, Tensor] | dict[str, Tensor]
+CHUNK_ELEMENTS = 1 << 24
+"""Inputs and outputs of the samples that go through the model at once hold at most this many numbers."""
+
+
+class Passes:
+    """Counts forward+backward passes over the samples; a forward pass alone counts one third."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def add(self, passes: float) -> None:
+        self.total += passes
+
+
+class Problem:
+    """f(w) = (1/n) sum_i l_i(w) at one point w.
+
+    Args:
+        model: any module. It is never changed: parameters and buffers are copied, evaluation mode and
+            random state last as long as a call. Coordinates are the parameters that require a gradient,
+            tied tensors once under their first name.
+        samples: ``(inputs, targets)``, or a mapping of tensors that forward takes by name with ``labels``
+            (-100 is ignored; shifted for causal language models as in transformers). The first dimension
+            counts the samples.
+        loss: ``"cross-entropy"``, ``"logistic"`` (targets +-1), ``"squared"`` (half the squared error), or
+            a function (output, targets) -> one loss for each sample, shape (n,).
+
+    Raises:
+        InputError: nothing to differentiate, NaN in the weights, a loss that is not finite, differs between
+            two evaluations, or couples the samples; targets that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples | Mapping[str, Tensor],
+        loss: str | losses.LossFunction = "cross-entropy",
+    ) -> None:
+        self.model = model
+        self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "function")
+        self.parameters: Parameters = {}
+        self._fixed: Parameters = {}
+        for name, parameter in model.named_parameters():
+            home = self.parameters if parameter.requires_grad else self._fixed
+            home[name] = parameter.detach().clone()
+        if not self.parameters:
+            raise InputError("the model has no parameter that requires a gradient", type(model).__name__)
+        for name, tensor in [*self.parameters.items(), *self._fixed.items()]:
+            if not bool(torch.isfinite(tensor).all()):
+                raise InputError(
+                    "NaN or infinity in the weights", name, "load a checkpoint whose training did not diverge"
+                )
+        self._fixed.update((name, buffer.detach().clone()) for name, buffer in model.named_buffers())
+        self.dtype = next(iter(self.parameters.values())).dtype
+        self.device = next(iter(self.parameters.values())).device
+        self.names = tuple(self.parameters)
+        self.shapes = {name: p.shape for name, p in self.parameters.items()}
+        self.sizes = [p.numel() for p in self.parameters.values()]
+        self.d = sum(self.sizes)
+        self._loss = losses.select(loss, model)
+        self.samples = self._prepared(samples)
+        self.n = next(iter(_tensors(self.samples))).shape[0]
+        self.passes = Passes()
+        self._dense: Tensor | None = None
+        self._chunk = self.n
+        self.findings: tuple[Finding, ...] = ()
+        self._examine()
+
+    # -- the point ---------------------------------------------------------------------------------
+
+    def at(self, parameters: Mapping[str, Tensor]) -> Problem:
+        """The same task at another point; passes are counted together."""
+        other = copy(self)
+        other._dense = None
+        missing = [name for name in self.names if name not in parameters]
+        if missing:
+            raise InputError("a parameter is missing", missing[0], f"give all of {len(self.names)} parameters")
+        other.parameters = {}
+        for name, shape in self.shapes.items():
+            value = parameters[name].detach().to(self.device, self.dtype)
+            if value.shape != shape:
+                raise InputError(f"shape {tuple(value.shape)} instead of {tuple(shape)}", name)
+            other.parameters[name] = value.clone()
+        return other
+
+    def subset(self, index: Tensor) -> Problem:
+        """The same model on some of the samples, with passes counted apart (over the subset)."""
+        other = copy(self)
+        other._dense = None
+        other.samples = self.take(index)
+        other.n = int(index.numel())
+        other._chunk = min(self._chunk, other.n)
+        other.passes = Passes()
+        return other
+
+    def flatten(self, vector: Mapping[str, Tensor]) -> Tensor:
+        """A parameter dict as one vector of shape (d,)."""
+        return torch.cat([vector[name].reshape(-1) for name in self.names])
+
+    def unflatten(self, vector: Tensor) -> Parameters:
+        """The inverse of :meth:`flatten`."""
+        parts = vector.split(self.sizes)
+        return {name: part.reshape(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+
+    # -- the sums over samples ---------------------------------------------------------------------
+
+    def take(self, index: Tensor | slice) -> Samples:
+        """Some of the samples; an index of shape (..., m) gives tensors of shape (..., m, *)."""
+        if isinstance(self.samples, dict):
+            return {name: tensor[index] for name, tensor in self.samples.items()}
+        return self.samples[0][index], self.samples[1][index]
+
+    def losses(self, parameters: Mapping[str, Tensor], samples: Samples) -> Tensor:
+        """l_i(w) for each of the samples, shape (m,). Pure in the parameters: fit for torch.func and vmap.
+
+        Call it inside :meth:`measuring`. It counts no pass: what differentiates it does.
+        """
+        state = {**self._fixed, **parameters}
+        if isinstance(samples, dict):
+            inputs = {name: tensor for name, tensor in samples.items() if name != "labels"}
+            return self._loss(functional_call(self.model, state, (), inputs), samples["labels"])
+        return self._loss(functional_call(self.model, state, (samples[0],)), samples[1])
+
+    def chunks(self) -> Iterator[Samples]:
+        """The samples in pieces that fit through the model at once."""
+        if self._chunk >= self.n:
+            yield self.samples
+            return
+        for start in range(0, self.n, self._chunk):
+            yield self.take(slice(start, start + self._chunk))
+
+    def loss(self) -> float:
+        """f(w)."""
+        with self.measuring(), torch.no_grad():
+            total = sum(self.losses(self.parameters, chunk).double().sum().item() for chunk in self.chunks())
+        self.passes.add(1 / 3)
+        return float(total) / self.n
+
+    def gradient(self) -> Parameters:
+        """nabla f(w), in the parameters' dtype; sums over chunks in float64."""
+        return self.loss_and_gradient()[1]
+
+    def loss_and_gradient(self) -> tuple[float, Parameters]:
+        """f(w) and nabla f(w) from one pass."""
+        leaves = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
+        total, value = torch.zeros(self.d, dtype=torch.float64, device=self.device), 0.0
+        with self.measuring():
+            for chunk in self.chunks():
+                loss = self.losses(leaves, chunk).sum()
+                value += loss.item()
+                if loss.requires_grad:
+                    parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+                    total += torch.cat([part.reshape(-1) for part in parts]).double()
+        self.passes.add(1)
+        return value / self.n, self.unflatten((total / self.n).to(self.dtype))
+
+    def hessian_vector_product(self, vector: Mapping[str, Tensor]) -> Parameters:
+        """H v with H = nabla^2 f(w), by double backward."""
+        from estimators.products import hessian
+
+        flat = self.flatten(vector).to(self.device, self.dtype)
+        with hessian(self) as product:
+            return self.unflatten(product(flat[:, None])[:, 0])
+
+    # -- keeping the user's model as it is ---------------------------------------------------------
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Evaluation mode, attention that has second derivatives, and the random state put back at the end."""
+        training = [module for module in self.model.modules() if module.training]
+        state = torch.random.get_rng_state()
+        for module in training:
+            module.training = False
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            for module in training:
+                module.training = True
+            torch.random.set_rng_state(state)
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _prepared(self, samples: Samples | Mapping[str, Tensor]) -> Samples:
+        """Samples on the model's device, floating inputs in its dtype."""
+        named: dict[str, Tensor]
+        if isinstance(samples, Mapping):
+            named = dict(samples)
+            if "labels" not in named:
+                raise InputError("no labels among the samples", ", ".join(named), 'add a tensor under "labels"')
+        else:
+            inputs, targets = samples
+            named = {"inputs": inputs, "targets": targets}
+        sizes = {name: tensor.shape[0] if tensor.dim() else 0 for name, tensor in named.items()}
+        if len(set(sizes.values())) != 1:
+            raise InputError("the tensors count different numbers of samples", str(sizes))
+        if not next(iter(sizes.values())):
+            raise InputError("no sample", "the first dimension of the samples is empty")
+        for name, tensor in named.items():
+            moved = tensor.detach().to(self.device)
+            if tensor.is_floating_point():
+                moved = moved.to(self.dtype)
+                if not bool(torch.isfinite(moved).all()):
+                    raise InputError("NaN or infinity in the samples", name, "drop or fill these rows")
+            named[name] = moved
+        if isinstance(samples, Mapping):
+            return named
+        return named["inputs"], named["targets"]
+
+    def _examine(self) -> None:
+        """Checks of a new problem: targets, coupling, determinism; sets the chunk size and the findings."""
+        from estimators.examine import examine
+
+        self._chunk, self.findings = examine(self)
+
+
+def _tensors(samples: Samples) -> list[Tensor]:
+    return list(samples.values()) if isinstance(samples, dict) else list(samples)
+
+
+LossOfSample = Callable[[Mapping[str, Tensor], Samples], Tensor]
