@@ -129,7 +129,8 @@ def _module_findings(model: nn.Module) -> list[Finding]:
                 severity="note",
                 stage=STAGE,
                 found=f"{len(dropout)} dropout layers with rates up to {rate:g}",
-                meaning="measured and trained with dropout off; dropout in your training adds noise that is not counted here",
+                meaning="measured and trained with dropout off; dropout in your training adds noise that is not "
+                "counted here",
                 action="set the dropout rate to 0 in training too, or read the noise as a lower estimate",
             )
         )
@@ -141,8 +142,8 @@ def _module_findings(model: nn.Module) -> list[Finding]:
                 severity="note",
                 stage=STAGE,
                 found=f"{len(norms)} batch norm layers",
-                meaning="measured and trained in evaluation mode with the stored statistics: in training mode samples are "
-                "coupled and no per-sample gradient exists",
+                meaning="measured and trained in evaluation mode with the stored statistics: in training mode samples "
+                "are coupled and no per-sample gradient exists",
                 action="start from weights whose running statistics fit the data, or use group norm or layer norm",
             )
         )
@@ -160,7 +161,8 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
                 severity="note",
                 stage=STAGE,
                 found=f"{total - unique} tied tensors",
-                meaning="a tied tensor is one set of coordinates: its gradient is the sum over its uses, and it counts once",
+                meaning="a tied tensor is one set of coordinates: its gradient is the sum over its uses, and it counts "
+                "once",
                 action="nothing to do; compare with numbers of other tools that count it twice with care",
             )
         )

@@ -122,7 +122,7 @@ class Problem:
 
     def unflatten(self, vector: Tensor) -> Parameters:
         """The inverse of :meth:`flatten`."""
-        parts = vector.split(self.sizes)
+        parts = torch.split(vector, self.sizes)
         return {name: part.reshape(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
     # -- the sums over samples ---------------------------------------------------------------------

@@ -57,7 +57,8 @@ def stored(part: Any) -> dict[str, Any]:
 def absent(part: type[Part], reason: str) -> Part:
     """A part that was not measured: every key null, every key with the reason."""
     keys = stored_keys(part)
-    return part(**dict.fromkeys(keys), why=dict.fromkeys(keys, reason))
+    kind: Callable[..., Part] = part
+    return kind(**dict.fromkeys(keys), why=dict.fromkeys(keys, reason))
 
 
 @dataclass(frozen=True, kw_only=True)

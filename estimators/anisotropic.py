@@ -1,0 +1,158 @@
+"""The smoothness vector L of Assumption 3.3 (arXiv 2406.15244): -diag(L) <= nabla^2 f <= diag(L)."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from estimators.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, not_converged, sharpness_run
+from estimators.max_cut import bracket, dense_bracket
+from estimators.problem import Problem
+from estimators.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.results import Cost, Finding, Progress, Smoothness
+
+GAP = 0.05
+DENSE_GAP = 0.01
+MAX_PRODUCTS = 400
+STAGE = "smoothness"
+
+
+def smoothness(
+    problem: Problem,
+    *,
+    gap: float | None = None,
+    max_products: int = MAX_PRODUCTS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Smoothness:
+    """Bracket on Lambda(H) = min{1'L : -diag(L) <= H <= diag(L)} and the feasible L of its upper end.
+
+    d <= 2,000: H is formed, the bracket is certain but for float64 rounding. Else the bracket and the
+    interval of lambda = max|eig H| hold together with probability 0.999 (random starts of Lanczos).
+    Cost: about two passes for each of the ``products``. R_L = upper/(d lambda) is ``density``.
+
+    ``row_norm_sum`` = sum_j sqrt((H^2)_jj) is a lower bound of Lambda; where H is not formed it is estimated
+    from 8 random products (a few per cent too small). ``diagonal_sum`` is left to ``hessian_diagonal``
+    there. ``global_l1`` bounds Lambda at every w for linear models with a convex loss.
+
+    Args:
+        gap: goal for upper/lower - 1; default 0.01 where H is formed, else 0.05.
+        max_products: products that the bracket may take, those for lambda apart.
+    """
+    began, before = time.perf_counter(), problem.passes.total
+    dense = problem.d <= DENSE_LIMIT
+    gap = gap if gap is not None else (DENSE_GAP if dense else GAP)
+    generator = torch.Generator().manual_seed(seed)
+    why: dict[str, str] = {}
+    warnings: list[Finding] = []
+    hessian_11 = diagonal_sum = None
+    if dense:
+        matrix = dense_hessian(problem)
+        found = dense_bracket(matrix, generator, gap)
+        sharpness = float(torch.linalg.eigvalsh(matrix).abs().max())
+        interval = (sharpness, sharpness)
+        hessian_11 = float(matrix.abs().sum())
+        diagonal_sum = float(matrix.diagonal().abs().sum())
+        confidence, products = 1.0, problem.d
+    else:
+        like = next(iter(problem.parameters.values()))
+        with hessian(problem) as product:
+            run = sharpness_run(product, problem, generator, DELTA / 4, MAX_STEPS)
+            spent = product.products
+
+            def report(done: int) -> None:
+                if progress:
+                    progress(STAGE, spent + done, spent + max_products)
+
+            found = bracket(product, generator, like, gap, max_products, 3 * DELTA / 4, report)
+            products = product.products
+        sharpness, interval = run.norm, (run.norm, run.norm_bound)
+        if interval[1] > (1 + SHARPNESS_TOLERANCE) * sharpness:
+            warnings.append(not_converged(STAGE, run, MAX_STEPS))
+        confidence = 1 - DELTA
+        why["hessian_11"] = f"needs the whole Hessian, which is formed up to {DENSE_LIMIT:,} parameters"
+        why["diagonal_sum"] = "measured by the Hessian diagonal"
+    if found.upper > (1 + gap) * found.lower * (1 + 1e-9):
+        warnings.append(_wide(found.lower, found.upper, gap, products))
+    global_l1 = closed_form(problem)
+    if global_l1 is None:
+        why["global_l1"] = "a closed form exists for linear models with a convex loss alone"
+    density = found.upper / (problem.d * sharpness) if sharpness > 0 else None
+    if density is None:
+        why["density"] = "the Hessian is zero"
+    vectors = problem.unflatten(rounded_up(found.vector, problem.dtype))
+    why["density_rotated"] = why["points"] = "not measured by this call"
+    return Smoothness(
+        l1_lower=found.lower,
+        l1_upper=found.upper,
+        confidence=confidence,
+        sharpness=sharpness,
+        sharpness_interval=interval,
+        density=density,
+        density_rotated=None,
+        diagonal_sum=diagonal_sum,
+        row_norm_sum=float(found.first_row_norms.sum()),
+        hessian_11=hessian_11,
+        products=products,
+        samples=problem.n,
+        global_l1=global_l1,
+        points=None,
+        tensors=[{"name": name, "parameters": v.numel(), "l1": float(v.double().sum())} for name, v in vectors.items()],
+        why=why,
+        vectors=vectors,
+        warnings=tuple(warnings),
+        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+    )
+
+
+def closed_form(problem: Problem) -> float | None:
+    """sum_j L_j with L_j = c mean_i |x_ij| |x_i|_1 >= Lambda(H(w)) for every w, for one linear layer.
+
+    c = max l'': 1/4 (logistic), 1 (squared), 1/2 for each class (cross-entropy, whose Hessian in the scores,
+    diag(p) - pp', lies below I/2). Because xx' <= diag(|x| |x|_1). None for other models.
+    """
+    layer = _only_linear(problem.model)
+    bound = {"logistic": 0.25, "squared": 1.0, "cross-entropy": 0.5}.get(problem.loss_name)
+    if layer is None or bound is None or isinstance(problem.samples, dict):
+        return None
+    if len(problem.parameters) != len(list(layer.parameters())):
+        return None
+    x = problem.samples[0].flatten(1).double()
+    length = x.abs().sum(1) + (1 if layer.bias is not None else 0)
+    return float(bound * layer.out_features * length.square().mean())
+
+
+def _only_linear(model: nn.Module) -> nn.Linear | None:
+    if type(model) is nn.Linear:
+        return model
+    if type(model) is nn.Sequential:
+        layers = [m for m in model if not isinstance(m, nn.Flatten | nn.Identity)]
+        if len(layers) == 1 and type(layers[0]) is nn.Linear:
+            return layers[0]
+    return None
+
+
+def _wide(lower: float, upper: float, gap: float, products: int) -> Finding:
+    reached = upper / lower - 1 if lower > 0 else float("inf")
+    return Finding(
+        code="bracket-wide",
+        severity="warning",
+        stage=STAGE,
+        found=f"the bracket on ‖L‖₁ is {reached:.1%} wide after {products} products, the goal was {gap:.1%}",
+        meaning="‖L‖₁ lies between the two ends, but the ratio to d·λ is known only this well",
+        action="accept the width, or ask for a wider one with `--gap`",
+    )
+
+
+def rounded_up(vector: Tensor, dtype: torch.dtype) -> Tensor:
+    """The vector in another dtype, no entry smaller than it was: a feasible L stays feasible."""
+    cast = vector.to(dtype)
+    return torch.where(cast.double() < vector, torch.nextafter(cast, torch.full_like(cast, float("inf"))), cast)
+
+
+def norms(vector: Tensor) -> tuple[float, float]:
+    """l1 and l2 norm, summed in float64."""
+    v = vector.double()
+    return float(v.abs().sum()), float(v.norm())
