@@ -120,6 +120,8 @@ def closed_form(problem: Problem) -> float | None:
     if len(problem.parameters) != len(list(layer.parameters())):
         return None
     x = problem.samples[0].flatten(1).double()
+    if x.shape[1] != layer.in_features:
+        return None
     length = x.abs().sum(1) + (1 if layer.bias is not None else 0)
     return float(bound * layer.out_features * length.square().mean())
 

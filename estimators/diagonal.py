@@ -71,6 +71,7 @@ def hessian_diagonal(
     if cut is not None:
         lower, upper = lower.clamp(-cut, cut), upper.clamp(-cut, cut)
         value = value.clamp(lower, upper)
+    rounding = torch.finfo(problem.dtype).eps
     vectors = problem.unflatten(value.to(problem.dtype))
     why = {"probes": "read off the formed Hessian, no probes"} if used is None else {}
     return HessianDiagonal(
@@ -81,7 +82,7 @@ def hessian_diagonal(
         probes=used,
         samples=problem.n,
         exact=used is None,
-        negative_fraction=float((value < 0).double().mean()),
+        negative_fraction=float((value < -rounding * value.abs().max()).double().mean()),
         tensors=[
             {
                 "name": name,

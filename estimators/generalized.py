@@ -192,14 +192,23 @@ def fit(problem: Problem, points: Sequence[Measured], gap: float) -> Pairs:
     heights = np.array([p.norm for p in points])
     lengths = np.array([norms(p.gradient)[1] for p in points])
     identified = span(lengths) >= RANGE
-    l0, l1, _ = envelope(lengths, heights, gap) if identified else (float(heights.max()), 0.0, False)
+    width = max(_width(p.smoothness.sharpness_interval) for p in points)
+    l0, l1, _ = (
+        envelope(lengths, heights, max(width, gap * heights.max()))
+        if identified
+        else (float(heights.max()), 0.0, False)
+    )
     slopes, helps, ranges, parts = [], [], [], []
+    # The bracket fixes the sum of L alone: a tensor's own part may be off by the whole width (its floor grows
+    # with the curvature of the others).
+    width = max(_width((p.smoothness.l1_lower, p.smoothness.l1_upper)) for p in points)
     bounds = [torch.split(p.bound, problem.sizes) for p in points]
     gradients = [torch.split(p.gradient.abs(), problem.sizes) for p in points]
     for tensor in range(len(problem.names)):
         own = np.array([float(g[tensor].sum()) for g in gradients])
         height = np.array([float(b[tensor].sum()) for b in bounds])
-        _, slope, useful = envelope(own, height, gap) if span(own) >= RANGE else (0.0, 0.0, False)
+        slack = max(width, gap * height.max())
+        _, slope, useful = envelope(own, height, slack) if span(own) >= RANGE else (0.0, 0.0, False)
         rest = [(b[tensor] - slope * g[tensor]).clamp_min(0) for b, g in zip(bounds, gradients, strict=True)]
         slopes.append(slope)
         helps.append(useful)
@@ -208,11 +217,18 @@ def fit(problem: Problem, points: Sequence[Measured], gap: float) -> Pairs:
     return Pairs(l0, l1 if identified else None, torch.cat(parts), slopes, helps, ranges)
 
 
-def envelope(lengths: np.ndarray, heights: np.ndarray, gap: float) -> tuple[float, float, bool]:
+def _width(ends: tuple[float | None, float | None] | None) -> float:
+    assert ends is not None
+    assert ends[0] is not None
+    assert ends[1] is not None
+    return ends[1] - ends[0]
+
+
+def envelope(lengths: np.ndarray, heights: np.ndarray, slack: float) -> tuple[float, float, bool]:
     """The line a + b x >= y through no point's inside, a, b >= 0, of least mean height; whether b > 0 earns it.
 
-    A linear program. b counts only where the mean height falls by more than 2 gap below the constant max(y):
-    less can come from the width of the brackets.
+    A linear program. b counts only where the mean height falls by more than 2 slack below the constant max(y):
+    less can come from the width of the brackets. ``slack`` has the unit of the heights.
     """
     top = float(heights.max())
     mean = float(lengths.mean())
@@ -225,7 +241,7 @@ def envelope(lengths: np.ndarray, heights: np.ndarray, gap: float) -> tuple[floa
     a, b = float(solution.x[0]) * top, float(solution.x[1]) * top / scale
     # The solver's tolerance may leave a point a little above the line.
     a += max(0.0, float((heights - a - b * lengths).max()))
-    if b <= 0 or a + b * mean > (1 - 2 * gap) * top:
+    if b <= 0 or a + b * mean > top - 2 * slack:
         return top, 0.0, False
     return a, b, True
 
@@ -290,4 +306,3 @@ def _row(point: Measured, fitted: bool) -> dict[str, Any]:
         "l1_upper": s.l1_upper,
         "density": s.density,
     }
-

@@ -96,8 +96,9 @@ def check_targets(loss: str, output: Any, targets: Tensor, causal: bool) -> None
             worst = int(targets[bad][0])
             raise InputError(f"label {worst}, but the model has {classes} outputs", f"sample {row}")
         seen = counted[:, 1:] if causal else counted
-        if targets.dim() > 1 and not bool(seen.flatten(1).any(1).all()):
-            row = int((~seen.flatten(1).any(1)).nonzero()[0])
+        labelled = seen.reshape(seen.shape[0], -1).any(1)
+        if not bool(labelled.all()):
+            row = int((~labelled).nonzero()[0])
             raise InputError("a sample has no label to predict", f"sample {row}", "drop it: its loss is not defined")
     elif loss == "logistic":
         if values[:1].numel() != 1:

@@ -1,0 +1,75 @@
+"""Fixtures for data and models outside the checkout, markers left out by default, and a line on what was skipped."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+LEFT_OUT = ("slow", "gpu")
+
+
+def require_all() -> bool:
+    """Whether a skip is a failure (DIAGNOSE_REQUIRE_ALL=1)."""
+    return os.environ.get("DIAGNOSE_REQUIRE_ALL") == "1"
+
+
+def skip(reason: str) -> None:
+    """Skip the test, or fail it where every test is required."""
+    if require_all():
+        pytest.fail(f"required, but skipped: {reason}")
+    pytest.skip(reason)
+
+
+def _folder(variable: str) -> Path:
+    value = os.environ.get(variable, "")
+    if not value:
+        skip(f"{variable} is not set")
+    if not Path(value).is_dir():
+        pytest.fail(f"{variable}={value} is not a folder")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of data sets that are not embedded ($DIAGNOSE_DATA)."""
+    return _folder("DIAGNOSE_DATA")
+
+
+@pytest.fixture(scope="session")
+def models_folder() -> Path:
+    """The folder of saved models ($DIAGNOSE_MODELS)."""
+    return _folder("DIAGNOSE_MODELS")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow and gpu tests unless -m names a marker or a test was asked for by its id."""
+    if config.option.markexpr or any("::" in argument for argument in config.args):
+        return
+    out = [item for item in items if any(item.get_closest_marker(name) for name in LEFT_OUT)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+        config.stash[_LEFT_OUT] = Counter(
+            next(name for name in LEFT_OUT if item.get_closest_marker(name)) for item in out
+        )
+
+
+_LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line for what did not run, with the reasons."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        where = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[where.removeprefix("Skipped: ")] += 1
+    for marker, count in config.stash.get(_LEFT_OUT, Counter()).items():
+        reasons[f"marked {marker}, run with -m {marker}"] += count
+    if reasons:
+        listed = "; ".join(f"{count} ({reason})" for reason, count in sorted(reasons.items()))
+        terminalreporter.write_line(f"not run: {listed}")
+    else:
+        terminalreporter.write_line("not run: nothing")

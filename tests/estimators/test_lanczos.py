@@ -1,0 +1,177 @@
+"""Extremal eigenvalues against numpy, and how often the bound beyond them holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+import estimators.lanczos as module
+from estimators import Problem, spectrum
+from estimators.lanczos import Ritz, edge, lanczos, random_start
+from estimators.products import Product
+from tests import oracles
+from tests.problems import BY_NAME, SMALL, Case, quadratic, symmetric
+from tests.statistics import assert_calibrated, assert_covers, fewest
+
+STARTS = 1500
+D = 60
+
+
+def _times(matrix: Tensor) -> Product:
+    return lambda block: matrix @ block
+
+
+def _spectrum(kind: str) -> Tensor:
+    """Eigenvalues of D coordinates: the top well apart, in a crowd, or on both sides."""
+    if kind == "spike":
+        return torch.cat([torch.tensor([5.0]), torch.linspace(0, 1, D - 1)]).double()
+    if kind == "crowd":
+        return torch.linspace(0, 1, D).double().square()
+    return torch.linspace(-1, 1, D).double()
+
+
+def _runs(kind: str, steps: int, delta: float) -> list[Ritz]:
+    """Lanczos from STARTS starts; the matrix is diagonal, which a uniform start cannot tell from a rotated one."""
+    values = _spectrum(kind)
+    generator = torch.Generator().manual_seed(0)
+    return [
+        lanczos(lambda block: values[:, None] * block, random_start(D, generator, values), D, steps, delta)
+        for _ in range(STARTS)
+    ]
+
+
+@pytest.mark.parametrize("delta", [0.3, 0.1])
+@pytest.mark.parametrize("kind", ["spike", "crowd", "symmetric"])
+def test_the_bound_holds_as_often_as_it_says(kind: str, delta: float) -> None:
+    values = _spectrum(kind)
+    runs = _runs(kind, 8, 2 * delta)  # delta on each side
+    assert_covers(sum(run.upper >= float(values.max()) for run in runs), STARTS, 1 - delta)
+    assert_covers(sum(run.lower <= float(values.min()) for run in runs), STARTS, 1 - delta)
+    norm = float(values.abs().max())
+    assert_covers(sum(run.norm_bound >= norm for run in runs), STARTS, 1 - 2 * delta)
+    # A Ritz value is no bound: the same judgement must refuse it.
+    assert sum(run.norm >= norm for run in runs) < fewest(STARTS, 1 - 2 * delta)
+
+
+@pytest.mark.parametrize("delta", [0.3, 0.1])
+def test_the_bound_is_not_wider_than_it_says(delta: float) -> None:
+    """Once the top is resolved the inequality behind the bound is nearly an equality."""
+    runs = _runs("spike", 8, 2 * delta)
+    assert_calibrated(sum(run.upper >= 5.0 for run in runs), STARTS, 1 - delta)
+
+
+def test_the_edge_solves_its_equation() -> None:
+    """Two steps by hand: p_1 = (x - a_0)/b_0, p_2 = ((x - a_1) p_1 - b_0)/b_1."""
+    alphas, betas, n, delta = [1.0, 0.5], [0.7, 0.2], 30, 0.1
+    theta = float(np.linalg.eigvalsh([[1.0, 0.7], [0.7, 0.5]])[-1])
+    x = edge(alphas, betas, n, delta, theta)
+    first = (x - 1.0) / 0.7
+    second = ((x - 0.5) * first - 0.7) / 0.2
+    assert x > theta
+    assert 1 + first**2 + second**2 == pytest.approx(2 * n / (np.pi * delta**2), rel=1e-9)
+
+
+def test_the_edge_survives_many_steps() -> None:
+    """The polynomials overflow without rescaling."""
+    steps = 300
+    x = edge([0.0] * steps, [0.5] * steps, 10**8, 1e-3, 1.0)
+    assert 1.0 <= x < 1.01
+    assert edge([0.0] * 20, [0.5] * 20, 10**8, 1e-3, 1.0) > x  # fewer steps know less
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_all_steps_give_all_eigenvalues(n: int) -> None:
+    matrix = symmetric(n, 5)
+    run = lanczos(_times(matrix), random_start(n, torch.Generator().manual_seed(0), matrix), n, 80, 1e-3)
+    np.testing.assert_allclose(run.values, np.linalg.eigvalsh(matrix.numpy()), atol=1e-10)
+    assert run.upper >= run.values[-1]
+    assert run.upper - run.values[-1] < 1e-10 * max(1.0, run.norm)
+
+
+def test_an_invariant_space_ends_the_run() -> None:
+    matrix = torch.diag(torch.tensor([3.0] + [1.0] * 30)).double()
+    run = lanczos(_times(matrix), random_start(31, torch.Generator().manual_seed(0), matrix), 31, 80, 1e-3)
+    assert run.steps == 2
+    np.testing.assert_allclose(run.values, [1, 3], atol=1e-12)
+    assert (run.lower, run.upper) == pytest.approx((1, 3))
+
+
+def test_the_zero_operator() -> None:
+    zero = torch.zeros(9, 9).double()
+    run = lanczos(_times(zero), random_start(9, torch.Generator().manual_seed(0), zero), 9, 80, 1e-3)
+    assert (run.lower, run.norm, run.upper) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_spectrum_of_a_formed_hessian(case: Case) -> None:
+    values = np.linalg.eigvalsh(oracles.hessian(case.parts()))
+    result = spectrum(case.problem())
+    scale = np.abs(values).max()
+    assert result.eigenvalues is not None
+    np.testing.assert_allclose(result.eigenvalues, values, atol=1e-10 * scale)
+    assert (result.largest, result.smallest) == pytest.approx((values[-1], values[0]), abs=1e-10 * scale)
+    assert (result.largest_upper, result.smallest_lower) == (result.largest, result.smallest)
+    assert result.confidence == 1
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_spectrum_by_products(case: Case, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    values = np.linalg.eigvalsh(oracles.hessian(case.parts()))
+    result = spectrum(case.problem(), seed=seed)
+    slack = 0.005 * np.abs(values).max()
+    assert result.largest is not None
+    assert result.smallest is not None
+    assert result.largest_upper is not None
+    assert result.smallest_lower is not None
+    assert result.smallest_lower <= values[0] + 1e-9 <= result.smallest + 2e-9
+    assert result.largest - 1e-9 <= values[-1] <= result.largest_upper + 1e-9
+    assert result.largest_upper - result.largest <= slack
+    assert result.smallest - result.smallest_lower <= slack
+    assert result.confidence == pytest.approx(0.999)
+    assert result.warnings == ()
+
+
+def test_spectrum_of_a_language_model() -> None:
+    case = BY_NAME["gpt2"]
+    problem = case.problem()
+    result = spectrum(problem)
+    product = oracles.hessian_operator(case.parts())
+    operator = LinearOperator((problem.d, problem.d), matvec=product, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(problem.d)
+    low, high = np.sort(eigsh(operator, k=2, which="BE", v0=start, tol=1e-6, return_eigenvectors=False))
+    assert result.largest_upper is not None
+    assert result.smallest_lower is not None
+    assert result.largest == pytest.approx(high, rel=0.005)
+    assert result.smallest == pytest.approx(low, abs=0.005 * max(high, -low))
+    assert result.largest_upper >= high * (1 - 1e-9)
+    assert result.smallest_lower <= low * (1 - 1e-9)
+
+
+def test_too_few_steps_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    matrix = symmetric(200, 6)
+    problem = Problem(*quadratic(matrix))
+    result = spectrum(problem, steps=8)
+    (warning,) = result.warnings
+    assert warning.code == "not-converged"
+    assert result.steps == 8
+    values = np.linalg.eigvalsh(matrix.numpy())
+    assert result.largest_upper is not None
+    assert result.largest_upper >= values[-1] > (result.largest or 0.0)
+
+
+def test_progress_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    problem = BY_NAME["mlp"].problem()
+    calls: list[tuple[str, float, float]] = []
+    result = spectrum(problem, progress=lambda *call: calls.append(call))
+    assert calls
+    assert {stage for stage, _, _ in calls} == {"spectrum"}
+    assert all(done <= total for _, done, total in calls)
+    assert result.steps is not None
+    assert result.cost.passes == pytest.approx(1 + 2 * result.steps)
