@@ -154,7 +154,11 @@ PARTS: dict[str, type[Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Everything that one run found. ``vectors`` is kind -> parameter name -> array; ``runs`` the rows of runs.csv."""
+    """Everything that one run found.
+
+    ``stages`` names those that ended, in order; ``settings`` is what a folder is compared by. ``vectors`` is
+    kind -> parameter name -> array; ``runs`` the rows of runs.csv.
+    """
 
     schema: int
     tool_version: str
@@ -173,6 +177,8 @@ class Diagnosis:
     verdict: Verdict
     warnings: tuple[Finding, ...]
     cost: Costs
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stages: Sequence[str] = ()
     vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=BESIDE, repr=False)
     runs: Sequence[Mapping[str, Any]] = field(default=(), metadata=BESIDE, repr=False)
 
@@ -204,6 +210,8 @@ class Diagnosis:
             versions=body.get("versions", {}),
             status=body.get("status", "started"),
             command=body.get("command", ""),
+            settings=body.get("settings") or {},
+            stages=tuple(body.get("stages") or ()),
             warnings=tuple(
                 Finding(**{f.name: w.get(f.name, "") for f in fields(Finding)}) for w in body.get("warnings", ())
             ),

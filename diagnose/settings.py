@@ -2,47 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import re
+import shlex
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal
 
 from diagnose.errors import InputError
 
 Family = Literal["linear", "network", "language"]
+Loss = str | Callable[..., Any]
+"""A loss by name, or through Python a function (output, targets) -> one loss for each sample."""
 OPTIMIZERS = ("sgd", "adagrad", "adagrad-norm", "adam")
 LARGE_NETWORK = 100_000
 """Above this many parameters a network is measured on fewer samples, for fewer steps."""
+UNSTORED = ("out", "plan", "quiet", "fresh")
+"""Options that change where and how a run is shown, never what it finds."""
+LONGEST_NAME = 60
 
 
 def option(default: Any, help: str, **limits: Any) -> Any:
-    """A setting with its one sentence and its limits (least, most, choices)."""
+    """A setting with its one sentence and its limits (least, most, above, choices)."""
     return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the user asked for; None stands for the default of the model's family (:func:`resolve`)."""
+    """What the user asked for; None stands for the default of the model's family (:func:`resolve`).
+
+    Through Python a module keeps its own number format and device unless ``dtype`` or ``device`` are given.
+    """
 
     out: str | None = option(None, "folder to write; default diagnosis-MODEL-DATA")
-    loss: str | None = option(None, "loss of a sample", choices=("cross-entropy", "logistic", "squared"))
+    loss: Loss | None = option(  # noqa: RUF009 - a frozen field() like the others
+        None,
+        "loss of a sample; default logistic for logreg, else cross-entropy",
+        choices=("cross-entropy", "logistic", "squared"),
+    )
     samples: int | None = option(None, "size of the sample set, a seeded draw from the data", least=1)
-    probes: int | None = option(None, "random probes of the Hessian diagonal", least=2)
+    probes: int | None = option(None, "random probes of the Hessian diagonal", least=4)
     batch_size: int | None = option(None, "samples in a training batch", least=1)
     steps: int | None = option(None, "training steps of every run", least=1)
     seeds: int = option(3, "batch orders that every method is trained on; below 3 no intervals", least=1)
-    seed: int = option(0, "the number that every random choice follows", least=0)
+    seed: int = option(0, "the number that every random choice follows", least=0, most=2**32 - 1)
     optimizers: Sequence[str] = option(OPTIMIZERS, "methods to race, comma-separated", choices=OPTIMIZERS)
     learning_rates: Sequence[float] | None = option(
         None, "fixed list of learning rates for all methods, comma-separated; default a grid that grows", above=0.0
     )
-    device: str = option("cpu", "torch device: cpu, cuda, cuda:1")
-    dtype: str = option("float32", "number format of weights and data", choices=("float32", "float64"))
+    device: str | None = option(None, "torch device: cpu (default), cuda, cuda:1")
+    dtype: str | None = option(
+        None,
+        "number format of weights and data; default float32",
+        choices=("float32", "float64"),
+    )
     max_length: int | None = option(None, "tokens in a text sample", least=2)
     features: int | None = option(None, "number of features of a LIBSVM file; default its largest index", least=1)
     gap: float | None = option(
-        None, "width of the smoothness bracket to reach, upper/lower - 1; default 0.05, 0.01 where H is formed", above=0.0
+        None,
+        "width of the smoothness bracket to reach, upper/lower - 1; default 0.05, 0.01 where H is formed",
+        above=0.0,
     )
-    training: bool = option(True, "train the methods; --no-training only measures")
+    training: bool = option(True, "measure only, train nothing")
     plan: bool = option(False, "print passes, minutes and memory of each stage, and stop")
     quiet: bool = option(False, "print the path of the report alone")
     fresh: bool = option(False, "start again, whatever the folder holds")
@@ -71,6 +95,11 @@ class Resolved:
     loss: str | None
 
 
+def flag(name: str) -> str:
+    """A setting's name as it is typed on the command line."""
+    return "--no-training" if name == "training" else "--" + name.replace("_", "-")
+
+
 def check(settings: Settings) -> None:
     """Hold every value against its limits.
 
@@ -79,24 +108,56 @@ def check(settings: Settings) -> None:
     """
     for item in fields(settings):
         value = getattr(settings, item.name)
-        flag = "--" + item.name.replace("_", "-")
-        limits = item.metadata
-        values = value if isinstance(value, (list, tuple)) else [value]
+        if value is None and item.default is None:
+            continue
+        if isinstance(item.default, bool):
+            if not isinstance(value, bool):
+                raise InputError(f"{_quoted(value)} is not True or False", item.name)
+            continue
+        if item.name in ("out", "device"):
+            if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
+                raise InputError(f"{_quoted(value)} is not a name", flag(item.name), item.metadata["help"])
+            continue
+        values = several(value)
         if not values:
-            raise InputError("no value given", flag, f"{limits['help']}")
+            raise InputError("no value given", flag(item.name), item.metadata["help"])
         for one in values:
-            if one is None:
-                continue
-            if "choices" in limits and one not in limits["choices"] and not callable(one):
-                raise InputError(f"unknown value `{one}`", flag, "one of " + ", ".join(limits["choices"]))
-            if "least" in limits and (isinstance(one, bool) or not isinstance(one, int) or one < limits["least"]):
-                raise InputError(f"`{one}` is not a whole number of at least {limits['least']}", flag)
-            if "above" in limits and not (limits["above"] < one < float("inf")):
-                raise InputError(f"`{one}` is not a finite number above {limits['above']:g}", flag)
+            _check_one(one, flag(item.name), item.metadata)
+        if len(set(values)) < len(values):
+            twice = next(one for one in values if values.count(one) > 1)
+            raise InputError(f"{_quoted(twice)} is given twice", flag(item.name), "name each value once")
+
+
+def _check_one(one: Any, where: str, limits: Mapping[str, Any]) -> None:
+    if "choices" in limits and one not in limits["choices"] and not (where == "--loss" and callable(one)):
+        near = difflib.get_close_matches(str(one), limits["choices"], n=1)
+        valid = "one of " + ", ".join(limits["choices"])
+        raise InputError(
+            f"unknown value {_quoted(one)}", where, f"did you mean `{near[0]}`? {valid}" if near else valid
+        )
+    if "least" in limits:
+        whole = isinstance(one, Integral) and not isinstance(one, bool)
+        if not whole or one < limits["least"]:
+            raise InputError(f"{_quoted(one)} is not a whole number of at least {limits['least']}", where)
+        if "most" in limits and one > limits["most"]:
+            raise InputError(f"{_quoted(one)} is larger than {limits['most']}", where)
+    if "above" in limits and not (isinstance(one, Real) and limits["above"] < one < float("inf")):
+        raise InputError(f"{_quoted(one)} is not a finite number above {limits['above']:g}", where)
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """The values of an option that takes one or many."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+
+
+def _quoted(value: Any) -> str:
+    return f"`{printable(value)}`"
 
 
 def resolve(settings: Settings, family: Family, parameters: int, rows: int) -> Resolved:
     """Fill in the defaults of the model's family (design: linear, network, language model).
+
+    ``dtype``, ``device``, ``max_length`` and ``loss`` are those asked for; ``open_task`` puts those in use.
 
     Args:
         family: what the model is.
@@ -122,13 +183,76 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int) -> R
         seeds=settings.seeds,
         seed=settings.seed,
         evaluations=12 if family == "language" or large else 40,
-        optimizers=tuple(settings.optimizers),
-        learning_rates=tuple(settings.learning_rates) if settings.learning_rates else None,
+        optimizers=several(settings.optimizers),
+        learning_rates=None if settings.learning_rates is None else several(settings.learning_rates),
         gap=settings.gap,
         training=settings.training,
-        dtype=settings.dtype,
-        device=settings.device,
+        dtype=settings.dtype or "float32",
+        device=settings.device or "cpu",
         max_length=settings.max_length,
         features=settings.features,
-        loss=settings.loss,
+        loss=settings.loss if isinstance(settings.loss, str) or settings.loss is None else _python(settings.loss),
     )
+
+
+def printable(text: object) -> str:
+    """Text on one line that cannot drive a terminal: control and format characters become escapes."""
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode("ascii")
+        for c in str(text)
+    )
+
+
+def default_directory(model: str, data: str) -> str:
+    """The folder of a run without --out: diagnosis-MODEL-DATA from the stems of both, at most 60 characters."""
+    name = f"diagnosis-{Path(model).stem}-{Path(data).stem}"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[:LONGEST_NAME]
+
+
+def task_name(named: Any) -> str:
+    """What a model or a data set is called in results: the last part of a path, else what kind of object it is."""
+    if isinstance(named, (str, Path)):
+        return printable(Path(named).name or named)
+    if isinstance(named, Mapping):
+        return "mapping"
+    return "tensors" if isinstance(named, (tuple, list)) else printable(type(named).__name__)
+
+
+def command_line(settings: Settings, model: Any, data: Any) -> str:
+    """The command that repeats a run: options in a fixed order, defaults omitted, paths cut to their last part.
+
+    Objects that only Python can name give the call of ``diagnose.run`` instead.
+    """
+    chosen = {
+        item.name: value
+        for item in fields(settings)
+        if item.name not in UNSTORED and not _same(value := getattr(settings, item.name), item.default)
+    }
+    names = task_name(model), task_name(data)
+    if not all(isinstance(named, (str, Path)) for named in (model, data)) or callable(settings.loss):
+        keywords = [f"{name}={_python(value)}" for name, value in chosen.items()]
+        shown = [
+            repr(name) if isinstance(named, (str, Path)) else name
+            for name, named in zip(names, (model, data), strict=True)
+        ]
+        return f"diagnose.run({', '.join([*shown, *keywords])})"
+    words = ["diagnose", names[0], "--data", names[1]]
+    for name, value in chosen.items():
+        words.append(flag(name))
+        if not isinstance(value, bool):
+            words.append(",".join(_number(one) for one in several(value)))
+    return shlex.join(words)
+
+
+def _same(value: Any, default: Any) -> bool:
+    return bool(several(value) == several(default))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else printable(value)
+
+
+def _python(value: Any) -> str:
+    if callable(value):
+        return printable(getattr(value, "__name__", type(value).__name__))
+    return repr(list(value)) if isinstance(value, (tuple, list)) else repr(value)

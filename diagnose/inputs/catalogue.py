@@ -1,0 +1,96 @@
+"""Data by name or path: which file or embedded set a word on the command line means."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from diagnose.errors import InputError
+from diagnose.inputs import embedded, files
+from diagnose.inputs.tables import Table, Text, checked
+from diagnose.schema import NOT_YET
+from diagnose.settings import printable, task_name
+
+FOLDER = "DIAGNOSE_DATA"
+ENDINGS = ("", ".gz", ".svm", ".svm.gz", ".libsvm", ".libsvm.gz", ".npz", ".txt", ".txt.gz")
+LATER = ("alpaca",)
+
+
+def load(data: str | Path, features: int | None = None) -> Table | Text:
+    """Open data by an embedded name, a path, or the name of a file in the folder that DIAGNOSE_DATA names.
+
+    Raises:
+        InputError: nothing of that name, or a file that cannot be used.
+    """
+    word = str(data)
+    if word.startswith("hf:") or word in LATER:
+        raise InputError(f"data `{printable(word)}`", NOT_YET, f"use one of {', '.join(embedded.NAMES)}, or a file")
+    if word in embedded.NAMES:
+        _refuse_features(features, word)
+        return embedded.load(word)
+    path = find(word)
+    if not files.takes_features(path):
+        _refuse_features(features, printable(word))
+    opened = files.load(path, features)
+    return checked(opened) if isinstance(opened, Table) else opened
+
+
+def find(word: str) -> Path:
+    """The file that a word means: the path itself, else a file of that name in the data folder."""
+    if not word or "\0" in word:
+        raise InputError("no data named", "--data", f"use one of {', '.join(embedded.NAMES)}, or a file")
+    path = Path(word)
+    if os.path.isfile(path):
+        return path
+    folder = os.environ.get(FOLDER)
+    if folder and path.name == word:
+        for candidate in _candidates(Path(folder), word):
+            if os.path.isfile(candidate):
+                return candidate
+    if os.path.lexists(path):  # a folder, a pipe, a broken link: opening it says what is wrong
+        return path
+    if path.name != word:
+        raise InputError("no such file", printable(word), "check the path")
+    raise _unknown(word, folder)
+
+
+def _candidates(folder: Path, word: str) -> list[Path]:
+    """Usual names first; last a part of a larger set, such as ``cifar10_7k.npz`` for ``cifar10``."""
+    exact = [folder / (word + ending) for ending in ENDINGS]
+    try:
+        parts = sorted(path for path in folder.glob("*.npz") if path.name.startswith((word + "_", word + "-")))
+    except OSError:
+        parts = []
+    return [*exact, *parts]
+
+
+def _unknown(word: str, folder: str | None) -> InputError:
+    """What to say of a name that is nothing: the nearest one, else where it is looked for."""
+    known = list(embedded.NAMES)
+    if folder and Path(folder).is_dir():
+        known += sorted({path.name.partition(".")[0] for path in Path(folder).iterdir() if path.is_file()})
+    shown = printable(word)
+    what = "no such file" if Path(word).suffix else "unknown data"
+    near = difflib.get_close_matches(word, known, n=1)
+    if near:
+        return InputError(what, shown, f"did you mean `{printable(near[0])}`?")
+    if folder and not Path(folder).is_dir():
+        return InputError(what, shown, f"{FOLDER} names no folder: {printable(folder)}")
+    place = f"the folder that {FOLDER} names" if folder else f"a folder and set {FOLDER} to it"
+    if Path(word).suffix:
+        return InputError(what, shown, f"check the path, or put the file into {place}")
+    return InputError(
+        what, shown, f"use {', '.join(embedded.NAMES)}, a path, or put {shown} or {shown}.gz into {place}"
+    )
+
+
+def _refuse_features(features: int | None, name: str) -> None:
+    if features is not None:
+        raise InputError("only LIBSVM text takes a number of features", "--features", f"leave it out for {name}")
+
+
+def shown_name(data: str | Path, table: Table | Text) -> str:
+    """The last part of the name that was given, and the file's where that says more."""
+    given, found = task_name(data), Path(table.name).name
+    return given if found == given or table.name in embedded.NAMES else f"{given} ({found})"

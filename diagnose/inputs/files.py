@@ -1,0 +1,86 @@
+"""Data files: bytes off the disk (unpacked where they are gzipped), read by the kind of the file."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from diagnose.errors import InputError
+from diagnose.inputs import arrays, libsvm
+from diagnose.inputs.tables import Table, Text
+from diagnose.schema import NOT_YET
+from diagnose.settings import printable
+
+GZIP = b"\x1f\x8b"
+LATER = (".json", ".jsonl", ".csv")
+NOT_DATA = (".pt", ".pt2", ".pth", ".safetensors", ".npy", ".parquet", ".pkl", ".pickle", ".zip", ".tar")
+READ_HERE = "LIBSVM text under any name, `.npz` or `.txt`, each but `.npz` also with `.gz`"
+
+
+def load(path: Path, features: int | None = None) -> Table | Text:
+    """A data file by its ending: .npz arrays, .txt bytes, anything else LIBSVM text; each also with .gz.
+
+    Raises:
+        InputError: missing, a folder, empty, unreadable, broken, or not of a kind that is read.
+    """
+    shown = printable(path)
+    ending = _ending(path)
+    if ending in LATER:
+        raise InputError(f"`{ending}` data: {shown}", NOT_YET, f"this version reads {READ_HERE}")
+    if ending in NOT_DATA:
+        raise InputError(f"`{ending}` is not a kind of data that is read", shown, f"give {READ_HERE}")
+    content = read(path)
+    if ending == ".npz":
+        return arrays.parse(content, shown)
+    if ending == ".txt":
+        return Text(shown, np.frombuffer(content, dtype=np.uint8), ("read as bytes",))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError("not a text file", f"{shown}, line {line}", libsvm.FORM) from None
+    return libsvm.parse(text, shown, features)
+
+
+def takes_features(path: Path) -> bool:
+    """Whether --features means something for this file: it holds LIBSVM text."""
+    return _ending(path) not in (".npz", ".txt")
+
+
+def read(path: Path) -> bytes:
+    """Content of a file, unpacked where it is gzipped.
+
+    Raises:
+        InputError: missing, a folder, empty, not readable, a broken gzip stream.
+    """
+    shown = printable(path)
+    if path.is_dir():
+        raise InputError("a folder, not a data file", shown, "name one file in it")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError("no such file", shown, "check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError("the file cannot be read", f"{shown}: {printable(reason)}") from None
+    if path.suffix.lower() == ".gz" and content and not content.startswith(GZIP):
+        raise InputError("not a gzip file", shown, "drop the `.gz` from its name, or fetch it again")
+    if content.startswith(GZIP):
+        try:
+            content = gzip.decompress(content)
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise InputError("broken gzip file", shown, "write or fetch it again") from None
+    if not content.strip():
+        raise InputError("empty file", shown, "give a file with at least one row")
+    return content
+
+
+def _ending(path: Path) -> str:
+    """The ending that tells the kind of a file, ``.gz`` aside."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [".gz"]:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""

@@ -1,0 +1,118 @@
+"""A module of the user's: what it takes, where it lives, and samples cast to fit it; the object is never changed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnose.errors import InputError
+from diagnose.inputs.networks import seeded
+from diagnose.inputs.objects import Samples
+from diagnose.settings import Family, Loss, printable
+
+
+def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
+    """The module itself, or a converted copy where a number format or a device was asked for."""
+    if dtype is None and device is None:
+        return model
+    return copy.deepcopy(model).to(device=device, dtype=dtype)
+
+
+def home(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Number format and device of the first floating parameter; float32 on the CPU without one."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype, parameter.device
+    return torch.float32, torch.device("cpu")
+
+
+def family(model: nn.Module, samples: Samples) -> Family:
+    """Linear for a single linear layer, language for labels at every position, else network."""
+    if isinstance(samples, dict):
+        return "language" if samples["labels"].dim() > 1 else "network"
+    return "linear" if isinstance(model, nn.Linear) else "network"
+
+
+def wants_images(model: nn.Module) -> bool:
+    """Whether the module convolves in two dimensions."""
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def positions(model: nn.Module) -> int | None:
+    """Longest sequence of a transformers model, None where it does not say."""
+    config = getattr(model, "config", None)
+    for key in ("n_positions", "max_position_embeddings"):
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def cast(samples: Samples, loss: Loss, dtype: torch.dtype, device: torch.device) -> Samples:
+    """Samples on the device: floating inputs in ``dtype``, targets as the loss takes them.
+
+    Raises:
+        InputError: targets that are no class numbers, or other than two labels for the logistic loss.
+    """
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+    if isinstance(samples, dict):
+        labels = samples["labels"]
+        rest = {name: moved(tensor) for name, tensor in samples.items() if name != "labels"}
+        return {**rest, "labels": _targets(labels, loss, dtype).to(device)}
+    return moved(samples[0]), _targets(samples[1], loss, dtype).to(device)
+
+
+def _targets(targets: Tensor, loss: Loss, dtype: torch.dtype) -> Tensor:
+    if callable(loss):
+        return targets.to(dtype) if targets.is_floating_point() else targets
+    if loss == "squared":
+        return targets.to(dtype)
+    if loss == "logistic":
+        labels = torch.unique(targets)
+        if labels.numel() != 2:
+            count = labels.numel()
+            raise InputError(f"{count} different labels, the logistic loss takes 2", "targets", "use `cross-entropy`")
+        return torch.where(targets == labels[1], 1.0, -1.0).to(dtype)
+    if targets.is_floating_point():
+        if bool((targets != targets.round()).any()):
+            raise InputError("targets are numbers to predict, not classes", "targets", 'use loss="squared"')
+        return targets.long()
+    return targets.long()
+
+
+def probe(model: nn.Module, samples: Samples) -> None:
+    """Send one sample through the module, in evaluation mode, and leave everything as it was.
+
+    Raises:
+        InputError: forward fails on it.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad(), seeded(0):
+            _forward(model, samples)
+    except InputError:
+        raise
+    except Exception as error:  # whatever forward raises, it says that model and samples do not fit
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            "the model cannot take these samples",
+            f"{printable(type(model).__name__)}: {printable(reason)}",
+            "compare the shape and type of one sample with what forward takes",
+        ) from error
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _forward(model: nn.Module, samples: Samples) -> Any:
+    if isinstance(samples, dict):
+        return model(**{name: tensor[:1] for name, tensor in samples.items() if name != "labels"})
+    return model(samples[0][:1])

@@ -1,0 +1,112 @@
+"""Model and data as measured: what the user named, opened, cut to the sample set and described in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diagnose.errors import InputError
+from diagnose.inputs import built_in, modules, networks, own
+from diagnose.inputs.fingerprint import fingerprint
+from diagnose.inputs.objects import Samples
+from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A task, ready for the estimators.
+
+    ``samples`` is the sample set, a seeded draw in file order; ``rows`` counts the whole data set (rows, for
+    text blocks); ``understood`` says in words how model and data were read. A module of the user's is the
+    object itself unless a number format or a device was asked for.
+    """
+
+    model_name: str
+    data_name: str
+    model: nn.Module
+    samples: Samples
+    loss: Loss
+    rows: int
+    family: Family
+    understood: tuple[str, ...]
+    fingerprint: str
+
+
+def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolved]:
+    """Open a model and its data, and fill in the defaults that depend on them.
+
+    Args:
+        model: a built-in name or a torch.nn.Module.
+        data: an embedded name, a path, ``(inputs, targets)``, a mapping of tensors with ``labels``, or a
+            DataLoader of such batches.
+
+    Returns:
+        The task, and the settings in use (``dtype``, ``device``, ``loss`` and, for text, ``max_length``
+        as they are, not as they were asked for).
+
+    Raises:
+        InputError: whatever cannot be used, with its place and a way out.
+    """
+    check(settings)
+    dtype = None if settings.dtype is None else DTYPES[settings.dtype]
+    device = None if settings.device is None else _device(str(settings.device))
+    if isinstance(model, nn.Module):
+        drawn = own.open_module(model, data, settings, dtype, device)
+    elif isinstance(model, (str, Path)):
+        network = networks.find(str(model))
+        drawn = built_in.open_network(network, data, settings, dtype or torch.float32, device or torch.device("cpu"))
+    else:
+        raise InputError(
+            f"model of type {printable(type(model).__name__)}",
+            "model",
+            "give a torch.nn.Module or one of " + ", ".join(networks.NETWORKS),
+        )
+    used, home = modules.home(drawn.model)
+    for tensor in drawn.samples.values() if isinstance(drawn.samples, dict) else drawn.samples:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"a value too large for {_short(used)}", task_name(data), "use `--dtype float64`")
+    name = drawn.loss if isinstance(drawn.loss, str) else getattr(drawn.loss, "__name__", "function")
+    resolved = replace(drawn.resolved, dtype=_short(used), device=str(home), loss=printable(name))
+    opened = Opened(
+        model_name=task_name(model),
+        data_name=task_name(data),
+        model=drawn.model,
+        samples=drawn.samples,
+        loss=drawn.loss,
+        rows=drawn.rows,
+        family=drawn.family,
+        understood=(*drawn.lines, _sample_line(resolved, drawn.rows, drawn.family)),
+        fingerprint=fingerprint(drawn.model, drawn.samples),
+    )
+    return opened, resolved
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError("unknown device", f"--device {printable(name)}", "use cpu, cuda or cuda:1") from None
+    try:
+        if device.type == "meta":
+            raise RuntimeError("holds no numbers")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError("no such device on this machine", f"--device {printable(name)}", "use `cpu`") from None
+    return device
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sample_line(resolved: Resolved, rows: int, family: Family) -> str:
+    unit = "sequences" if family == "language" else "rows"
+    if resolved.samples == rows:
+        return f"sample set: all {rows:,} {unit}"
+    return f"sample set: {resolved.samples:,} of {rows:,} {unit}, drawn with seed {resolved.seed}"

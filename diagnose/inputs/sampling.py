@@ -1,0 +1,94 @@
+"""Steps that every way of opening a task shares: reading, drawing the sample set, describing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diagnose.errors import InputError
+from diagnose.inputs import blocks, catalogue, objects
+from diagnose.inputs.objects import Samples
+from diagnose.inputs.tables import Array, Table, Text
+from diagnose.settings import Family, Loss, Resolved, Settings, task_name
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What opening model and data gave, before the last common steps."""
+
+    model: nn.Module
+    samples: Samples
+    loss: Loss
+    rows: int
+    family: Family
+    resolved: Resolved
+    lines: tuple[str, ...]
+
+
+def read(data: Any, settings: Settings) -> Table | Text | Samples:
+    """The data, opened: a table or text from a name or a path, tensors from an object."""
+    if isinstance(data, (str, Path)):
+        return catalogue.load(data, settings.features)
+    if settings.features is not None:
+        raise InputError("only LIBSVM text takes a number of features", "--features", "leave it out")
+    return objects.gather(data, settings.seed)
+
+
+def sequences(
+    source: Text | Mapping[str, Tensor], name: str, settings: Settings, positions: int | None, model: str
+) -> tuple[int | None, dict[str, Tensor], str]:
+    if not isinstance(source, Text):
+        refuse_length(settings, name)
+        whole = dict(source)
+        return None, whole, f"{name}: {whole['labels'].shape[0]:,} sequences"
+    size = blocks.length(settings.max_length, positions, model)
+    tokens = torch.from_numpy(blocks.cut(source, size).astype(np.int64))
+    line = ", ".join([f"{name}: {blocks.note(source, size)}", *source.notes])
+    return size, {"input_ids": tokens, "labels": tokens.clone()}, line
+
+
+def draw(rows: int, count: int, seed: int) -> Array:
+    """Indices of a draw of ``count`` of ``rows`` without replacement, ascending; follows ``seed``."""
+    if count >= rows:
+        return np.arange(rows)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:count]
+    index: Array = order.sort().values.numpy()
+    return index
+
+
+def floating(inputs: Array, index: Array, divisor: float, dtype: torch.dtype) -> Tensor:
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    with np.errstate(over="ignore"):  # too large for the format: found as infinity afterwards
+        tensor = torch.from_numpy(np.ascontiguousarray(inputs[index].astype(kind)))
+    return tensor if divisor == 1.0 else tensor / divisor
+
+
+def target_tensor(values: Array, index: Array, dtype: torch.dtype) -> Tensor:
+    tensor = torch.from_numpy(values[index])
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def coordinates(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def refuse_length(settings: Settings, name: str) -> None:
+    if settings.max_length is not None:
+        raise InputError("only text is cut to a length", "--max-length", f"leave it out for {Path(name).name}")
+
+
+def shown(data: Any, source: Table) -> str:
+    return catalogue.shown_name(data, source) if isinstance(data, (str, Path)) else task_name(data)
+
+
+def model_line(name: str, model: nn.Module, form: str) -> str:
+    d = coordinates(model)
+    tied = sum(1 for _ in model.named_parameters(remove_duplicate=False)) > sum(1 for _ in model.named_parameters())
+    once = " (tied tensors counted once)" if tied else ""
+    return f"{name}: {d:,} parameters{once}" + (f", {form}" if form else "")

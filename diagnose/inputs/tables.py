@@ -1,0 +1,87 @@
+"""What a data set holds before a model has seen it, and the checks that hold for every one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagnose.errors import InputError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers with one target each.
+
+    Args:
+        name: what the data set is called.
+        inputs: shape (n, d), or for images (n, C, H, W).
+        targets: shape (n,): class labels as in the file (numbers or words), or the numbers to predict.
+        task: "regression" where the set is known to be one, else what the labels allow.
+        columns: number of each column in its file, counted from 1, where some were left out.
+        notes: in words, how the file was read.
+        divisor: what the inputs are divided by when they are used (255 for pixels of one byte).
+        images: the same rows as pixels, shape (n, C, H, W), where ``inputs`` is a flat form of them.
+    """
+
+    name: str
+    inputs: Array
+    targets: Array
+    task: Literal["regression", "any"] = "any"
+    columns: Array | None = None
+    notes: tuple[str, ...] = ()
+    divisor: float = 1.0
+    images: Array | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole data set."""
+        return int(self.inputs.shape[0])
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stream of tokens, shape (tokens,), one byte each."""
+
+    name: str
+    tokens: NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
+
+
+def checked(table: Table) -> Table:
+    """The table, once it is known to hold rows of finite numbers with a target each.
+
+    Raises:
+        InputError: no rows, lengths that differ, NaN or infinity (naming row and column).
+    """
+    if table.inputs.shape[:1] != table.targets.shape[:1]:
+        raise InputError(
+            f"{table.inputs.shape[0]:,} rows of inputs and {table.targets.shape[0]:,} targets",
+            table.name,
+            "give one target for each row",
+        )
+    if not table.rows:
+        raise InputError("no rows", table.name, "give a data set with at least one row")
+    if table.inputs.ndim < 2 or 0 in table.inputs.shape:
+        raise InputError(f"inputs of shape {table.inputs.shape}", table.name, "give rows of features, shape (n, d)")
+    _refuse_non_finite(table)
+    return table
+
+
+def _refuse_non_finite(table: Table) -> None:
+    hint = "drop these rows or fill in the values"
+    if table.inputs.dtype.kind == "f" and not np.isfinite(table.inputs).all():
+        flat = table.inputs.reshape(table.rows, -1)
+        bad = ~np.isfinite(flat)
+        row = int(bad.any(axis=1).argmax())
+        column = int(bad[row].argmax())
+        number = column + 1 if table.columns is None else int(table.columns[column])
+        word = "NaN" if np.isnan(flat[row, column]) else "infinity"
+        raise InputError(f"{word} in the data", f"{table.name}, row {row + 1}, column {number} (counted from 1)", hint)
+    if table.targets.dtype.kind == "f" and not np.isfinite(table.targets).all():
+        row = int((~np.isfinite(table.targets.reshape(table.rows, -1)).all(axis=1)).argmax())
+        raise InputError("NaN or infinity among the targets", f"{table.name}, row {row + 1} (counted from 1)", hint)

@@ -1,0 +1,159 @@
+"""Lines on stderr: plain in a pipe, a bar on a terminal, names never interpreted; the closing block and the plan."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, replace
+
+import pytest
+
+from diagnose.console import Lines, clock_time, closing, plan_table, seconds_left, size
+from diagnose.events import Events, Silent
+from tests.reports import made
+
+EVIL = "a\x1b[31mred\x1b[0m [bold]b[/bold]\nc"
+COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-9]|4[0-9]|9[0-7])(;[0-9]+)*m")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    return Terminal()
+
+
+def play(events: Events) -> None:
+    """A small run."""
+    events.opened(["mlp: 8,778 parameters", EVIL])
+    events.resumed(["noise"])
+    for done in range(4):
+        events.progress("hessian_diagonal", done, 3)
+    events.finished("hessian_diagonal", "64 probes", 62.4, f"Σ|h| 3.2 {EVIL}")
+    events.progress("training", 1, 2)
+
+
+def shown(stream: io.StringIO) -> str:
+    with Lines(stream=stream) as lines:
+        play(lines)
+        assert lines.stage == "training"
+    return stream.getvalue()
+
+
+def test_in_a_pipe_lines_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    text = shown(io.StringIO())
+    assert all(c.isprintable() or c == "\n" for c in text)
+    lines = text.splitlines()
+    assert len(lines) == 4
+    assert "\\x1b[31mred" in lines[1]
+    assert "[bold]b[/bold]\\nc" in lines[1]
+    assert lines[2] == "  from an earlier attempt: noise"
+    assert re.fullmatch(r"  hessian diagonal +64 probes +1:02   Σ\|h\| 3\.2 .*", lines[3])
+
+
+def test_on_a_terminal_a_bar_runs_and_goes_away(terminal: Terminal) -> None:
+    text = shown(terminal)
+    assert "\x1b[2K" in text
+    assert "\x1b[31m" not in text
+    assert "[bold]b[/bold]" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\n", "").replace("  ", "")
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h")
+
+
+def test_colour_can_be_refused(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert COLOUR.search(shown(terminal))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not COLOUR.search(shown(Terminal()))
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\x1b" not in shown(Terminal())
+
+
+def test_quiet_shows_nothing_and_remembers_the_stage(terminal: Terminal) -> None:
+    with Lines(quiet=True, stream=terminal) as lines:
+        play(lines)
+    assert terminal.getvalue() == ""
+    assert lines.stage == "training"
+    play(Silent())
+
+
+def test_a_long_finding_is_folded_and_never_cut(terminal: Terminal) -> None:
+    words = [f"word{i}" for i in range(60)]
+    with Lines(stream=terminal) as lines:
+        lines.finished("noise", "256 samples", 1.0, " ".join(words))
+    assert re.findall(r"word\d+", terminal.getvalue()) == words
+    assert max(map(len, terminal.getvalue().splitlines())) <= 100
+
+
+def test_time_left_is_measured_on_what_was_done(terminal: Terminal) -> None:
+    assert seconds_left(30.0, 3.0, 7.0) == pytest.approx(70.0)
+    assert seconds_left(30.0, 0.0, 7.0) is None
+    assert seconds_left(30.0, 3.0, -1.0) == 0
+    times = iter([100.0, 110.0])
+    with Lines(stream=terminal, clock=lambda: next(times)) as lines:
+        lines.progress("noise", 2, 10)
+        lines.progress("noise", 4, 10)
+    assert "0:30 left" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (62, "1:02"), (3599.7, "1:00:00"), (3725, "1:02:05")]
+)
+def test_clock_time(seconds: float, text: str) -> None:
+    assert clock_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (1_500_000, "1.5 MB"), (2.5e12, "2,500 GB")]
+)
+def test_size(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+def test_the_closing_block_answers_first_and_ends_with_the_report() -> None:
+    diagnosis = made.finished()
+    lines = closing(diagnosis, "here/report.html").splitlines()
+    assert lines[0].startswith("  AdaGrad should help")
+    assert lines[-1] == "  report: here/report.html"
+    for reason in diagnosis.verdict.reasons or ():
+        assert f"  {reason}" in lines
+    counted = [w.severity for w in diagnosis.warnings].count("warning")
+    assert any(line.startswith(f"  {counted} warning") for line in lines)
+    for finding in diagnosis.warnings:
+        assert any(finding.found in line and finding.action in line for line in lines)
+
+
+def test_without_warnings_it_says_so() -> None:
+    assert "  no warnings" in closing(replace(made.finished(), warnings=()), "r").splitlines()
+
+
+def test_hostile_names_stay_text_in_the_closing_block() -> None:
+    text = closing(made.hostile(), f"diagnosis-{EVIL}/report.html")
+    assert all(c.isprintable() or c == "\n" for c in text)
+
+
+@dataclass(frozen=True)
+class Row:
+    stage: str
+    passes: float
+    seconds: float
+    memory_bytes: int
+
+
+def test_the_plan_adds_up() -> None:
+    table = plan_table([Row("noise", 1.5, 3.0, 4_000_000), Row("hessian_diagonal", 1000, 60.0, 9_000_000)])
+    lines = [line.split() for line in table.splitlines()]
+    assert lines[0] == ["stage", "passes", "time", "memory"]
+    assert lines[-1] == ["total", "1,002", "1:03", "9.0", "MB"]
+    assert len({len(line) for line in table.splitlines()}) == 1

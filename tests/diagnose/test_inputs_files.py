@@ -1,0 +1,203 @@
+"""Files and names of data: archives, text, gzip, and where a name is looked for."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diagnose.errors import InputError
+from diagnose.inputs import catalogue, files
+from diagnose.inputs.tables import Table, Text
+
+ROWS = b"1 1:1 2:2\n0 1:3\n"
+
+
+def table(path: Path) -> Table:
+    opened = catalogue.load(path)
+    assert isinstance(opened, Table)
+    return opened
+
+
+def save(path: Path, **named: Any) -> Path:
+    np.savez(path, **named)
+    return path
+
+
+def test_pixels_in_both_layouts_leave_as_the_same_images(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 6), dtype=np.uint8)
+    labels = np.arange(5)
+    first = table(save(tmp_path / "a.npz", x=pixels, y=labels))
+    last = table(save(tmp_path / "b.npz", x=pixels.transpose(0, 2, 3, 1), y=labels))
+    assert first.divisor == last.divisor == 255
+    np.testing.assert_array_equal(first.inputs, pixels)
+    np.testing.assert_array_equal(last.inputs, pixels)
+
+
+def test_images_without_channels_get_one(tmp_path: Path) -> None:
+    assert table(save(tmp_path / "a.npz", x=np.zeros((4, 7, 7)), y=np.arange(4))).inputs.shape == (4, 1, 7, 7)
+
+
+def test_the_training_part_is_used(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "a.npz",
+        x_train=np.ones((3, 2)),
+        y_train=np.array([[0], [1], [1]]),
+        x_test=np.zeros((9, 2)),
+        y_test=np.zeros(9),
+    )
+    opened = table(path)
+    assert opened.rows == 3
+    assert opened.targets.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("named", "what"),
+    [
+        ({"a": np.zeros(3)}, "no arrays x and y"),
+        ({"x": np.zeros((3, 2))}, "no arrays x and y"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros(4)}, "3 rows of inputs and 4 targets"),
+        ({"x": np.array([{}, {}, {}]), "y": np.zeros(3)}, "Python objects"),
+        ({"x": np.zeros((3, 2), dtype=complex), "y": np.zeros(3)}, "not real numbers"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros((3, 2))}, "array y has shape"),
+        ({"x": np.zeros((0, 2)), "y": np.zeros(0)}, "no rows"),
+        ({"x": np.zeros(3), "y": np.zeros(3)}, "inputs of shape"),
+        ({"x": np.zeros((2, 1, 3, 3, 3)), "y": np.zeros(2)}, "5 dimensions"),
+    ],
+)
+def test_an_archive_that_does_not_fit(tmp_path: Path, named: dict[str, Any], what: str) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, allow_pickle=True, **named)
+    with pytest.raises(InputError, match=what):
+        catalogue.load(path)
+
+
+def test_nan_is_found_with_row_and_column(tmp_path: Path) -> None:
+    x = np.ones((5, 3))
+    x[3, 1] = np.nan
+    with pytest.raises(InputError) as refused:
+        catalogue.load(save(tmp_path / "a.npz", x=x, y=np.zeros(5)))
+    assert refused.value.what == "NaN in the data"
+    assert "row 4, column 2" in refused.value.where
+    with pytest.raises(InputError, match="row 2"):
+        catalogue.load(save(tmp_path / "b.npz", x=np.ones((2, 1)), y=np.array([1, np.inf])))
+
+
+@pytest.mark.parametrize("cut", [10, 60, -5])
+def test_a_truncated_archive_is_refused(tmp_path: Path, cut: int) -> None:
+    path = save(tmp_path / "a.npz", x=np.ones((50, 3)), y=np.zeros(50))
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match="archive"):
+        catalogue.load(path)
+
+
+def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", x=np.ones((50, 3)), y=np.zeros(50))
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(content)
+    with pytest.raises(InputError):
+        catalogue.load(path)
+
+
+def test_text_is_read_as_bytes_unchanged(tmp_path: Path) -> None:
+    content = "größe\r\n\x00 end".encode()
+    (tmp_path / "t.txt").write_bytes(content)
+    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(content))
+    for name in ("t.txt", "t.txt.gz"):
+        opened = catalogue.load(tmp_path / name)
+        assert isinstance(opened, Text)
+        assert opened.tokens.tobytes() == content
+
+
+def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(gzip.compress(ROWS))
+    assert table(tmp_path / "rows").rows == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("rows.gz", gzip.compress(ROWS)[:-6], "broken gzip file"),
+        ("rows.gz", gzip.compress(ROWS)[:12] + b"\xff" * 20, "broken gzip file"),
+        ("rows.gz", ROWS, "not a gzip file"),
+        ("rows", b"", "empty file"),
+        ("rows", b" \n\n", "empty file"),
+        ("rows.gz", gzip.compress(b""), "empty file"),
+        ("rows", b"1 1:1\n\xff\xfe", "not a text file"),
+        ("rows.npz", b"not an archive", "not a .npz archive"),
+        ("rows.parquet", b"PAR1", "not a kind of data"),
+        ("rows.csv", b"a,b\n", "`.csv` data"),
+        ("rows.jsonl", b"{}\n", "`.jsonl` data"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=what):
+        catalogue.load(path)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        catalogue.load(tmp_path / "nothing.svm")
+    with pytest.raises(InputError, match="a folder"):
+        catalogue.load(tmp_path)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "secret").write_bytes(ROWS)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(InputError, match="the file cannot be read"):
+        catalogue.load(tmp_path / "secret")
+
+
+def test_a_name_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIAGNOSE_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "mine.svm.gz").write_bytes(gzip.compress(ROWS))
+    save(tmp_path / "pictures_1k.npz", x=np.zeros((2, 3)), y=np.arange(2))
+    opened = catalogue.load("mine")
+    assert isinstance(opened, Table)
+    assert catalogue.shown_name("mine", opened) == "mine (mine.svm.gz)"
+    assert catalogue.find("pictures") == tmp_path / "pictures_1k.npz"
+    with pytest.raises(InputError) as refused:
+        catalogue.find("mime")
+    assert refused.value.hint == "did you mean `mine`?"
+
+
+def test_an_unknown_name_without_a_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DIAGNOSE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="unknown data: w8a") as refused:
+        catalogue.load("w8a")
+    assert "w8a.gz" in refused.value.hint
+    with pytest.raises(InputError) as near:
+        catalogue.load("brest-cancer")
+    assert near.value.hint == "did you mean `breast-cancer`?"
+
+
+def test_a_name_beats_a_folder_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(catalogue.load("digits"), Table)
+
+
+@pytest.mark.parametrize("name", ["iris", "rows.txt"])
+def test_features_mean_something_for_libsvm_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "rows.txt").write_bytes(b"some text")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="--features"):
+        catalogue.load(name, features=4)
+
+
+def test_takes_features_by_ending() -> None:
+    assert files.takes_features(Path("a4a.gz"))
+    assert not files.takes_features(Path("a.npz"))
