@@ -1,0 +1,249 @@
+"""The run: open, measure, train, answer; every stage is stored as it ends, and a stored one is taken over."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from diagnose import __version__
+from diagnose.errors import InputError
+from diagnose.events import Events, Silent
+from diagnose.inputs import Opened, open_task
+from diagnose.schema import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
+from diagnose.settings import Resolved, Settings, check, command_line
+from diagnose.stages import STAGES, Bench, Update
+from diagnose.store import Store
+from diagnose.training.legs import LegStore, MemoryStore
+from estimators.products import DENSE_LIMIT
+from reports.text import stage_line
+
+LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
+NOT_REACHED = "the run has not reached this stage"
+
+
+def run(model: Any, data: Any, loss: Any = None, **settings: Any) -> Diagnosis:
+    """Diagnose a model on data.
+
+    Args:
+        model: a ``torch.nn.Module`` (never changed), or whatever the command takes.
+        data: a name, a path, ``(inputs, targets)``, a mapping of tensors with ``labels``, or a DataLoader.
+        loss: ``"cross-entropy"``, ``"logistic"``, ``"squared"`` or a function (output, targets) -> losses of
+            shape (n,).
+        **settings: the command's options with underscores (``batch_size=``, ``training=False``); with ``out=``
+            the folder of the command is written, without it nothing is.
+
+    Raises:
+        InputError: what the command would exit with 2 for.
+    """
+    known = [item.name for item in fields(Settings)]
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise InputError(f"unknown setting `{name}`", "diagnose.run", f"did you mean `{near[0]}`?" if near else "")
+    return execute(Settings(loss=loss, **settings), model, data)
+
+
+def execute(settings: Settings, model: Any, data: Any, *, command: str = "", events: Events | None = None) -> Diagnosis:
+    """Run what is missing and return the whole; writes the folder ``settings.out`` where one is given.
+
+    Raises:
+        InputError: see :func:`run`.
+        KeyboardInterrupt: after what is known was stored with status "interrupted".
+    """
+    events = events or Silent()
+    check(settings)
+    opened, resolved = open_task(model, data, settings)
+    store = Store(settings.out) if settings.out is not None else None
+    compared = comparable(opened, resolved)
+    known = store.opened(compared, settings.fresh) if store else None
+    events.opened(opened.understood)
+    if known is None:
+        known = started(opened, resolved, compared, command or command_line(settings, model, data))
+    elif known.status == "finished":
+        if store and not store.reported:
+            store.report()
+        return known
+    elif known.stages:
+        events.resumed(known.stages)
+    return _Attempt(opened, resolved, store, events, known).finish()
+
+
+class _Attempt:
+    """One attempt at the stages that are missing."""
+
+    def __init__(
+        self, opened: Opened, resolved: Resolved, store: Store | None, events: Events, known: Diagnosis
+    ) -> None:
+        self.store, self.events = store, events
+        self.began = time.perf_counter()
+        self.before = known.cost
+        legs: LegStore = store if store is not None else MemoryStore()
+        self.bench = Bench.build(opened, resolved, legs, events.progress)
+        if not known.stages:
+            known = replace(known, warnings=self.bench.problem.findings)
+            known = replace(known, task=replace(known.task, parameters=self.bench.problem.d))
+        self.known = known
+        self.seconds = dict(known.cost.stages or {})
+        self._save("started")
+
+    def finish(self) -> Diagnosis:
+        stage, stage_began = "", self.began
+        try:
+            for stage, measure in STAGES.items():
+                if stage in self.known.stages:
+                    continue
+                stage_began = time.perf_counter()
+                update = measure(self.bench, self.known)
+                spent = time.perf_counter() - stage_began
+                self._take(stage, update, spent)
+                if update.amount:
+                    line = stage_line(stage, update.parts[stage])
+                    self.events.finished(stage, update.amount, spent, line)
+        except KeyboardInterrupt:
+            self._spent(stage, time.perf_counter() - stage_began)
+            self._save("interrupted")
+            raise
+        self._save("finished")
+        if self.store:
+            self.store.report()
+        return self.known
+
+    def _spent(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def _take(self, stage: str, update: Update, seconds: float) -> None:
+        self._spent(stage, seconds)
+        vectors = {kind: _arrays(part) for kind, part in update.vectors.items()}
+        self.known = replace(
+            self.known,
+            **{name: _bare(part) for name, part in update.parts.items()},
+            vectors={**self.known.vectors, **vectors},
+            warnings=(*self.known.warnings, *update.findings),
+            runs=self.known.runs if update.runs is None else update.runs,
+            stages=(*self.known.stages, stage),
+        )
+        self._save("started")
+
+    def _save(self, status: Literal["started", "finished", "interrupted"]) -> None:
+        cost = Costs(
+            seconds=(self.before.seconds or 0.0) + time.perf_counter() - self.began,
+            forward_backward_passes=(self.before.forward_backward_passes or 0.0) + self.bench.passes,
+            attempts=(self.before.attempts or 0) + 1,
+            stages=self.seconds,
+        )
+        self.known = replace(self.known, status=status, cost=cost)
+        if self.store:
+            self.store.save(self.known)
+
+
+def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], command: str) -> Diagnosis:
+    """A diagnosis in which no stage has run."""
+    task = Task(
+        model=opened.model_name,
+        data=opened.data_name,
+        loss=compared["loss"],
+        parameters=sum(p.numel() for p in opened.model.parameters() if p.requires_grad),
+        rows=opened.rows,
+        samples=resolved.samples,
+        batch_size=resolved.batch_size,
+        seed=resolved.seed,
+        seeds=resolved.seeds,
+        dtype=resolved.dtype,
+        device=resolved.device,
+        fingerprint=opened.fingerprint,
+        curvature_samples=resolved.curvature_samples,
+        understood=list(opened.understood),
+    )
+    parts = {name: absent(kind, NOT_REACHED) for name, kind in PARTS.items() if name not in ("task", "cost")}
+    return Diagnosis(
+        schema=SCHEMA,
+        tool_version=__version__,
+        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        status="started",
+        command=command,
+        task=task,
+        warnings=(),
+        cost=Costs(seconds=0.0, forward_backward_passes=0.0, attempts=0, stages={}),
+        settings=compared,
+        **parts,
+    )
+
+
+def comparable(opened: Opened, resolved: Resolved) -> dict[str, Any]:
+    """What a folder is compared by: model, data, every resolved number, the fingerprint and the tool's version."""
+    loss = opened.loss if isinstance(opened.loss, str) else getattr(opened.loss, "__name__", "function")
+    numbers = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(resolved).items()}
+    named = {"model": opened.model_name, "data": opened.data_name, **numbers, "loss": loss}
+    return {**named, "fingerprint": opened.fingerprint, "tool_version": __version__}
+
+
+def _bare(part: Any) -> Any:
+    """The part without what is kept elsewhere, as it would be read back."""
+    beside = {item.name for item in fields(part) if not item.metadata.get("stored", True)} - {"cost"}
+    return replace(part, **{name: () if name == "warnings" else {} for name in beside})
+
+
+def _arrays(vector: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {
+        name: t.detach().cpu().float().numpy() if t.element_size() < 4 else t.detach().cpu().numpy()
+        for name, t in vector.items()
+    }
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """What a stage will take: passes over the sample set, seconds at the measured pace, bytes at most."""
+
+    stage: str
+    passes: float
+    seconds: float
+    memory_bytes: int
+
+
+def plan(settings: Settings, model: Any, data: Any) -> list[PlanRow]:
+    """Open model and data, time one forward+backward pass, and estimate each stage.
+
+    Passes of the bracket and the race are those of a typical run, not bounds: the bracket stops when its gap
+    is reached, a grid may grow.
+
+    Raises:
+        InputError: see :func:`run`.
+    """
+    check(settings)
+    opened, resolved = open_task(model, data, settings)
+    bench = Bench.build(opened, resolved, MemoryStore(), Silent().progress)
+    pace = min(_seconds(bench.problem.gradient) for _ in range(2))
+    d, share = bench.problem.d, resolved.curvature_samples / resolved.samples
+    dense = d <= DENSE_LIMIT
+    product = 2 * share
+    bracket = product * (d if dense else 250)
+    methods, seeds = len(resolved.optimizers), resolved.seeds
+    runs = methods * (9 * seeds if opened.family == "linear" else 5 + 3 * (seeds - 1))
+    race = runs * (resolved.steps * resolved.batch_size / resolved.samples + resolved.evaluations * 2 / 3)
+    points = 10 if d <= 100_000 else (1 if d <= 1_000_000 else 0)
+    number = 8 if resolved.dtype == "float64" else 4
+    vector, whole = d * number, d * d * 8 * 3 if dense else 0
+    rows = [
+        ("noise", 1.5, 4 * 8 * d),
+        ("smoothness", bracket, whole or 100 * vector),
+        ("spectrum", 0.0 if dense else 40 * product, whole or 80 * vector),
+        ("hessian_diagonal", 0.0 if dense else resolved.probes * product, 10 * 8 * d),
+    ]
+    if resolved.training:
+        rows.append(("training", race, 6 * vector * (9 * seeds if opened.family == "linear" else 1)))
+        rows.append(("generalized_smoothness", points * bracket, whole or 100 * vector))
+    return [PlanRow(stage, passes, passes * pace, memory) for stage, passes, memory in rows]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

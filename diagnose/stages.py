@@ -1,0 +1,250 @@
+"""The stages of a diagnosis: each takes the bench and what is known so far, and returns what it adds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import estimators
+from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
+from diagnose.settings import LARGE_NETWORK, Resolved
+from diagnose.training import RaceSettings, race, replay
+from diagnose.training.findings import findings as race_findings
+from diagnose.training.legs import LegStore, rows
+from diagnose.training.speedup import summarise
+from diagnose.verdict import bounds, decide
+from estimators.generalized import FEWEST
+from estimators.problem import Parameters, Problem
+from estimators.results import Finding, GeneralizedSmoothness, Progress, Smoothness
+
+if TYPE_CHECKING:
+    from diagnose.inputs import Opened
+
+HUGE_NETWORK = 1_000_000
+"""Above this many parameters the bracket is taken at the start alone."""
+POINTS = 5
+"""Points along each of the two best runs, the start apart."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the stages work on: f over the sample set, and a draw of it for curvature."""
+
+    opened: Opened
+    resolved: Resolved
+    problem: Problem
+    curvature: Problem
+    legs: LegStore
+    progress: Progress
+
+    @classmethod
+    def build(cls, opened: Opened, resolved: Resolved, legs: LegStore, progress: Progress) -> Bench:
+        """Raises InputError where :class:`estimators.Problem` does."""
+        problem = Problem(opened.model, opened.samples, opened.loss)
+        curvature = problem
+        if resolved.curvature_samples < problem.n:
+            generator = torch.Generator().manual_seed(stream(resolved.seed, "curvature"))
+            drawn = torch.randperm(problem.n, generator=generator)[: resolved.curvature_samples]
+            curvature = problem.subset(drawn.sort().values)
+        return cls(opened, resolved, problem, curvature, legs, progress)
+
+    @property
+    def passes(self) -> float:
+        """Forward+backward passes so far, in units of the whole sample set."""
+        if self.curvature is self.problem:
+            return self.problem.passes.total
+        return self.problem.passes.total + self.curvature.passes.total * self.curvature.n / self.problem.n
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a stage adds: parts by name, vectors by kind, findings, rows of runs.csv, and the amount in words."""
+
+    parts: Mapping[str, Any]
+    vectors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    runs: Sequence[Mapping[str, Any]] | None = None
+    amount: str = ""
+
+
+def stream(seed: int, purpose: str) -> int:
+    """A seed for one purpose, derived from ``--seed``."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7], "big")
+
+
+def noise(bench: Bench, _: Diagnosis) -> Update:
+    part = estimators.noise(bench.problem, rows=bench.opened.rows, seed=bench.resolved.seed, progress=bench.progress)
+    return Update({"noise": part}, {"noise": part.vectors}, part.warnings, amount=f"{bench.problem.n:,} samples")
+
+
+def smoothness(bench: Bench, _: Diagnosis) -> Update:
+    seed = stream(bench.resolved.seed, "smoothness")
+    part = estimators.smoothness(bench.curvature, gap=bench.resolved.gap, seed=seed, progress=bench.progress)
+    gradient = bench.curvature.flatten(bench.curvature.gradient()).double()
+    start = _point("start", 0, part, float(gradient.abs().sum()), float(gradient.norm()))
+    why = {**part.why, "density_rotated": NOT_YET}
+    del why["points"]
+    part = replace(part, points=[start], why=why)
+    return Update(
+        {"smoothness": part}, {"smoothness": part.vectors}, part.warnings, amount=f"{part.products:,} products"
+    )
+
+
+def spectrum(bench: Bench, _: Diagnosis) -> Update:
+    part = estimators.spectrum(bench.curvature, seed=stream(bench.resolved.seed, "spectrum"), progress=bench.progress)
+    amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"
+    return Update({"spectrum": part}, findings=part.warnings, amount=amount)
+
+
+def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
+    bound = replace(known.smoothness, vectors=_tensors(known.vectors["smoothness"], bench.problem))
+    part = estimators.hessian_diagonal(
+        bench.curvature,
+        probes=bench.resolved.probes,
+        smoothness=bound,
+        seed=stream(bench.resolved.seed, "diagonal"),
+        progress=bench.progress,
+    )
+    parts: dict[str, Any] = {"hessian_diagonal": part}
+    if known.smoothness.diagonal_sum is None:
+        why = {key: reason for key, reason in known.smoothness.why.items() if key != "diagonal_sum"}
+        parts["smoothness"] = replace(known.smoothness, diagonal_sum=part.abs_sum, why=why)
+    kinds = {
+        "hessian_diagonal": part.vectors,
+        "hessian_diagonal_lower": part.lower,
+        "hessian_diagonal_upper": part.upper,
+    }
+    return Update(parts, kinds, part.warnings, amount=f"{part.probes} probes" if part.probes else "dense")
+
+
+def training(bench: Bench, known: Diagnosis) -> Update:
+    if not bench.resolved.training:
+        off = absent(Training, "training was off (--no-training)")
+        return Update({"training": off, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
+    settings = race_settings(bench, known)
+    ended = race(bench.problem, settings, bench.legs, bench.progress)
+    part = summarise(ended)
+    amount = f"{len(settings.optimizers)} methods, {len(ended.legs)} runs"
+    parts = {"training": part, "bounds": bounds(known.noise, known.smoothness, ended)}
+    return Update(parts, findings=race_findings(ended, part), runs=rows(ended), amount=amount)
+
+
+def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
+    if not bench.resolved.training:
+        reason = "needs points along a run, and training was off (--no-training)"
+        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
+    if bench.problem.d > HUGE_NETWORK:
+        reason = f"above {HUGE_NETWORK:,} parameters curvature is measured at the start alone"
+        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
+    seed = stream(bench.resolved.seed, "along")
+    places = _along(bench, known)
+    if not places:
+        reason = "neither sgd nor adagrad has a run that did not diverge"
+        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
+    if len(places) + 1 < FEWEST:
+        part = absent(
+            GeneralizedSmoothness,
+            f"above {LARGE_NETWORK:,} parameters curvature is measured at the start and at the end alone, and a fit "
+            f"needs {FEWEST} points along the runs",
+        )
+        found = []
+        for number, (method, step, parameters) in enumerate(places):
+            there = bench.curvature.at(parameters)
+            gradient = there.flatten(there.gradient()).double()
+            curved = estimators.smoothness(there, gap=bench.resolved.gap, seed=seed + number, progress=bench.progress)
+            found.append(_point(method, step, curved, float(gradient.abs().sum()), float(gradient.norm())))
+    else:
+        trajectory = [bench.problem.parameters, *(parameters for _, _, parameters in places)]
+        part = estimators.generalized_smoothness(
+            bench.curvature, trajectory, gap=bench.resolved.gap, seed=seed, progress=bench.progress
+        )
+        keys = ("l1_lower", "l1_upper", "sharpness", "density", "gradient_l1", "gradient_l2")
+        found = [
+            {"method": method, "step": step, **{key: row[key] for key in keys}}
+            for (method, step, _), row in zip(places, (part.points or ())[1:], strict=True)
+        ]
+    points = [*(known.smoothness.points or ()), *sorted(found, key=lambda row: (row["method"], row["step"]))]
+    vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
+    return Update(
+        {"generalized_smoothness": part, "smoothness": replace(known.smoothness, points=points)},
+        vectors,
+        part.warnings,
+        amount=f"{len(points)} points",
+    )
+
+
+def verdict(bench: Bench, known: Diagnosis) -> Update:
+    """Prediction and verdict: pure functions of what was measured."""
+    prediction = absent(Prediction, NOT_YET)
+    part, findings = decide(
+        known.noise, known.smoothness, known.generalized_smoothness, known.bounds, known.training, prediction
+    )
+    return Update({"prediction": prediction, "verdict": part}, findings=findings)
+
+
+Stage = Callable[[Bench, Diagnosis], Update]
+STAGES: Mapping[str, Stage] = {
+    "noise": noise,
+    "smoothness": smoothness,
+    "spectrum": spectrum,
+    "hessian_diagonal": hessian_diagonal,
+    "training": training,
+    "generalized_smoothness": generalized_smoothness,
+    "verdict": verdict,
+}
+
+
+def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
+    """The race's settings from the run's."""
+    r = bench.resolved
+    return RaceSettings(
+        steps=r.steps,
+        batch_size=r.batch_size,
+        seeds=r.seeds,
+        seed=r.seed,
+        evaluations=r.evaluations,
+        optimizers=r.optimizers,
+        learning_rates=r.learning_rates,
+        every_rate=bench.opened.family == "linear",
+        sharpness=known.smoothness.sharpness,
+    )
+
+
+def _along(bench: Bench, known: Diagnosis) -> list[tuple[str, int, Parameters]]:
+    """Points of the best runs, the two methods in turn, so that every other point covers both."""
+    methods = known.training.methods or {}
+    last = bench.resolved.steps
+    steps = [last]
+    names = [name for name in ("adagrad", "sgd") if (methods.get(name) or {}).get("learning_rate") is not None]
+    if bench.problem.d > LARGE_NETWORK:
+        names = names[:1]
+    else:
+        steps = sorted({round(float(s)) for s in np.geomspace(1, last, POINTS)})
+    runs = [
+        replay(bench.problem, name, methods[name]["learning_rate"], 0, race_settings(bench, known), steps)
+        for name in names
+    ]
+    return [(name, *place) for places in zip(*runs, strict=True) for name, place in zip(names, places, strict=True)]
+
+
+def _point(method: str, step: int, part: Smoothness, gradient_l1: float, gradient_l2: float) -> dict[str, Any]:
+    return {
+        "method": method,
+        "step": step,
+        "l1_lower": part.l1_lower,
+        "l1_upper": part.l1_upper,
+        "sharpness": part.sharpness,
+        "density": part.density,
+        "gradient_l1": gradient_l1,
+        "gradient_l2": gradient_l2,
+    }
+
+
+def _tensors(vectors: Mapping[str, Any], problem: Problem) -> Parameters:
+    return {name: torch.as_tensor(array).to(problem.device, problem.dtype) for name, array in vectors.items()}

@@ -1,0 +1,140 @@
+"""DIR: result.json, vectors.safetensors, runs.csv and report.html, each written to a side file and renamed.
+
+result.json is written last and names the stages that ended, so whatever it names is on disk. Finished runs of
+the race go to ``legs.jsonl`` at once; it is removed when the diagnosis ends.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diagnose.errors import InputError
+from diagnose.schema import RUN_COLUMNS, Diagnosis
+from diagnose.training.legs import Leg
+
+RESULT, VECTORS, RUNS, REPORT, LEGS = "result.json", "vectors.safetensors", "runs.csv", "report.html", "legs.jsonl"
+FILES = (RESULT, VECTORS, RUNS, REPORT, LEGS)
+
+
+class Store:
+    """The folder of one diagnosis.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        hint = "choose another folder with `--out`"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / f".{os.getpid()}.partial"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except FileExistsError:
+            raise InputError("not a folder", str(directory), hint) from None
+        except OSError as error:
+            raise InputError("the folder cannot be written", f"{directory}: {error.strerror}", hint) from None
+        self._legs: dict[str, Leg] | None = None
+
+    def opened(self, settings: Mapping[str, Any], fresh: bool) -> Diagnosis | None:
+        """What an earlier attempt of the same settings left, None where there is nothing.
+
+        Raises:
+            InputError: the folder holds a diagnosis of other settings, or files of another origin.
+        """
+        if fresh:
+            for name in FILES:
+                (self.directory / name).unlink(missing_ok=True)
+            return None
+        if not (self.directory / RESULT).exists():
+            strangers = [name for name in FILES if (self.directory / name).exists()]
+            if strangers:
+                raise InputError(
+                    f"{strangers[0]} is there without {RESULT}",
+                    str(self.directory),
+                    "choose another folder with `--out`, or overwrite it with `--fresh`",
+                )
+            return None
+        stored = Diagnosis.load(self.directory)
+        differing = [
+            f"{name} ({_shown(stored.settings.get(name))} there, {_shown(value)} here)"
+            for name, value in settings.items()
+            if stored.settings.get(name) != value
+        ]
+        if differing:
+            raise InputError(
+                "the folder holds a diagnosis of other settings",
+                f"{self.directory}: {', '.join(differing)}",
+                "choose another folder with `--out`, or start again with `--fresh`",
+            )
+        return stored
+
+    def save(self, diagnosis: Diagnosis) -> None:
+        """Write vectors and runs, then the result that names them."""
+        from safetensors.numpy import save
+
+        flat = {f"{kind}/{name}": array for kind, part in diagnosis.vectors.items() for name, array in part.items()}
+        self._replace(VECTORS, save(flat))
+        self._replace(RUNS, _csv(diagnosis.runs).encode())
+        text = json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        self._replace(RESULT, (text + "\n").encode())
+
+    def report(self) -> None:
+        """Write the page from what the folder holds."""
+        from reports import render
+
+        self._replace(REPORT, render(Diagnosis.load(self.directory)).encode())
+        (self.directory / LEGS).unlink(missing_ok=True)
+
+    @property
+    def reported(self) -> bool:
+        return (self.directory / REPORT).is_file()
+
+    # -- legs of the race (diagnose.training.legs.LegStore) ------------------------------------------
+
+    def get(self, key: str) -> Leg | None:
+        if self._legs is None:
+            self._legs = {leg.key: leg for leg in self._read_legs()}
+        return self._legs.get(key)
+
+    def put(self, leg: Leg) -> None:
+        self.get(leg.key)
+        assert self._legs is not None
+        self._legs[leg.key] = leg
+        with (self.directory / LEGS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(leg.to_json(), allow_nan=False) + "\n")
+
+    def _read_legs(self) -> list[Leg]:
+        path = self.directory / LEGS
+        if not path.exists():
+            return []
+        *whole, torn = path.read_text(encoding="utf-8").split("\n")
+        if torn:
+            # The process died in the middle of a line: that leg is run again.
+            self._replace(LEGS, "".join(line + "\n" for line in whole).encode())
+        return [Leg.from_json(json.loads(line)) for line in whole]
+
+    def _replace(self, name: str, content: bytes) -> None:
+        side = self.directory / f".{name}.partial"
+        side.write_bytes(content)
+        side.replace(self.directory / name)
+
+
+def _csv(runs: Sequence[Mapping[str, Any]]) -> str:
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, RUN_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(runs)
+    return text.getvalue()
+
+
+def _shown(value: Any) -> str:
+    return "default" if value is None else json.dumps(value)

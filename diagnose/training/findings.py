@@ -1,0 +1,93 @@
+"""What a race has to warn about, from its legs and its summary."""
+
+from __future__ import annotations
+
+from diagnose.schema import Training
+from diagnose.training.legs import Race
+from estimators.results import Finding
+from reports.numbers import rate, ratio
+
+STAGE = "training"
+CLEAR = 1.1
+"""A seed speaks for a method from this ratio on; below it the two are level in that seed."""
+
+
+def findings(race: Race, training: Training) -> tuple[Finding, ...]:
+    """lr-at-grid-edge, run-diverged, all-runs-diverged and seeds-disagree, where they hold."""
+    found = [finding for method in race.settings.optimizers for finding in _of_method(race, method)]
+    return (*found, *_diverged(race), *_disagreeing(training))
+
+
+def _of_method(race: Race, method: str) -> list[Finding]:
+    rates, best = race.rates(method), race.best(method)
+    if not best:
+        legs = race.of(method)
+        diverged = sum(leg.diverged for leg in legs)
+        return [
+            Finding(
+                code="all-runs-diverged",
+                severity="warning",
+                stage=STAGE,
+                found=f"no learning rate of {method} came through with all seeds: {diverged} of {len(legs)} runs "
+                f"diverged, at rates from {rate(rates[0])} to {rate(rates[-1])}",
+                meaning=f"{method} has no final loss here and cannot be compared",
+                action="try smaller rates with `--learning-rates`, or bring the inputs to a common scale",
+            )
+        ]
+    chosen = best[0].learning_rate
+    if rates[0] < chosen < rates[-1]:
+        return []
+    where = "the only one tried" if len(rates) == 1 else f"the {'smallest' if chosen == rates[0] else 'largest'} tried"
+    fixed = race.settings.learning_rates is not None
+    return [
+        Finding(
+            code="lr-at-grid-edge",
+            severity="warning",
+            stage=STAGE,
+            found=f"{method}'s best learning rate, {rate(chosen)}, is {where}",
+            meaning=f"a better rate may lie beyond it, and then {method} is better than it looks here",
+            action="name rates further out with `--learning-rates`, or leave it away: the grid then grows by itself"
+            if fixed
+            else "the grid has grown as far as it may: name rates further out with `--learning-rates`",
+        )
+    ]
+
+
+def _diverged(race: Race) -> list[Finding]:
+    """One note for all methods that still have a best rate."""
+    parts, count = [], 0
+    for method in race.settings.optimizers:
+        bad = [leg for leg in race.of(method) if leg.diverged]
+        if bad and race.best(method):
+            count += len(bad)
+            parts.append(
+                f"{method} at {', '.join(rate(value) for value in sorted({leg.learning_rate for leg in bad}))}"
+            )
+    if not parts:
+        return []
+    return [
+        Finding(
+            code="run-diverged",
+            severity="note",
+            stage=STAGE,
+            found=f"{count} of {len(race.legs)} runs diverged: {'; '.join(parts)}",
+            meaning="these learning rates are too large for this task; the runs were stopped and left out",
+            action="nothing to do: the best rates lie below them",
+        )
+    ]
+
+
+def _disagreeing(training: Training) -> list[Finding]:
+    ratios = [value for value in training.speedup_seeds or () if value is not None]
+    if not ratios or not (min(ratios) <= 1 / CLEAR and max(ratios) >= CLEAR):
+        return []
+    return [
+        Finding(
+            code="seeds-disagree",
+            severity="warning",
+            stage=STAGE,
+            found=f"AdaGrad's speed-up is {ratio(min(ratios))} in one seed and {ratio(max(ratios))} in another",
+            meaning="the order of the batches alone decides which method wins",
+            action=f"use more seeds, such as `--seeds {4 * len(training.speedup_seeds or ())}`, or larger batches",
+        )
+    ]

@@ -1,0 +1,176 @@
+"""What a race leaves behind: its settings and one leg for each run. Needs no torch.
+
+A leg is one method at one learning rate with one order of batches. Everything that is decided or reported about
+a race is computed from its legs, so a race that goes on from stored legs ends in the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from diagnose.schema import RUN_COLUMNS
+
+Rate = TypeVar("Rate", int, float)
+"""A learning rate, or the exponent of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaceSettings:
+    """How to race.
+
+    Attributes:
+        steps: of every run.
+        batch_size: samples of a step; the whole sample set where it has no more than that.
+        seeds: orders of batches that a method is judged on.
+        seed: what the orders follow.
+        evaluations: steps at which the loss of the whole sample set is taken, besides step 0.
+        optimizers: names of update_rules.RULES.
+        learning_rates: a fixed list for all methods, or None for a grid that grows.
+        every_rate: quarter decades, every rate with every seed, runs stacked (linear models); otherwise half decades
+            on the first seed, then the best and its neighbours with all seeds, one run after another.
+        sharpness: max|eig H| at the start, the first guess for SGD; None where it is not known.
+    """
+
+    steps: int
+    batch_size: int
+    seeds: int
+    seed: int
+    evaluations: int
+    optimizers: tuple[str, ...]
+    learning_rates: tuple[float, ...] | None = None
+    every_rate: bool = False
+    sharpness: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """One run: what was seen at ``steps``, and how far it went.
+
+    A loss that is not finite is None. A diverged run ends at the evaluation where that showed. ``d_inf`` and
+    ``d_2`` are the largest distances from the start over every step, in the max and the Euclidean norm; None where
+    not finite.
+    """
+
+    method: str
+    learning_rate: float
+    seed: int
+    steps: tuple[int, ...]
+    losses: tuple[float | None, ...]
+    gradient_l1: tuple[float | None, ...]
+    gradient_l2: tuple[float | None, ...]
+    diverged: bool
+    d_inf: float | None
+    d_2: float | None
+
+    @property
+    def key(self) -> str:
+        """The name under which a store keeps the leg."""
+        return leg_key(self.method, self.learning_rate, self.seed)
+
+    @property
+    def final(self) -> float:
+        """Loss of the last iterate; infinite where the run diverged."""
+        last = self.losses[-1]
+        return math.inf if self.diverged or last is None else last
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Leg:
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
+        return cls(**values)
+
+
+def leg_key(method: str, learning_rate: float, seed: int) -> str:
+    return f"{method} {learning_rate!r} {seed}"
+
+
+class LegStore(Protocol):
+    """Where finished legs are kept at once, so that an interrupted race goes on."""
+
+    def get(self, key: str) -> Leg | None: ...
+
+    def put(self, leg: Leg) -> None: ...
+
+
+class MemoryStore:
+    """Legs that last as long as the process."""
+
+    def __init__(self) -> None:
+        self.legs: dict[str, Leg] = {}
+
+    def get(self, key: str) -> Leg | None:
+        return self.legs.get(key)
+
+    def put(self, leg: Leg) -> None:
+        self.legs[leg.key] = leg
+
+
+@dataclass(frozen=True)
+class Race:
+    """All legs that were run, in the order of the methods, then of rate and seed."""
+
+    settings: RaceSettings
+    legs: tuple[Leg, ...]
+
+    def of(self, method: str) -> tuple[Leg, ...]:
+        return tuple(leg for leg in self.legs if leg.method == method)
+
+    def rates(self, method: str) -> list[float]:
+        """Every rate that was tried, ascending."""
+        return sorted({leg.learning_rate for leg in self.of(method)})
+
+    def at(self, method: str, learning_rate: float) -> tuple[Leg, ...]:
+        return tuple(leg for leg in self.of(method) if leg.learning_rate == learning_rate)
+
+    def full(self, method: str) -> dict[float, tuple[Leg, ...]]:
+        """The rates that were run with all seeds, ascending, each with its legs in the order of the seeds."""
+        return {rate: legs for rate in self.rates(method) if len(legs := self.at(method, rate)) == self.settings.seeds}
+
+    def best(self, method: str) -> tuple[Leg, ...]:
+        """The legs at the best rate of the mean over seeds; empty where every rate diverged in some seed."""
+        full = self.full(method)
+        rate = best_rate({rate: mean_final(legs) for rate, legs in full.items()})
+        return () if rate is None else full[rate]
+
+
+def mean_final(legs: Sequence[Leg]) -> float:
+    """Mean final loss; infinite where one of the runs diverged."""
+    return float(np.mean([leg.final for leg in legs]))
+
+
+def best_rate(finals: Mapping[Rate, float]) -> Rate | None:
+    """The rate of the lowest final loss, of equal ones that nearest the middle of the grid; None if none is finite."""
+    finite = {rate: final for rate, final in finals.items() if math.isfinite(final)}
+    if not finite:
+        return None
+    lowest, grid = min(finite.values()), sorted(finals)
+    middle = (len(grid) - 1) / 2
+    return min((rate for rate in finite if finite[rate] == lowest), key=lambda rate: abs(grid.index(rate) - middle))
+
+
+def evaluation_steps(steps: int, evaluations: int) -> tuple[int, ...]:
+    """Step 0 and at most ``evaluations`` log-spaced steps, the last one included."""
+    spaced = np.geomspace(1, steps, evaluations) if evaluations > 1 else np.array([steps])
+    return (0, *sorted({round(float(step)) for step in spaced}))
+
+
+def rows(race: Race) -> list[dict[str, Any]]:
+    """The rows of runs.csv: one for each evaluation of each run, with the columns of ``schema.RUN_COLUMNS``."""
+    return [
+        dict(
+            zip(
+                RUN_COLUMNS,
+                (leg.method, leg.learning_rate, leg.seed, step, loss, l1, l2, leg.diverged),
+                strict=True,
+            )
+        )
+        for leg in race.legs
+        for step, loss, l1, l2 in zip(leg.steps, leg.losses, leg.gradient_l1, leg.gradient_l2, strict=True)
+    ]

@@ -1,0 +1,112 @@
+"""Which learning rates a method is tried at. Rates are 10^(k/4) with whole k; decisions follow from legs alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from diagnose.training.legs import Leg, RaceSettings, best_rate, mean_final
+
+Run = tuple[float, int]
+"""Learning rate and seed."""
+Train = Callable[[Sequence[Run]], Sequence[Leg]]
+
+AROUND = 4
+"""The first grid reaches this many quarter decades to each side of the guess."""
+GROWTH = 2
+"""A grid grows by this many quarter decades at a time ..."""
+GROWTHS = 12
+"""... and at most this often."""
+LINEAR_GUESS = {"adagrad": 0.3, "adagrad-norm": 3.0, "adam": 0.03}
+NETWORK_GUESS = {"adagrad": 0.03, "adagrad-norm": 1.0, "adam": 0.003}
+FURTHEST = 32
+"""No first guess lies further than eight decades from 1."""
+
+
+def rate_of(k: int) -> float:
+    """10^(k/4)."""
+    return float(10 ** (k / 4))
+
+
+def first_guess(method: str, settings: RaceSettings) -> int:
+    """The k around which a method's grid starts, even.
+
+    SGD: 1/lambda, half the largest rate that is stable on a quadratic. The other methods divide by the gradient's
+    size, so constants do: about the middle of the best rates of logistic and softmax regression on tabular data and
+    digits, and of the MLP, the CNN and the language model that go by a name.
+    """
+    guesses = LINEAR_GUESS if settings.every_rate else NETWORK_GUESS
+    guess = guesses["adagrad"] if method == "sgd" else guesses[method]
+    if method == "sgd" and settings.sharpness:
+        guess = 1 / settings.sharpness
+    return max(-FURTHEST, min(FURTHEST, 2 * round(2 * math.log10(guess))))
+
+
+def expected_runs(settings: RaceSettings) -> int:
+    """Runs of one method if the best rate lies inside its first grid."""
+    if settings.learning_rates is not None:
+        return len(set(settings.learning_rates)) * settings.seeds
+    if settings.every_rate:
+        return (2 * AROUND + 1) * settings.seeds
+    return AROUND + 1 + 3 * (settings.seeds - 1)
+
+
+def tune(method: str, settings: RaceSettings, train: Train) -> list[Leg]:
+    """All runs of one method, by rate and seed.
+
+    With a fixed list every rate has every seed. ``every_rate``: quarter decades with every seed, on a grid that
+    grows until the best of the mean final loss is not at its end. Otherwise: half decades on the first seed, on a
+    grid that grows in the same way; then the best and one neighbour on each side with all seeds; where the best of
+    their means is an end of the grid, the grid grows on with all seeds.
+    """
+    seeds = range(settings.seeds)
+    if settings.learning_rates is not None:
+        rates = sorted(set(settings.learning_rates))
+        return list(train([(rate, seed) for rate in rates for seed in seeds]))
+
+    legs: dict[int, dict[int, Leg]] = {}
+
+    def run(exponents: Iterable[int], on: Sequence[int]) -> None:
+        wanted = [(k, seed) for k in exponents for seed in on if seed not in legs.get(k, {})]
+        done = train([(rate_of(k), seed) for k, seed in wanted])
+        for (k, seed), leg in zip(wanted, done, strict=True):
+            legs.setdefault(k, {})[seed] = leg
+
+    def means(count: int) -> dict[int, float]:
+        return {k: mean_final(list(legs[k].values())) for k in sorted(legs) if len(legs[k]) == count}
+
+    stride = 1 if settings.every_rate else 2
+    first = seeds if settings.every_rate else seeds[:1]
+    middle = first_guess(method, settings)
+    run(range(middle - AROUND, middle + AROUND + 1, stride), first)
+    left = GROWTHS
+    while left and (more := beyond(means(len(first)), legs, stride)):
+        run(more, first)
+        left -= 1
+    best = best_rate(means(len(first)))
+    if len(first) < len(seeds) and best is not None:
+        alone = means(1)
+        run([k for k in (best - stride, best, best + stride) if math.isfinite(alone.get(k, math.inf))], seeds)
+        # The mean over seeds may prefer a neighbour, and that may be the end of the grid.
+        while left and (more := beyond(means(len(seeds)), legs, stride)):
+            run(more, seeds)
+            left -= 1
+    return [legs[k][seed] for k in sorted(legs) for seed in sorted(legs[k])]
+
+
+def beyond(finals: Mapping[int, float], grid: Iterable[int], stride: int) -> list[int]:
+    """The exponents to try next: none where the best is inside the grid, lower ones where no final loss is finite.
+
+    Args:
+        finals: exponent -> mean final loss of those that are judged.
+        grid: all exponents that were tried.
+        stride: 1 for quarter decades, 2 for half decades.
+    """
+    best, tried = best_rate(finals), sorted(grid)
+    if best is None:
+        return [min(finals) - step for step in range(stride, GROWTH + 1, stride)]
+    if best == tried[0]:
+        return [best - step for step in range(stride, GROWTH + 1, stride)]
+    if best == tried[-1]:
+        return [best + step for step in range(stride, GROWTH + 1, stride)]
+    return []

@@ -1,0 +1,89 @@
+"""Update rules as pairs of pure functions on a dict of tensors, fit for ``torch.func.vmap``.
+
+``init(w)`` gives the state before the first step; ``update(g, state, rate)`` the change of w and the next state.
+A state maps the name of a statistic to one tensor for each parameter, or to one scalar under ``ALL``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+State = dict[str, Tensors]
+Rate = float | Tensor
+ALL = ""
+ADAGRAD_START = 1e-10
+"""v before the first step: the paper's epsilon, inside the root."""
+BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
+
+
+class UpdateRule(NamedTuple):
+    """One optimizer."""
+
+    init: Callable[[Tensors], State]
+    update: Callable[[Tensors, State, Rate], tuple[Tensors, State]]
+
+
+def _sgd_init(w: Tensors) -> State:
+    return {}
+
+
+def _sgd(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """w <- w - rate g."""
+    return {name: -rate * part for name, part in g.items()}, state
+
+
+def _adagrad_init(w: Tensors) -> State:
+    return {"v": {name: torch.full_like(part, ADAGRAD_START) for name, part in w.items()}}
+
+
+def _adagrad(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """v <- v + g^2; w <- w - rate g / sqrt(v), by coordinate (arXiv 2406.15244, algorithm 1)."""
+    v = {name: state["v"][name] + part.square() for name, part in g.items()}
+    return {name: -rate * part / v[name].sqrt() for name, part in g.items()}, {"v": v}
+
+
+def _adagrad_norm_init(w: Tensors) -> State:
+    first = next(iter(w.values()))
+    return {"v": {ALL: torch.full((), ADAGRAD_START, dtype=first.dtype, device=first.device)}}
+
+
+def _adagrad_norm(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """v <- v + ||g||_2^2; w <- w - rate g / sqrt(v), one v for all coordinates (Ward, Wu & Bottou 2019)."""
+    v = state["v"][ALL] + torch.stack([part.square().sum() for part in g.values()]).sum()
+    scale = rate / v.sqrt()
+    return {name: -scale * part for name, part in g.items()}, {"v": {ALL: v}}
+
+
+def _adam_init(w: Tensors) -> State:
+    first = next(iter(w.values()))
+    return {
+        "m": {name: torch.zeros_like(part) for name, part in w.items()},
+        "v": {name: torch.zeros_like(part) for name, part in w.items()},
+        "t": {ALL: torch.zeros((), dtype=first.dtype, device=first.device)},
+    }
+
+
+def _adam(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """Adam with torch's defaults, both moments corrected for their start at 0 (Kingma & Ba 2015)."""
+    t = state["t"][ALL] + 1
+    m = {name: BETA1 * state["m"][name] + (1 - BETA1) * part for name, part in g.items()}
+    v = {name: BETA2 * state["v"][name] + (1 - BETA2) * part.square() for name, part in g.items()}
+    # 1 - b^t by expm1: in float32 1 - 0.999^1 alone would lose four digits.
+    scale = rate / torch.expm1(t * math.log(BETA1))  # negative: the step goes down
+    root = (-torch.expm1(t * math.log(BETA2))).sqrt()
+    change = {name: scale * m[name] / (v[name].sqrt() / root + ADAM_EPSILON) for name in g}
+    return change, {"m": m, "v": v, "t": {ALL: t}}
+
+
+RULES: dict[str, UpdateRule] = {
+    "sgd": UpdateRule(_sgd_init, _sgd),
+    "adagrad": UpdateRule(_adagrad_init, _adagrad),
+    "adagrad-norm": UpdateRule(_adagrad_norm_init, _adagrad_norm),
+    "adam": UpdateRule(_adam_init, _adam),
+}

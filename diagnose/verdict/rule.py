@@ -1,0 +1,196 @@
+"""The rule of the verdict: which method wins, how sure that is, and the reasons in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+from scipy import stats
+
+from diagnose.schema import Answer, Bounds, Prediction, Training, Verdict
+from diagnose.verdict import theory as theories
+from diagnose.verdict.evidence import evidence
+from diagnose.verdict.theory import Side, Theory
+from estimators.results import Finding, GeneralizedSmoothness, Interval, Noise, Smoothness
+from reports.numbers import percent, ratio, ratio_interval
+from reports.text import method_name
+
+CLEAR = 1.1
+"""A speed-up this far from 1 matters."""
+LEVEL = (0.8, 1.25)
+"""A speed-up within these makes no difference."""
+
+
+def decide(
+    noise: Noise,
+    smoothness: Smoothness,
+    generalized: GeneralizedSmoothness,
+    ratios: Bounds,
+    training: Training,
+    prediction: Prediction,
+) -> tuple[Verdict, tuple[Finding, ...]]:
+    """The verdict, and what is to be said about it (readings-disagree).
+
+    The answer follows the measured speed-up; the theory explains or contradicts it and never moves it.
+    """
+    answer = answer_of(training.speedup, training.speedup_interval)
+    theory = theories.read(noise, smoothness, ratios)
+    best, margin = best_method(training)
+    why: dict[str, str] = {}
+    sure, meaning = None, None
+    if answer == "undecided":
+        why["confidence"] = why["confidence_meaning"] = "undecided: there is no answer to be sure of"
+    else:
+        seeds = [value for value in training.speedup_seeds or () if value is not None]
+        sure, meaning = confidence(answer, seeds), _meaning(answer, seeds)
+    if best is None:
+        why["best_method"] = training.why.get("methods", "no method has a learning rate at which no run diverged")
+    if margin is None:
+        why["best_margin"] = why.get("best_method", "neither sgd nor adagrad ended below the starting loss")
+    verdict = Verdict(
+        answer=answer,
+        confidence=sure,
+        confidence_meaning=meaning,
+        best_method=best,
+        best_margin=margin,
+        theory=theory.sentence,
+        reasons=_reasons(answer, training, prediction, theory, best, margin),
+        evidence=[
+            asdict(row) for row in evidence(noise, smoothness, generalized, ratios, prediction, training, answer)
+        ],
+        why=why,
+    )
+    return verdict, theories.findings(theory, ratios)
+
+
+def answer_of(speedup: float | None, interval: Interval | None) -> Answer:
+    """The rule: adagrad or sgd when the interval lies on one side of 1 and the estimate is clear of it."""
+    if speedup is None or interval is None:
+        return "undecided"
+    low, high = interval
+    if low > 1 and speedup >= CLEAR:
+        return "adagrad"
+    if high < 1 and speedup <= 1 / CLEAR:
+        return "sgd"
+    if LEVEL[0] <= low and high <= LEVEL[1]:
+        return "no-difference"
+    return "undecided"
+
+
+def confidence(answer: Answer, ratios: Sequence[float]) -> float:
+    """Probability by the t distribution of the mean log speed-up over seeds.
+
+    For adagrad and sgd that it has this sign, for no-difference that it lies within LEVEL.
+    """
+    logs = np.log(ratios)
+    mean, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    ends = {
+        "adagrad": (0.0, math.inf),
+        "sgd": (-math.inf, 0.0),
+        "no-difference": (math.log(LEVEL[0]), math.log(LEVEL[1])),
+    }[answer]
+    if min(ratios) == max(ratios):
+        return float(ends[0] <= mean <= ends[1])
+    low, high = (float(stats.t.cdf((end - mean) / error, len(logs) - 1)) for end in ends)
+    return high - low
+
+
+def _meaning(answer: Answer, ratios: Sequence[float]) -> str:
+    said = {
+        "adagrad": "AdaGrad's mean speed-up is above 1",
+        "sgd": "AdaGrad's mean speed-up is below 1",
+        "no-difference": f"the mean speed-up lies between {LEVEL[0]} and {LEVEL[1]}",
+    }[answer]
+    if min(ratios) == max(ratios):
+        return (
+            f"All {len(ratios)} seeds ran alike, so whether {said} is not left to chance; "
+            "another start or other data are not covered."
+        )
+    return (
+        f"Probability that {said}, by a t distribution over {len(ratios)} orders of the batches; "
+        "it covers that randomness only, not another start or other data."
+    )
+
+
+def best_method(training: Training) -> tuple[str | None, float | None]:
+    """The method of the lowest mean final loss and its margin.
+
+    The margin is how much lower it ended than the better of sgd and adagrad, as a share of the loss that the latter
+    took off; 0 where it is one of the two.
+    """
+    finals = {
+        name: row["final_loss"] for name, row in (training.methods or {}).items() if row["final_loss"] is not None
+    }
+    if not finals:
+        return None, None
+    best = min(finals, key=lambda name: finals[name])
+    pair = [finals[name] for name in ("sgd", "adagrad") if name in finals]
+    if not pair or training.initial_loss is None or not min(pair) < training.initial_loss:
+        return best, None
+    return best, (min(pair) - finals[best]) / (training.initial_loss - min(pair))
+
+
+def _reasons(
+    answer: Answer,
+    training: Training,
+    prediction: Prediction,
+    theory: Theory,
+    best: str | None,
+    margin: float | None,
+) -> list[str]:
+    reasons = [_race_reason(answer, training)]
+    if training.speedup is None and prediction.speedup is None:
+        reasons.append(f"There is no prediction either: {prediction.why.get('speedup', 'none was made')}.")
+    reasons.append(theory.sentence)
+    if (contrast := _contrast(answer, theory.side)) is not None:
+        reasons.append(contrast)
+    if best is not None and best not in ("sgd", "adagrad") and margin is not None:
+        reasons.append(
+            f"Of all {len(training.methods or {})} methods that ran, {method_name(best)} ended lowest: it took off "
+            f"{percent(margin)} more loss than the better of SGD and AdaGrad."
+        )
+    return reasons
+
+
+def _race_reason(answer: Answer, training: Training) -> str:
+    speedup, interval = training.speedup, training.speedup_interval
+    if speedup is None:
+        return f"No speed-up was measured: {training.why.get('speedup', 'nothing was trained')}."
+    if interval is None:
+        return (
+            f"AdaGrad's measured speed-up over SGD is {ratio(speedup)}, without an interval: "
+            f"{training.why.get('speedup_interval', 'none was computed')}."
+        )
+    spread = f"95% interval {ratio_interval(interval)}"
+    if answer == "adagrad":
+        return f"AdaGrad reached the common target loss in {ratio(speedup)} fewer steps than SGD, {spread}: above 1."
+    if answer == "sgd":
+        turned = (1 / interval[1], 1 / interval[0])
+        return (
+            f"SGD reached the common target loss in {ratio(1 / speedup)} fewer steps than AdaGrad, 95% interval "
+            f"{ratio_interval(turned)}: above 1."
+        )
+    said = f"AdaGrad's speed-up over SGD is {ratio(speedup)}, {spread}"
+    if answer == "no-difference":
+        return f"{said}: within {LEVEL[0]} to {LEVEL[1]}, which makes no difference in practice."
+    if interval[0] <= 1 <= interval[1]:
+        return (
+            f"{said}: it holds 1 and reaches beyond {LEVEL[0]} to {LEVEL[1]}, so the race does not tell the two apart."
+        )
+    return f"{said}: clear of 1 but by less than a factor of {CLEAR}."
+
+
+def _contrast(answer: Answer, side: Side) -> str | None:
+    """Where theory and race disagree; None where they agree or one of them says nothing."""
+    if answer == "undecided" or side in ("undecided", "unknown"):
+        return None
+    raced: Side = "neither" if answer == "no-difference" else answer
+    if raced == side:
+        return "Theory and race agree."
+    won = {"adagrad": "AdaGrad won", "sgd": "SGD won", "neither": "neither won"}[raced]
+    return (
+        f"Theory and race disagree: the bounds favour {theories.NAMES[side]}, and {won} the race. "
+        "The answer follows the race; the bounds leave out constants."
+    )

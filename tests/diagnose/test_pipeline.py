@@ -1,0 +1,238 @@
+"""The run as a whole: contracts of the folder, resuming, the Python API, verdicts with a known answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import diagnose
+from diagnose import pipeline
+from diagnose.errors import InputError
+from diagnose.schema import PARTS, Diagnosis
+from diagnose.settings import Settings
+from diagnose.stages import STAGES
+from diagnose.store import Store
+from diagnose.training.legs import Leg
+
+QUICK: dict[str, Any] = {"steps": 20, "seeds": 3, "samples": 120}
+
+
+class Quadratic(nn.Module):
+    """l_i(w) = 1/2 sum_j h_j (w_j - w*_j - e_ij)^2, from w = 0; the loss is the output."""
+
+    def __init__(self, curvature: Tensor, solution: Tensor) -> None:
+        super().__init__()
+        self.h: Tensor
+        self.solution: Tensor
+        self.w = nn.Parameter(torch.zeros_like(curvature))
+        self.register_buffer("h", curvature)
+        self.register_buffer("solution", solution)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return 0.5 * (self.h * (self.w - self.solution - noise).square()).sum(-1)
+
+
+def identity(output: Tensor, _: Tensor) -> Tensor:
+    return output
+
+
+def quadratic(curvature: Tensor, noise: float, samples: int = 200) -> tuple[Quadratic, tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    d = curvature.numel()
+    solution = torch.randn(d, generator=generator)
+    e = noise * torch.randn(samples, d, generator=generator)
+    return Quadratic(curvature, solution), (e - e.mean(0), torch.zeros(samples))
+
+
+def result(folder: Path) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    del body["cost"]
+    return body
+
+
+def settings(out: Path, **changes: Any) -> Settings:
+    return replace(Settings(out=str(out), **QUICK), **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    pipeline.execute(settings(folder), "logreg", "breast-cancer")
+    return folder
+
+
+def test_a_finished_folder_holds_every_file_and_key(finished: Path) -> None:
+    assert sorted(p.name for p in finished.iterdir()) == [
+        "report.html",
+        "result.json",
+        "runs.csv",
+        "vectors.safetensors",
+    ]
+    body = json.loads((finished / "result.json").read_text())
+    assert body["status"] == "finished"
+    assert body["stages"] == list(STAGES)
+    for name, kind in PARTS.items():
+        for item in fields(kind):
+            if item.metadata.get("stored", True) and item.name != "why":
+                assert item.name in body[name], f"{name}.{item.name}"
+                assert body[name][item.name] is not None or item.name in body[name]["why"], f"{name}.{item.name}"
+
+
+def test_loading_gives_back_what_was_stored(finished: Path) -> None:
+    loaded = Diagnosis.load(finished)
+    assert json.loads(json.dumps(loaded.to_json())) == json.loads((finished / "result.json").read_text())
+    assert {"noise", "smoothness", "hessian_diagonal"} <= set(loaded.vectors)
+    assert float(np.abs(loaded.vectors["noise"]["weight"]).sum()) == pytest.approx(loaded.noise.l1, rel=1e-6)
+
+
+def test_the_same_seed_gives_the_same_result(finished: Path, tmp_path: Path) -> None:
+    pipeline.execute(settings(tmp_path / "again"), "logreg", "breast-cancer")
+    assert result(tmp_path / "again") == result(finished)
+    pipeline.execute(settings(tmp_path / "other", seed=1), "logreg", "breast-cancer")
+    assert result(tmp_path / "other")["training"] != result(finished)["training"]
+
+
+def test_a_finished_folder_is_returned_without_work(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (finished / "result.json").read_bytes()
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("a stage ran")
+
+    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(STAGES, never))
+    again = pipeline.execute(settings(finished), "logreg", "breast-cancer")
+    assert again.status == "finished"
+    assert (finished / "result.json").read_bytes() == before
+
+
+def test_other_settings_are_refused_by_name(finished: Path) -> None:
+    with pytest.raises(InputError, match=r"other settings.*steps \(20 there, 21 here\)"):
+        pipeline.execute(settings(finished, steps=21), "logreg", "breast-cancer")
+    with pytest.raises(InputError, match=r"other settings.*model \("):
+        pipeline.execute(settings(finished), "softmax", "breast-cancer")
+
+
+def interrupted(at: str, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt the run before or after the work of one stage."""
+    real: Callable[..., Any] = STAGES[at]
+
+    def stage(*arguments: Any) -> Any:
+        if after:
+            real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "STAGES", {**STAGES, at: stage})
+
+
+@pytest.mark.parametrize("at", list(STAGES))
+def test_interrupted_twice_ends_in_the_same_result(
+    at: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    for after in (False, True):
+        interrupted(at, after, monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.execute(settings(folder), "logreg", "breast-cancer")
+        assert result(folder)["status"] == "interrupted"
+    monkeypatch.setattr(pipeline, "STAGES", STAGES)
+    ended = pipeline.execute(settings(folder), "logreg", "breast-cancer")
+    assert result(folder) == result(finished)
+    assert ended.cost.attempts == 3
+    assert (folder / "runs.csv").read_bytes() == (finished / "runs.csv").read_bytes()
+    assert (folder / "vectors.safetensors").read_bytes() == (finished / "vectors.safetensors").read_bytes()
+
+
+def test_a_race_interrupted_between_its_runs_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with a torn last line, as a killed process leaves it."""
+    asked: dict[str, Any] = {"steps": 10, "seeds": 3, "samples": 100}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    pipeline.execute(Settings(out=str(whole), **asked), "mlp", "digits")
+    real = Store.put
+    count = 0
+
+    def stop(self: Store, leg: Leg) -> None:
+        nonlocal count
+        count += 1
+        real(self, leg)
+        if count == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "put", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.execute(Settings(out=str(broken), **asked), "mlp", "digits")
+    monkeypatch.setattr(Store, "put", real)
+    legs = broken / "legs.jsonl"
+    legs.write_text(legs.read_text()[:-25])
+    pipeline.execute(Settings(out=str(broken), **asked), "mlp", "digits")
+    assert result(broken) == result(whole)
+    assert (broken / "runs.csv").read_bytes() == (whole / "runs.csv").read_bytes()
+
+
+def test_without_training_the_rest_is_measured(tmp_path: Path) -> None:
+    found = pipeline.execute(settings(tmp_path / "run", training=False), "logreg", "breast-cancer")
+    assert found.noise.l1 is not None
+    assert found.verdict.answer == "undecided"
+    assert found.training.speedup is None
+    assert "--no-training" in found.training.why["speedup"]
+    assert found.bounds.smoothness_ratio is None
+    assert found.bounds.smoothness_ratio_box is not None
+    assert [row["step"] for row in found.smoothness.points or ()] == [0]
+    assert (tmp_path / "run" / "runs.csv").read_text().count("\n") == 1
+
+
+def test_report_writes_the_same_bytes(finished: Path) -> None:
+    from reports import render
+
+    assert render(Diagnosis.load(finished)).encode() == (finished / "report.html").read_bytes()
+
+
+def test_unwritable_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="not a folder"):
+        pipeline.execute(settings(tmp_path / "file"), "logreg", "breast-cancer")
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "report.html").write_text("mine")
+    with pytest.raises(InputError, match=r"report\.html is there without result\.json"):
+        pipeline.execute(settings(tmp_path / "strange"), "logreg", "breast-cancer")
+    assert (tmp_path / "strange" / "report.html").read_text() == "mine"
+
+
+def test_the_python_api_writes_only_with_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, samples = quadratic(torch.ones(4), 0.1)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    found = diagnose.run(model, samples, loss=identity, steps=5, training=False)
+    assert found.smoothness.l1_upper == pytest.approx(4, rel=0.01)
+    assert list(tmp_path.iterdir()) == []
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert model.training
+    with pytest.raises(InputError, match="unknown setting `step`"):
+        diagnose.run(model, samples, loss=identity, step=5)
+
+
+def test_an_ill_conditioned_axis_aligned_quadratic_is_called_for_adagrad() -> None:
+    model, samples = quadratic(torch.logspace(-3, 0, 40), 0.05)
+    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16)
+    assert found.verdict.answer == "adagrad"
+    assert found.smoothness.density is not None
+    assert found.smoothness.density < 0.3
+
+
+def test_an_isotropic_quadratic_is_not() -> None:
+    model, samples = quadratic(torch.ones(40), 0.5)
+    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16)
+    assert found.verdict.answer != "adagrad"
+    assert found.smoothness.density == pytest.approx(1, abs=0.02)
+
+
+def test_the_plan_names_every_stage_that_measures() -> None:
+    rows = pipeline.plan(Settings(**QUICK), "logreg", "breast-cancer")
+    assert [row.stage for row in rows] == [name for name in STAGES if name != "verdict"]
+    assert all(row.passes >= 0 and row.memory_bytes > 0 for row in rows)

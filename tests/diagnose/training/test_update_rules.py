@@ -1,0 +1,111 @@
+"""Each rule against torch.optim, or against float64 arithmetic where torch has no such optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from diagnose.training.update_rules import RULES, Tensors
+
+RATE = 0.05
+SHAPES = {"weight": (3, 4), "bias": (4,)}
+Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+PEERS: dict[str, Optimizer] = {
+    "sgd": lambda w: torch.optim.SGD(w, lr=RATE),
+    "adagrad": lambda w: torch.optim.Adagrad(w, lr=RATE, initial_accumulator_value=1e-10, eps=0),
+    "adam": lambda w: torch.optim.Adam(w, lr=RATE),
+}
+
+
+def gradients(count: int, dtype: torch.dtype = torch.float64) -> list[Tensors]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in SHAPES.items()}
+        for _ in range(count)
+    ]
+
+
+def walked(method: str, stream: list[Tensors]) -> Tensors:
+    """Where the rule is after these gradients, from 0."""
+    w = {name: torch.zeros_like(part) for name, part in stream[0].items()}
+    state = RULES[method].init(w)
+    for g in stream:
+        change, state = RULES[method].update(g, state, RATE)
+        w = {name: part + change[name] for name, part in w.items()}
+    return w
+
+
+@pytest.mark.parametrize("method", PEERS)
+def test_rule_is_that_of_torch_optim(method: str) -> None:
+    stream = gradients(20)
+    leaves = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
+    peer = PEERS[method](list(leaves.values()))
+    for g in stream:
+        for name, leaf in leaves.items():
+            leaf.grad = g[name].clone()
+        peer.step()
+    for name, ours in walked(method, stream).items():
+        torch.testing.assert_close(ours, leaves[name], rtol=1e-10, atol=1e-13)
+
+
+def test_adagrad_norm_against_float64_arithmetic() -> None:
+    stream = gradients(20)
+    flat = np.array([torch.cat([part.flatten() for part in g.values()]).numpy() for g in stream])
+    v = 1e-10 + np.cumsum((flat**2).sum(1))
+    expected = -(RATE * flat / np.sqrt(v)[:, None]).sum(0)
+    ours = torch.cat([part.flatten() for part in walked("adagrad-norm", stream).values()]).numpy()
+    np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
+def test_adagrads_first_step_is_the_rate_in_every_coordinate() -> None:
+    (g,) = gradients(1)
+    step = walked("adagrad", [g])
+    for name, part in step.items():
+        torch.testing.assert_close(part, -RATE * g[name].sign(), rtol=1e-6, atol=0)
+
+
+def test_adam_in_float32_keeps_its_first_steps() -> None:
+    precise = walked("adam", gradients(5))
+    rough = walked("adam", gradients(5, torch.float32))
+    for name, part in precise.items():
+        torch.testing.assert_close(rough[name].double(), part, rtol=5e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", RULES)
+def test_a_stack_of_runs_is_the_runs(method: str) -> None:
+    streams = [gradients(6), [{name: 3 * part for name, part in g.items()} for g in gradients(6)]]
+    rates = torch.tensor([RATE, 2 * RATE], dtype=torch.float64)
+    w = {name: torch.zeros(2, *shape, dtype=torch.float64) for name, shape in SHAPES.items()}
+    state = {
+        kind: {name: part.expand(2, *part.shape).clone() for name, part in parts.items()}
+        for kind, parts in RULES[method].init({name: part[0] for name, part in w.items()}).items()
+    }
+    update = vmap(RULES[method].update)
+    for pair in zip(*streams, strict=True):
+        g = {name: torch.stack([one[name] for one in pair]) for name in SHAPES}
+        change, state = update(g, state, rates)
+        w = {name: part + change[name] for name, part in w.items()}
+    for name, part in walked(method, streams[0]).items():
+        torch.testing.assert_close(w[name][0], part)
+    faster = walked(method, streams[1])
+    for name in SHAPES:
+        torch.testing.assert_close(w[name][1], 2 * faster[name])
+
+
+def test_rules_leave_their_arguments_alone() -> None:
+    (g,) = gradients(1)
+    for rule in RULES.values():
+        kept = {name: part.clone() for name, part in g.items()}
+        state = rule.init(kept)
+        before = {kind: {name: part.clone() for name, part in parts.items()} for kind, parts in state.items()}
+        rule.update(g, state, RATE)
+        for name, part in g.items():
+            assert torch.equal(part, kept[name])
+        for kind, parts in state.items():
+            for name, part in parts.items():
+                assert torch.equal(part, before[kind][name])
