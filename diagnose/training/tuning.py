@@ -11,8 +11,9 @@ Run = tuple[float, int]
 """Learning rate and seed."""
 Train = Callable[[Sequence[Run]], Sequence[Leg]]
 
-AROUND = 4
-"""The first grid reaches this many quarter decades to each side of the guess."""
+AROUND = {True: 4, False: 2}
+"""The first grid reaches this many quarter decades to each side of the guess; a stack of runs (every_rate) takes more
+at once, single runs are cheaper one by one."""
 GROWTH = 2
 """A grid grows by this many quarter decades at a time ..."""
 GROWTHS = 12
@@ -47,8 +48,8 @@ def expected_runs(settings: RaceSettings) -> int:
     if settings.learning_rates is not None:
         return len(set(settings.learning_rates)) * settings.seeds
     if settings.every_rate:
-        return (2 * AROUND + 1) * settings.seeds
-    return AROUND + 1 + 3 * (settings.seeds - 1)
+        return (2 * AROUND[True] + 1) * settings.seeds
+    return AROUND[False] + 1 + 3 * (settings.seeds - 1)
 
 
 def tune(method: str, settings: RaceSettings, train: Train) -> list[Leg]:
@@ -78,7 +79,8 @@ def tune(method: str, settings: RaceSettings, train: Train) -> list[Leg]:
     stride = 1 if settings.every_rate else 2
     first = seeds if settings.every_rate else seeds[:1]
     middle = first_guess(method, settings)
-    run(range(middle - AROUND, middle + AROUND + 1, stride), first)
+    around = AROUND[settings.every_rate]
+    run(range(middle - around, middle + around + 1, stride), first)
     left = GROWTHS
     while left and (more := beyond(means(len(first)), legs, stride)):
         run(more, first)

@@ -61,13 +61,13 @@ def test_a_best_rate_inside_the_first_grid_ends_the_search() -> None:
 def test_divergence_is_an_end_of_the_grid() -> None:
     tried, calls = tuned(lambda k, seed: -k if k < 2 else math.inf, settings())
     assert len(calls) == 1
-    assert max(tried) == AROUND
+    assert max(tried) == AROUND[True]
 
 
 def test_where_all_diverge_the_grid_grows_down() -> None:
     tried, _ = tuned(lambda k, seed: (k + 12) ** 2 if k <= -8 else math.inf, settings())
     assert min(tried) < -12
-    assert max(tried) == AROUND
+    assert max(tried) == AROUND[True]
 
 
 @pytest.mark.parametrize("final", [lambda k, seed: -k, lambda k, seed: k, lambda k, seed: math.inf])
@@ -79,9 +79,8 @@ def test_growth_is_bounded(final: Final) -> None:
 
 def test_networks_half_decades_on_the_first_seed_then_the_best_and_its_neighbours() -> None:
     race = settings(every_rate=False)
-    tried, calls = tuned(bowl(2), race)
-    assert sorted(tried) == [-4, -2, 0, 2, 4]
-    assert {k for k, seeds in tried.items() if seeds == [0, 1, 2]} == {0, 2, 4}
+    tried, calls = tuned(bowl(0), race)
+    assert tried == dict.fromkeys([-2, 0, 2], [0, 1, 2])
     assert all(seed == 0 for _, seed in calls[0])
     assert sum(map(len, tried.values())) == expected_runs(race)
 
@@ -109,7 +108,7 @@ def test_where_the_other_seeds_diverge_lower_rates_are_tried() -> None:
 
 
 def test_one_seed_needs_no_second_round() -> None:
-    tried, calls = tuned(bowl(2), settings(every_rate=False, seeds=1))
+    tried, calls = tuned(bowl(0), settings(every_rate=False, seeds=1))
     assert len(calls) == 1
     assert sum(map(len, tried.values())) == expected_runs(settings(every_rate=False, seeds=1))
 

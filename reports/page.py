@@ -1,0 +1,72 @@
+"""The whole page: a stored diagnosis in, one self-contained HTML document out, the same bytes every time."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from diagnose.schema import Diagnosis
+from reports import answer
+from reports.numbers import percent
+from reports.sections import sections
+from reports.sections.parts import sentence
+from reports.text import best_line, headline, printable, reason
+
+_FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+
+
+def render(diagnosis: Diagnosis) -> str:
+    """The page as HTML: no script, no request to anywhere, no clock.
+
+    Works for any diagnosis that :meth:`Diagnosis.from_json` accepts; what is null is shown as not measured.
+    """
+    hero, strip = answer.hero(diagnosis), answer.strip(diagnosis)
+    notes = [w for w in diagnosis.warnings if w.severity == "note"]
+    html = (
+        pages()
+        .get_template("page.html")
+        .render(
+            diagnosis=diagnosis,
+            headline=headline(diagnosis),
+            best=best_line(diagnosis),
+            hero=hero or strip,
+            rows=answer.why(diagnosis),
+            strip=strip if hero else None,
+            bounds=answer.bounds_table(diagnosis),
+            prediction=answer.prediction_table(diagnosis),
+            warnings=[w for w in diagnosis.warnings if w.severity != "note"],
+            notes=notes,
+            sections=sections(diagnosis),
+            missing=answer.missing(diagnosis),
+            reproduction=answer.reproduction(diagnosis),
+            reason=reason,
+        )
+    )
+    return _FORBIDDEN.sub("\ufffd", html)
+
+
+@cache
+def pages() -> Environment:
+    """The templates of this package: everything escaped, an unknown name an error."""
+    made = Environment(
+        loader=PackageLoader("reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"prose": prose, "percent": percent, "printable": printable, "sentence": sentence}
+    return made
+
+
+def prose(text: object) -> Markup:
+    """Escaped text: `backticks` become code, R_L and λmax get subscripts, an interval stays on one line."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    html = re.sub(r"\bR_L\b", "R<sub>L</sub>", html)
+    html = re.sub(r"λ(max|min)\b", r"λ<sub>\1</sub>", html)
+    return Markup(re.sub(r"\[([−0-9.,]+), ([−0-9.,]+)\]", "[\\1,\u00a0\\2]", html))

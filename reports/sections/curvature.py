@@ -1,0 +1,111 @@
+"""Section 4.4: the Hessian diagonal and the ends of the spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diagnose.schema import Diagnosis
+from reports import figures
+from reports.aggregates import PER_DECADE, bins, decades, picture_width, signs
+from reports.numbers import number, percent
+from reports.sections.parts import Figure, Section, cost
+from reports.tables import Table, by_tensor, quantity
+from reports.text import stage_line
+
+
+def curvature(diagnosis: Diagnosis) -> Section:
+    """The Hessian diagonal and the ends of the spectrum."""
+    part, ends, vectors = diagnosis.hessian_diagonal, diagnosis.spectrum, diagnosis.vectors
+    cautions = []
+    if part.exact is False:
+        cautions.append(
+            "Estimated with random probes: single coordinates are noisy, and the sum of the sizes of noisy values is "
+            "too large, so Σ|hⱼ| is given with an interval that allows for it; the figure shows the estimates."
+        )
+    pictures = (*_diagonal_figure(vectors), *_ritz_figure(ends.eigenvalues or ()))
+    tensors = by_tensor(
+        "Hessian diagonal by tensor",
+        part.tensors,
+        "abs_sum",
+        (("trace", "trace", number), ("abs_sum", "Σ|hⱼ|", number)),
+    )
+    return Section(
+        id="curvature",
+        title="Hessian diagonal and spectrum",
+        question="How large is the curvature along each coordinate, and along the steepest direction?",
+        finding=f"Diagonal: {stage_line('hessian_diagonal', part)}. Spectrum: {stage_line('spectrum', ends)}.",
+        remarks=(),
+        cautions=tuple(cautions),
+        figures=pictures,
+        quantities=(
+            quantity(
+                part,
+                "abs_sum",
+                "Σ|hⱼ|",
+                "sum of the sizes of the diagonal: a lower bound of ‖L‖₁",
+                interval_key="abs_sum_interval",
+            ),
+            quantity(
+                part, "trace", "tr H", "sum of the diagonal, and of the eigenvalues", interval_key="trace_interval"
+            ),
+            quantity(
+                part, "negative_fraction", "hⱼ < 0", "share of the coordinates with a negative value", show=percent
+            ),
+            quantity(part, "probes", "probes", "random probes; none where the diagonal was read off H"),
+            quantity(ends, "largest", "λmax", "largest eigenvalue found, approached from below"),
+            quantity(ends, "largest_upper", "λmax ≤", "bound from the random start of the iteration"),
+            quantity(ends, "smallest", "λmin", "smallest eigenvalue found, approached from above"),
+            quantity(ends, "smallest_lower", "λmin ≥", "bound from the random start of the iteration"),
+            quantity(ends, "confidence", "1 − δ", "probability with which both bounds hold", show=percent),
+            quantity(ends, "steps", "steps", "of the Lanczos iteration"),
+            quantity(part, "samples", "n", "samples that the diagonal was measured on"),
+        ),
+        tables=tuple(t for t in (tensors,) if t),
+        cost=cost(diagnosis, "hessian_diagonal", "spectrum"),
+    )
+
+
+def _ritz_figure(eigenvalues: Sequence[float]) -> tuple[Figure, ...]:
+    if len(eigenvalues) < 3:
+        return ()
+    values = sorted(eigenvalues, reverse=True)
+    caption = (
+        f"The largest of {number(len(values))} Ritz values is {number(values[0])}, the smallest {number(values[-1])}; "
+        f"{number(sum(v < 0 for v in values))} are negative. Only the ends approximate eigenvalues."
+    )
+    ranked = list(enumerate(values, start=1))
+    note = ""
+    if len(ranked) > 60:
+        ranked, note = [*ranked[:30], *ranked[-30:]], f"The 30 largest and the 30 smallest of {number(len(values))}."
+    rows = tuple((number(rank), number(value)) for rank, value in ranked)
+    data = Table("Ritz values, as drawn", ("rank", "value"), rows, note=note)
+    return (Figure("ritz", figures.ritz("ritz", values), caption, data),)
+
+
+def _diagonal_figure(vectors: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, ...]:
+    vector = vectors.get("hessian_diagonal", {})
+    positive, negative = bins(vector, 1), bins(vector, -1)
+    total = sum(int(getattr(v, "size", 0)) for v in vector.values())
+    if not positive.size + negative.size:
+        return ()
+    shares = percent(positive.size / total), percent(negative.size / total)
+    caption = f"{shares[0]} of the values are positive and {shares[1]} negative."
+    resolved = signs(vectors.get("hessian_diagonal_lower", {}), vectors.get("hessian_diagonal_upper", {}))
+    if resolved is not None:
+        above, below, unresolved = resolved
+        caption += (
+            f" By the bounds of each coordinate {percent(above)} are surely positive, {percent(below)} surely "
+            f"negative, and {percent(unresolved)} of unresolved sign or zero."
+        )
+    width = picture_width(positive, negative)
+    step = 10 ** (width / PER_DECADE)
+    rows = tuple(
+        (sign, number(float(edge), 3), number(float(edge) * step, 3), percent(float(count) / total))
+        for sign, binned in (("positive", positive), ("negative", negative))
+        for edge, count in zip(*decades(binned, width), strict=True)
+        if count
+    )
+    head = ("sign", "size from", "size to", "share of the coordinates")
+    data = Table("Sizes of the Hessian diagonal, as drawn", head, rows)
+    return (Figure("diagonal", figures.signed("diagonal", positive, negative, total), caption, data),)

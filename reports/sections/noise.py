@@ -1,0 +1,82 @@
+"""Section 4.1: gradient noise."""
+
+from __future__ import annotations
+
+from diagnose.schema import Diagnosis
+from reports.numbers import number, percent
+from reports.sections.parts import Section, concentration_figure, cost, tensor_figure, three
+from reports.tables import Table, by_tensor, quantity
+from reports.text import noise_side, stage_line
+
+
+def noise(diagnosis: Diagnosis) -> Section:
+    """Gradient noise at the start."""
+    part = diagnosis.noise
+    drawn, sentence = concentration_figure("noise-concentration", diagnosis.vectors.get("noise", {}), "‖σ‖₁")
+    finding = stage_line("noise", part)
+    if part.density is not None:
+        finding = f"Noise {finding}: {noise_side(part.density)}. {sentence}".strip()
+    cautions = []
+    if part.exact is False and part.density_interval is None and part.density is not None:
+        cautions.append(
+            f"These are the values of the {number(part.samples)} samples drawn, not of all "
+            f"{number(diagnosis.task.rows)} rows; rare rows may hide noise that the draw never saw."
+        )
+    if part.dead_fraction:
+        cautions.append(
+            f"{percent(part.dead_fraction)} of the coordinates have σ = 0, which lowers φ for a dull reason; "
+            f"without them φ is {number(part.density_live)}."
+        )
+    tensors = by_tensor(
+        "Noise by tensor",
+        part.tensors,
+        "l1",
+        (
+            ("l1", "‖σ‖₁", number),
+            ("l2", "‖σ‖₂", number),
+            ("density", "φ(σ)", three),
+            ("dead_fraction", "σ = 0", percent),
+        ),
+    )
+    scaling = part.batch_scaling and Table(
+        "Noise by batch size",
+        ("batch size", "‖σ‖₁", "‖σ‖₂"),
+        tuple((number(r.get("batch_size")), number(r.get("l1")), number(r.get("l2"))) for r in part.batch_scaling),
+    )
+    return Section(
+        id="noise",
+        title="Gradient noise",
+        question="Does the gradient noise sit in few coordinates, or is it spread over all of them?",
+        finding=finding,
+        remarks=(),
+        cautions=tuple(cautions),
+        figures=drawn + tensor_figure("noise-tensors", part.tensors, "l1", "‖σ‖₁"),
+        quantities=(
+            quantity(
+                part, "density", "φ(σ)", "density, ‖σ‖₁ over √d‖σ‖₂; 1 is uniform", interval_key="density_interval"
+            ),
+            quantity(part, "density_live", "φ, live", "the same without the coordinates where σ = 0"),
+            quantity(part, "l1", "‖σ‖₁", "in AdaGrad's noise term", interval_key="l1_interval"),
+            quantity(part, "l2", "‖σ‖₂", "in SGD's noise term"),
+            quantity(part, "sqrt_d_l2", "√d‖σ‖₂", "the most that ‖σ‖₁ could be"),
+            quantity(part, "dead_fraction", "σ = 0", "share of the coordinates without noise", show=percent),
+            quantity(
+                part,
+                "effective_dimension",
+                "(‖σ‖₁/‖σ‖₂)²",
+                "effective dimension: how many equally noisy coordinates act alike",
+            ),
+            quantity(part, "noise_scale_l2", "tr Σ/‖∇f‖₂²", "noise scale: the batch size at which SGD stops gaining"),
+            quantity(
+                part,
+                "noise_scale_l1",
+                "(‖σ‖₁/‖∇f‖₁)²",
+                "its ℓ₁ counterpart: the batch size at which AdaGrad stops gaining",
+            ),
+            quantity(part, "gradient_l1", "‖∇f‖₁", "gradient at the start"),
+            quantity(part, "gradient_l2", "‖∇f‖₂", "gradient at the start"),
+            quantity(part, "samples", "n", "samples measured"),
+        ),
+        tables=tuple(t for t in (tensors, scaling) if t),
+        cost=cost(diagnosis, "noise"),
+    )

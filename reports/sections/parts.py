@@ -1,0 +1,100 @@
+"""What the sections share: their shape, their cost, cautions and the figures that several of them draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from diagnose.schema import Diagnosis
+from reports import figures
+from reports.aggregates import bins, concentration, share_holding
+from reports.numbers import duration, number, percent
+from reports.tables import Quantity, Table, of_shares, shares
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An inline SVG, its caption (a sentence that states the finding) and the plotted numbers."""
+
+    id: str
+    svg: Markup
+    caption: str
+    data: Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of measurements; the fixed words (assumption, why it may be wrong) are in templates/notes/ID.html."""
+
+    id: str
+    title: str
+    question: str
+    finding: str
+    remarks: tuple[str, ...]
+    cautions: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    quantities: tuple[Quantity, ...]
+    tables: tuple[Table, ...]
+    cost: str
+
+
+def cost(diagnosis: Diagnosis, *stages: str) -> str:
+    """Seconds of the named stages, where they are known."""
+    known = diagnosis.cost.stages or {}
+    spent = [f"{stage.replace('_', ' ')} {duration(known[stage])}" for stage in stages if stage in known]
+    return ", ".join(spent) if spent else "not recorded"
+
+
+def fewer_samples(diagnosis: Diagnosis, used: int | None) -> str | None:
+    """A caution where curvature was measured on a part of the sample set, which inflates ‖L‖₁."""
+    whole = diagnosis.task.samples
+    used = diagnosis.task.curvature_samples if used is None else used
+    if used is None or whole is None or used >= whole:
+        return None
+    return (
+        f"Measured on {number(used)} of the {number(whole)} samples. ‖L‖₁ is a convex function of the Hessian, so a "
+        "smaller draw inflates it: the bracket is that of the draw, and for all samples it is likely to be lower."
+    )
+
+
+def tensor_figure(prefix: str, table: Sequence[Mapping[str, Any]] | None, key: str, symbol: str) -> tuple[Figure, ...]:
+    """Shares of a quantity by tensor; no figure for a single tensor."""
+    found = shares(table, key)
+    if not found:
+        return ()
+    _, size, mass = found[0]
+    caption = f"The tensor that holds most of {symbol} has {percent(mass)} of it and {percent(size)} of the parameters."
+    if len(table or ()) > len(found):
+        caption += f" Shown are the {len(found)} largest of {number(len(table or ()))} tensors."
+    svg = figures.tensors(prefix, found, symbol)
+    return (Figure(prefix, svg, caption, of_shares(f"{symbol} by tensor, as drawn", found, symbol)),)
+
+
+def concentration_figure(prefix: str, vector: Mapping[str, Any], symbol: str) -> tuple[tuple[Figure, ...], str]:
+    """How few coordinates hold most of the sum, and the same as a sentence; nothing without the vector."""
+    curve = concentration(bins(vector)) if vector else None
+    if curve is None or not curve[0].size:
+        return (), ""
+    half, ninety = share_holding(curve, 0.5), share_holding(curve, 0.9)
+    sentence = f"Half of {symbol} lies in {percent(half)} of the coordinates, nine tenths in {percent(ninety)}."
+    marks = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+    data = Table(
+        f"Concentration of {symbol}, as drawn",
+        (f"share of {symbol}", "share of the coordinates that holds it"),
+        tuple((percent(m), percent(share_holding(curve, m))) for m in marks),
+    )
+    return (Figure(prefix, figures.concentrated(prefix, curve, symbol), sentence, data),), sentence
+
+
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop."""
+    start = text[:1].upper() + text[1:] if text[:1] != "‖" else text
+    return start if start.endswith((".", "?")) else start + "."
+
+
+def three(value: float | None) -> str:
+    """A number to three digits."""
+    return number(value, 3)

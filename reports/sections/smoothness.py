@@ -1,0 +1,129 @@
+"""Section 4.2: the smallest ‖L‖₁ and its bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diagnose.schema import Diagnosis
+from reports import figures, race
+from reports.numbers import bracket, number, percent, ratio
+from reports.sections.parts import Figure, Section, concentration_figure, cost, fewer_samples
+from reports.tables import Quantity, Table, by_tensor, of_points, quantity
+from reports.text import method_name, scaled_sharpness, smoothness_side, stage_line
+
+
+def smoothness(diagnosis: Diagnosis) -> Section:
+    """The bracket on ‖L‖₁ at the start and along the runs."""
+    part = diagnosis.smoothness
+    drawn, sentence = concentration_figure(
+        "smoothness-concentration", diagnosis.vectors.get("smoothness", {}), "the upper ‖L‖₁"
+    )
+    inflated = fewer_samples(diagnosis, part.samples)
+    tensors = by_tensor("Smoothness by tensor", part.tensors, "l1", (("l1", "Σ Lⱼ of the tensor", number),))
+    return Section(
+        id="smoothness",
+        title="Smoothness",
+        question="Is the curvature concentrated in few coordinates, so that a step size for each one pays?",
+        finding=f"{_finding(part)} {sentence}".strip(),
+        remarks=(),
+        cautions=(inflated,) if inflated else (),
+        figures=(*_ladder(part, diagnosis.hessian_diagonal.exact is False), *drawn, *_along(part)),
+        quantities=_quantities(part),
+        tables=(tensors,) if tensors else (),
+        cost=cost(diagnosis, "smoothness"),
+    )
+
+
+def _finding(part: Any) -> str:
+    if part.l1_upper is None or part.l1_lower is None or part.density is None:
+        return stage_line("smoothness", part)
+    low, high = bracket(part.l1_lower, part.l1_upper)
+    where = f"is {high}" if part.l1_lower == part.l1_upper else f"lies between {low} and {high}"
+    sure = "" if part.confidence in (None, 1) else f" (with probability {percent(part.confidence)})"
+    side = smoothness_side(part.density, part.density_rotated)
+    return (
+        f"At the start the smallest ‖L‖₁ {where}{sure}, d·λ is {number(scaled_sharpness(part))}, "
+        f"so R_L is at most {number(part.density, 3)}: {side}."
+    )
+
+
+def _quantities(part: Any) -> tuple[Quantity, ...]:
+    low, high = bracket(part.l1_lower, part.l1_upper)
+    known = part.sharpness is not None and part.sharpness_interval is not None
+    sharpness = quantity(part, "sharpness", "λ", "largest |eigenvalue| of H, in SGD's bound")
+    if known and part.sharpness_interval[0] != part.sharpness_interval[1]:
+        ends = bracket(*part.sharpness_interval)
+        sharpness = Quantity(
+            "λ", number(part.sharpness), f"at most {ends[1]}", "largest |eigenvalue| of H, in SGD's bound"
+        )
+    return (
+        quantity(part, "l1_lower", "‖L‖₁ ≥", "lower bound, from a feasible point of the dual", show=lambda _: low),
+        quantity(
+            part, "l1_upper", "‖L‖₁ ≤", "upper bound, with the feasible vector L that is stored", show=lambda _: high
+        ),
+        quantity(
+            part,
+            "confidence",
+            "1 − δ",
+            "probability with which bracket and λ hold; 100% where H was formed",
+            show=percent,
+        ),
+        sharpness,
+        quantity(part, "density", "R_L", "‖L‖₁/(d·λ), from the upper bound; never above 1"),
+        quantity(part, "density_rotated", "R_L, rotated", "the same after a random rotation of the coordinates"),
+        quantity(part, "diagonal_sum", "Σ|hⱼ|", "of the Hessian diagonal: a lower bound of ‖L‖₁, not a valid L"),
+        quantity(part, "row_norm_sum", "Σ√(H²)ⱼⱼ", "norms of the rows: a lower bound of ‖L‖₁, not a valid L"),
+        quantity(part, "hessian_11", "Σ|Hⱼₖ|", "all entries: an upper bound of ‖L‖₁"),
+        quantity(
+            part, "global_l1", "‖L‖₁, all w", "closed form of linear models: valid at every w, so it may be looser"
+        ),
+        quantity(part, "products", "Hv", "Hessian-vector products spent on the bracket at the start"),
+        quantity(part, "samples", "n", "samples that curvature was measured on"),
+    )
+
+
+def _ladder(part: Any, estimated: bool) -> tuple[Figure, ...]:
+    """Every known bound of ‖L‖₁ on one axis; ``estimated`` says that the lower ones come from random probes."""
+    kind = "an estimated lower bound" if estimated else "a lower bound"
+    lowers = [(f"Σ|hⱼ|, {kind}", part.diagonal_sum), (f"Σ√(H²)ⱼⱼ, {kind}", part.row_norm_sum)]
+    uppers = [
+        ("closed form for all w, an upper bound", part.global_l1),
+        ("Σ|Hⱼₖ|, an upper bound", part.hessian_11),
+        ("d·λ, an upper bound; in SGD's bound", scaled_sharpness(part)),
+    ]
+    below, above = (
+        [figures.Bound(label, value, value, number(value)) for label, value in marks if value]
+        for marks in (lowers, uppers)
+    )
+    if not part.l1_upper or not part.l1_lower or not below + above:
+        return ()
+    low, high = bracket(part.l1_lower, part.l1_upper)
+    shown = high if part.l1_lower == part.l1_upper else f"{low} to {high}"
+    asked = figures.Bound("‖L‖₁, the smallest that the assumption allows", part.l1_lower, part.l1_upper, shown, True)
+    ordered = [*below, asked, *sorted(above, key=lambda b: b.high)]
+    said = []
+    if part.diagonal_sum:
+        source = "the estimated" if estimated else "the"
+        said.append(f"{ratio(part.l1_upper / part.diagonal_sum)} {source} sum of the Hessian diagonal")
+    if part.density:
+        said.append(f"{percent(part.density)} of d·λ")
+    caption = f"The upper end of the bracket on ‖L‖₁ is {' and '.join(said) or shown}."
+    data = Table("Bounds of ‖L‖₁, as drawn", ("quantity", "value"), tuple((b.label, b.shown) for b in ordered))
+    svg = figures.ladder("smoothness-bounds", ordered, "‖L‖₁ and its bounds (logarithmic)")
+    return (Figure("smoothness-bounds", svg, caption, data),)
+
+
+def _along(part: Any) -> tuple[Figure, ...]:
+    """The bracket and R_L along the runs; nothing where only the start was measured."""
+    points = [p for p in part.points or () if p.get("l1_upper") and p.get("l1_lower") and p.get("density")]
+    if len({p["step"] for p in points}) < 2:
+        return ()
+    first, last = min(points, key=lambda p: p["step"]), max(points, key=lambda p: p["step"])
+    ends = f"{number(first['l1_upper'])} to {number(last['l1_upper'])}"
+    caption = (
+        f"From the start to step {number(last['step'])} of the {method_name(last.get('method'))} run "
+        f"‖L‖₁ goes from {ends} and R_L from {number(first['density'], 3)} to {number(last['density'], 3)} "
+        "(upper bounds; bands reach down to the lower bounds)."
+    )
+    data = of_points("Along the runs, as drawn", points)
+    return (Figure("smoothness-points", race.along("smoothness-points", points), caption, data),)

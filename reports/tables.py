@@ -1,0 +1,192 @@
+"""Tables of the page as text cells; numbers are formatted here, laid out in the templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.curves import Curve, Rate
+from reports.numbers import bracket, interval, number, percent, rate, rounded
+from reports.text import method_name, printable, reason
+
+MOST_ROWS = 30
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells under a caption that is unique in the page; the first ``text`` columns are left-aligned."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text: int = 1
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One measured quantity: symbol, value, a second line (interval or reason), and what it is."""
+
+    symbol: str
+    value: str
+    detail: str
+    meaning: str
+
+
+def quantity(
+    part: Any,
+    key: str,
+    symbol: str,
+    meaning: str,
+    *,
+    interval_key: str = "",
+    show: Callable[[Any], str] = number,
+) -> Quantity:
+    """The row of one key of a part: its value to four digits, its interval or why there is none below it."""
+    value = getattr(part, key)
+    if value is None:
+        known = getattr(part, interval_key) if interval_key else None
+        if known is not None:
+            return Quantity(symbol, interval(known), f"95% interval; no value: {reason(part, key)}", meaning)
+        return Quantity(symbol, "not measured", reason(part, key), meaning)
+    detail = ""
+    if interval_key:
+        pair = getattr(part, interval_key)
+        if pair is None:
+            detail = f"no interval: {reason(part, interval_key)}"
+        elif pair[0] == pair[1]:
+            detail = "exact"
+        else:
+            return Quantity(symbol, rounded(value, pair), f"95% interval {interval(pair)}", meaning)
+    return Quantity(symbol, show(value), detail, meaning)
+
+
+def entry(
+    body: Mapping[str, Any], key: str, symbol: str, meaning: str, show: Callable[[Any], str] = number
+) -> Quantity:
+    """The row of one key of a part that is stored as a dict, such as the isotropic pair."""
+    if body.get(key) is None:
+        return Quantity(symbol, "not measured", str((body.get("why") or {}).get(key, "")), meaning)
+    return Quantity(symbol, show(body[key]), "", meaning)
+
+
+def largest(table: Sequence[Mapping[str, Any]] | None, key: str) -> tuple[list[Mapping[str, Any]], str]:
+    """At most 30 rows, the largest ``key`` first, and a sentence about those left out."""
+    ordered = sorted(table or (), key=lambda row: -(row.get(key) or 0.0))
+    left = len(ordered) - MOST_ROWS
+    note = (
+        f"The {MOST_ROWS} largest of {number(len(ordered))}; {number(left)} smaller ones are left out."
+        if left > 0
+        else ""
+    )
+    return ordered[:MOST_ROWS], note
+
+
+def by_tensor(
+    caption: str,
+    table: Sequence[Mapping[str, Any]] | None,
+    key: str,
+    columns: Sequence[tuple[str, str, Callable[[Any], str]]],
+) -> Table | None:
+    """One row for each tensor with its size and the given (key, heading, format); None without tensors."""
+    if not table:
+        return None
+    kept, note = largest(table, key)
+    rows = tuple(
+        (printable(row.get("name", "")), number(row.get("parameters")), *(show(row.get(k)) for k, _, show in columns))
+        for row in kept
+    )
+    return Table(caption, ("tensor", "parameters", *(heading for _, heading, _ in columns)), rows, note=note)
+
+
+def shares(table: Sequence[Mapping[str, Any]] | None, key: str, most: int = 8) -> list[tuple[str, float, float]]:
+    """(name, share of the parameters, share of ``key``) of the tensors that hold most of ``key``."""
+    known = [row for row in table or () if row.get(key) is not None and row.get("parameters")]
+    size, mass = sum(row["parameters"] for row in known), sum(row[key] for row in known)
+    if len(known) < 2 or not mass:
+        return []
+    ordered = sorted(known, key=lambda row: -row[key])[:most]
+    return [(str(row.get("name", "")), row["parameters"] / size, row[key] / mass) for row in ordered]
+
+
+def of_curves(caption: str, curves: Sequence[Curve], what: str) -> Table:
+    """Mean and range over the seeds of each curve at every step drawn."""
+    rows = tuple(
+        (method_name(one.method), number(int(step)), number(float(mean)), number(float(low)), number(float(high)))
+        for one in curves
+        for step, mean, low, high in zip(
+            one.steps, one.mean, one.values.min(axis=0), one.values.max(axis=0), strict=True
+        )
+    )
+    return Table(caption, ("method", "step", f"{what}, mean", "lowest seed", "highest seed"), rows)
+
+
+def of_rates(caption: str, rates: Mapping[str, Sequence[Rate]]) -> Table:
+    """Every learning rate that ran with its final loss."""
+    rows = tuple(
+        (
+            method_name(method),
+            rate(one.learning_rate),
+            f"diverged ({one.diverged} of {one.seeds})" if one.final_loss is None else number(one.final_loss),
+            number(one.seeds),
+        )
+        for method, series in rates.items()
+        for one in series
+    )
+    return Table(caption, ("method", "learning rate", "final loss", "seeds"), rows)
+
+
+def of_methods(caption: str, methods: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> Table:
+    """The tuned result of each method."""
+    rows = tuple(
+        (
+            method_name(name),
+            rate(body.get("learning_rate")),
+            rounded(body.get("final_loss"), body.get("final_loss_interval")),
+            interval(body.get("final_loss_interval")),
+            "—" if body.get("steps_to_target") is None else _steps(body["steps_to_target"]),
+            number(body.get("tuning_range"), 2),
+        )
+        for name in order
+        for body in (methods[name],)
+    )
+    head = ("method", "best learning rate", "final loss", "95% interval", "steps to target", "tuning range (decades)")
+    note = (
+        "— means that the target was not met by a mean curve; the reason stands in part 5."
+        if any("—" in r for r in rows)
+        else ""
+    )
+    return Table(caption, head, rows, note=note)
+
+
+def _steps(steps: float) -> str:
+    """Steps, interpolated between evaluations: a decimal only where it is a visible share."""
+    return number(float(round(steps, 1) if steps < 100 else round(steps)), 5 if steps < 1e5 else 6)
+
+
+def of_points(caption: str, points: Sequence[Mapping[str, Any]]) -> Table:
+    """The bracket, λ, R_L and gradients at points along the runs."""
+    rows = []
+    for point in points:
+        low, high = bracket(point.get("l1_lower"), point.get("l1_upper"))
+        rows.append(
+            (
+                method_name(point.get("method") or "start"),
+                number(point.get("step")),
+                low,
+                high,
+                number(point.get("sharpness")),
+                number(point.get("density"), 3),
+                number(point.get("gradient_l1")),
+                number(point.get("gradient_l2")),
+            )
+        )
+    head = ("run", "step", "‖L‖₁ at least", "‖L‖₁ at most", "λ", "R_L", "‖∇f‖₁", "‖∇f‖₂")
+    return Table(caption, head, tuple(rows))
+
+
+def of_shares(caption: str, found: Sequence[tuple[str, float, float]], quantity_name: str) -> Table:
+    """The numbers of a figure of tensors."""
+    rows = tuple((printable(name), percent(size), percent(mass)) for name, size, mass in found)
+    return Table(caption, ("tensor", "share of the parameters", f"share of {quantity_name}"), rows)

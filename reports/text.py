@@ -1,0 +1,199 @@
+"""Sentences about a diagnosis, as plain text without markup; console and page print the same ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reports.numbers import bracket, interval, measured, number, percent, ratio, ratio_interval
+
+if TYPE_CHECKING:
+    from diagnose.schema import Diagnosis
+    from estimators.results import Finding
+
+NOISE_SIDES = (0.5, 0.95)
+"""Noise density: below the first a strong case for AdaGrad, below the second some."""
+SMOOTHNESS_SIDES = (0.1, 0.55)
+"""R_L: below the first a strong case for AdaGrad, below the second some."""
+_METHODS = {
+    "sgd": "SGD",
+    "sgd-momentum": "SGD with momentum",
+    "sgd-clip": "SGD with clipping",
+    "adagrad": "AdaGrad",
+    "adagrad-norm": "AdaGrad-Norm",
+    "adagrad-momentum": "AdaGrad with momentum",
+    "rmsprop": "RMSProp",
+    "adam": "Adam",
+    "sign-sgd": "SignSGD",
+}
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+
+
+def printable(text: object) -> str:
+    """A name on one line: control characters, direction marks and non-characters become "�"."""
+    return _UNPRINTABLE.sub("\ufffd", str(text))
+
+
+def method_name(method: str | None) -> str:
+    """The usual spelling of a method's key; an unknown key as it is."""
+    return "none" if method is None else _METHODS.get(method, printable(method))
+
+
+def reason(part: Any, key: str) -> str:
+    """Why ``key`` of a part is null."""
+    return str(part.why.get(key) or "no reason was recorded")
+
+
+def headline(diagnosis: Diagnosis) -> str:
+    """The answer in one sentence, with speed-up and interval where they were measured."""
+    answer, training, prediction = diagnosis.verdict.answer, diagnosis.training, diagnosis.prediction
+    if answer is None:
+        return "No answer yet: " + (
+            "the run is not finished" if diagnosis.status != "finished" else reason(diagnosis.verdict, "answer")
+        )
+    speedup, pair, how = training.speedup, training.speedup_interval, ""
+    if speedup is None and prediction.speedup is not None:
+        speedup, pair, how = prediction.speedup, prediction.interval, "predicted, nothing was trained: "
+    if speedup is None:
+        said = {
+            "adagrad": "AdaGrad should help",
+            "sgd": "SGD should do better",
+            "no-difference": "AdaGrad should make no difference",
+        }
+        return f"{said.get(answer, 'Undecided')}, as no speed-up was measured: {reason(training, 'speedup')}"
+    if answer == "sgd":
+        speedup, pair = 1 / speedup, None if pair is None else (1 / pair[1], 1 / pair[0])
+    spread = "no interval" if pair is None else f"{'95% ' if not how else ''}interval {ratio_interval(pair)}"
+    if answer == "adagrad":
+        return f"AdaGrad should help: {how}{ratio(speedup)} fewer steps, {spread}"
+    if answer == "sgd":
+        return f"SGD should do better: {how}{ratio(speedup)} fewer steps than AdaGrad, {spread}"
+    if answer == "no-difference":
+        return f"AdaGrad makes no difference here: {how}a speed-up of {ratio(speedup)}, {spread}"
+    return f"Undecided: {how}AdaGrad's speed-up over SGD is {ratio(speedup)}, {spread}"
+
+
+def best_line(diagnosis: Diagnosis) -> str | None:
+    """Which of all methods that ran ended lowest, and by how much; None where nothing was trained."""
+    best, margin = diagnosis.verdict.best_method, diagnosis.verdict.best_margin
+    if best is None:
+        return None
+    count = len(diagnosis.training.methods or {})
+    line = f"{method_name(best)} ended lowest of the {count} methods that ran"
+    if margin is None or best in ("sgd", "adagrad"):
+        return line
+    return f"{line}, {percent(margin)} further down than the better of SGD and AdaGrad"
+
+
+def noise_side(density: float) -> str:
+    """How a noise density reads against its own neutral value."""
+    if density < NOISE_SIDES[0]:
+        return "the noise is concentrated in few coordinates, which strongly favours AdaGrad"
+    if density < NOISE_SIDES[1]:
+        return "the noise is somewhat concentrated, which favours AdaGrad to some degree"
+    return "the noise is close to uniform, which favours neither"
+
+
+def smoothness_side(density: float, rotated: float | None = None) -> str:
+    """How R_L reads against its own neutral value, and against the rotated control where it ran."""
+    if rotated is not None and density >= rotated:
+        return "curvature is no better aligned with the coordinates than after a random rotation"
+    if density < SMOOTHNESS_SIDES[0]:
+        return "curvature is strongly aligned with the coordinates, which favours AdaGrad"
+    if density < SMOOTHNESS_SIDES[1]:
+        return "curvature is partly aligned with the coordinates, which favours AdaGrad to some degree"
+    return "curvature is not usably aligned with the coordinates, which favours neither"
+
+
+def scaled_sharpness(smoothness: Any) -> float | None:
+    """d·λ, from the upper bound and R_L = ‖L‖₁/(d·λ)."""
+    if smoothness.l1_upper is None or not smoothness.density:
+        return None
+    return float(smoothness.l1_upper / smoothness.density)
+
+
+def _noise(part: Any) -> str | None:
+    if part.density is None:
+        return None
+    tail = f" on {number(part.samples)} samples" if part.density_interval is None and part.samples else ""
+    return f"density {measured(part.density, part.density_interval)}{tail}"
+
+
+def _smoothness(part: Any) -> str | None:
+    if part.l1_lower is None or part.l1_upper is None:
+        return None
+    low, high = bracket(part.l1_lower, part.l1_upper)
+    bounds = f"‖L‖₁ {high}, exact" if part.l1_lower == part.l1_upper else f"‖L‖₁ between {low} and {high}"
+    whole = scaled_sharpness(part)
+    return bounds if whole is None else f"{bounds}, d·λ {number(whole)}"
+
+
+def _hessian_diagonal(part: Any) -> str | None:
+    if part.abs_sum is None and part.abs_sum_interval is None:
+        return None
+    size = (
+        f"within {interval(part.abs_sum_interval)} (95%)"
+        if part.abs_sum is None
+        else measured(part.abs_sum, part.abs_sum_interval)
+    )
+    return f"Σ|h| {size}; trace {measured(part.trace, part.trace_interval)}"
+
+
+def _spectrum(part: Any) -> str | None:
+    if part.largest is None:
+        return None
+    return f"eigenvalues from {number(part.smallest)} to {number(part.largest)}"
+
+
+def _generalized_smoothness(part: Any) -> str | None:
+    if part.l0_l1 is None:
+        return None
+    return (
+        f"‖L₀‖₁ {number(part.l0_l1)}, L₁ helps on {percent(part.helps_fraction)} of the coordinates, "
+        f"coverage {percent(part.coverage)}"
+    )
+
+
+def _training(part: Any) -> str | None:
+    if part.speedup is None:
+        return None
+    if part.speedup_interval is None:
+        return f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, no interval"
+    return f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, 95% interval {ratio_interval(part.speedup_interval)}"
+
+
+_STAGES: dict[str, tuple[str, Callable[[Any], str | None]]] = {
+    "noise": ("density", _noise),
+    "smoothness": ("l1_upper", _smoothness),
+    "hessian_diagonal": ("abs_sum", _hessian_diagonal),
+    "spectrum": ("largest", _spectrum),
+    "generalized_smoothness": ("l0_l1", _generalized_smoothness),
+    "training": ("speedup", _training),
+}
+
+
+def stage_line(stage: str, part: Any) -> str:
+    """The finding of a stage in a few words; what was not measured, with its reason.
+
+    Args:
+        stage: noise, smoothness, hessian_diagonal, spectrum, generalized_smoothness or training.
+        part: that part of the diagnosis.
+    """
+    key, line = _STAGES[stage]
+    return line(part) or f"not measured: {reason(part, key)}"
+
+
+def warning_line(finding: Finding) -> str:
+    """A warning as found (code) → meaning → action on one line."""
+    return " → ".join(
+        step
+        for step in (
+            f"{printable(finding.found)} ({printable(finding.code)})",
+            printable(finding.meaning),
+            printable(finding.action),
+        )
+        if step
+    )

@@ -1,0 +1,463 @@
+"""Complete made-up diagnoses: every number is invented, only its shape is true to a real run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagnose.schema import (
+    NOT_YET,
+    PARTS,
+    Bounds,
+    Costs,
+    Diagnosis,
+    Evidence,
+    Prediction,
+    Task,
+    Training,
+    Verdict,
+    absent,
+)
+from estimators.results import Finding, GeneralizedSmoothness, HessianDiagonal, Noise, Smoothness, Spectrum
+
+Array = NDArray[np.float64]
+SHAPES: Mapping[str, tuple[int, ...]] = {
+    "embedding.weight": (60, 16),
+    "hidden.weight": (32, 16),
+    "hidden.bias": (32,),
+    "output.weight": (10, 32),
+    "output.bias": (10,),
+}
+SCRIPT, MARKUP = "<script>alert(1)</script>", "[red]x"
+METHODS = ("sgd", "adagrad", "adagrad-norm", "adam")
+WARNING = Finding(
+    code="lr-at-grid-edge",
+    severity="warning",
+    stage="training",
+    found="sgd's best learning rate, 10, is the largest tried",
+    meaning="a larger rate may be better still, so the speed-up may be overstated",
+    action="add larger rates with `--learning-rates`",
+)
+NOTE = Finding(
+    code="tied-parameters",
+    severity="note",
+    stage="noise",
+    found="output.weight is embedding.weight",
+    meaning="the tensor counts once, under its first name",
+    action="nothing to do",
+)
+
+
+def vectors(shapes: Mapping[str, tuple[int, ...]] = SHAPES, seed: int = 0) -> dict[str, dict[str, Array]]:
+    """Log-normal noise and smoothness, a signed diagonal with bounds inside ±L, some coordinates dead."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, dict[str, Array]] = {
+        kind: {}
+        for kind in (
+            "noise",
+            "hessian_diagonal",
+            "hessian_diagonal_lower",
+            "hessian_diagonal_upper",
+            "smoothness",
+            "l0",
+            "l1",
+        )
+    }
+    for name, shape in shapes.items():
+        sigma = np.exp(rng.normal(-4, 1.5, shape))
+        sigma[rng.random(shape) < 0.1] = 0.0
+        smooth = np.exp(rng.normal(-1, 1.2, shape))
+        diagonal = smooth * rng.uniform(-0.2, 0.5, shape)
+        made["noise"][name] = sigma
+        made["smoothness"][name] = smooth
+        made["hessian_diagonal"][name] = diagonal
+        made["hessian_diagonal_lower"][name] = np.maximum(diagonal - 0.1 * smooth, -smooth)
+        made["hessian_diagonal_upper"][name] = np.minimum(diagonal + 0.1 * smooth, smooth)
+        made["l0"][name] = 0.4 * smooth
+        made["l1"][name] = np.full(shape, rng.uniform(0, 3))
+    return made
+
+
+def rows(methods: Sequence[str] = METHODS, seeds: int = 3, steps: int = 500) -> list[dict[str, Any]]:
+    """Rows of runs.csv: power-law losses for five rates a method; the largest rate of sgd diverges."""
+    at = sorted({0, steps} | {round(10 ** (k / 8)) for k in range(int(8 * math.log10(steps)) + 1)})
+    pace = {"sgd": 0.25, "adagrad": 0.34, "adagrad-norm": 0.24, "adam": 0.36}
+    best = {"sgd": 1.0, "adagrad": 0.1, "adagrad-norm": 10.0, "adam": 0.01}
+    rng = np.random.default_rng(1)
+    table = []
+    for method in methods:
+        for offset in range(-2, 3):
+            learning_rate = best.get(method, 0.1) * 10 ** (offset / 4)
+            for seed in range(seeds):
+                wobble = 1 + 0.03 * rng.standard_normal()
+                for step in at:
+                    bad = method == "sgd" and offset == 2 and step > steps // 4
+                    loss = 2.3 * (1 + step) ** (-pace.get(method, 0.3) * wobble / (1 + 0.6 * abs(offset)))
+                    table.append(
+                        {
+                            "method": method,
+                            "learning_rate": learning_rate,
+                            "seed": seed,
+                            "step": step,
+                            "loss": None if bad else loss,
+                            "gradient_l1": None if bad else 12 * loss,
+                            "gradient_l2": None if bad else loss,
+                            "diverged": bad,
+                        }
+                    )
+                    if bad:
+                        break
+    return table
+
+
+def _method(learning_rate: float, final: float, hit: float | None) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "final_loss": final,
+        "final_loss_interval": (final * 0.96, final * 1.04),
+        "steps_to_target": hit,
+        "tuning_range": 0.75,
+    }
+    if hit is None:
+        body["why"] = {"steps_to_target": "the mean curve never met the target"}
+    return body
+
+
+def evidence() -> tuple[dict[str, Any], ...]:
+    made = (
+        Evidence(
+            quantity="noise density φ(σ)",
+            value=0.312,
+            interval=(0.284, 0.341),
+            neutral="0.95; strong below 0.5",
+            says="the noise sits in few coordinates: strong for AdaGrad",
+            side="adagrad",
+        ),
+        Evidence(
+            quantity="curvature density R_L",
+            value=0.241,
+            interval=(0.229, 0.241),
+            neutral="0.55; strong below 0.1",
+            says="curvature is partly aligned with the coordinates",
+            side="adagrad",
+        ),
+        Evidence(
+            quantity="generalized smoothness: share of coordinates where L₁ helps",
+            value=0.62,
+            interval=None,
+            neutral="none",
+            says="the smoothness bound is tighter with L₁ than without",
+            side="neither",
+        ),
+        Evidence(quantity="prediction", value=None, interval=None, neutral="1", says=NOT_YET, side="unknown"),
+    )
+    return tuple({f.name: getattr(row, f.name) for f in fields(row)} for row in made)
+
+
+def finished(name: str = "mlp", data: str = "digits") -> Diagnosis:
+    """A trained task with every part measured, one warning and one note."""
+    made = vectors()
+    sizes = {key: int(np.prod(shape)) for key, shape in SHAPES.items()}
+    d = sum(sizes.values())
+    sigma, smooth, diagonal = made["noise"], made["smoothness"], made["hessian_diagonal"]
+    l1, l2 = (float(sum(np.sum(v) for v in sigma.values())), float(np.sqrt(sum(np.sum(v**2) for v in sigma.values()))))
+    density = l1 / (math.sqrt(d) * l2)
+    upper = float(sum(np.sum(v) for v in smooth.values()))
+    absolute = float(sum(np.sum(np.abs(v)) for v in diagonal.values()))
+    trace = float(sum(np.sum(v) for v in diagonal.values()))
+    sharpness = upper / (0.241 * d)
+    points = [
+        {
+            "method": method,
+            "step": step,
+            "l1_lower": 0.95 * upper * factor,
+            "l1_upper": upper * factor,
+            "sharpness": sharpness * factor**1.3,
+            "density": 0.241 * factor**-0.3,
+            "gradient_l1": 12.0 / factor,
+            "gradient_l2": 1.0 / factor,
+        }
+        for method, step, factor in (
+            ("start", 0, 1.0),
+            *(("adagrad", s, (1 + s) ** 0.2) for s in (16, 125, 500)),
+            *(("sgd", s, (1 + s) ** 0.1) for s in (16, 125, 500)),
+        )
+    ]
+    return Diagnosis(
+        schema=1,
+        tool_version="0.1.0",
+        versions={"python": "3.13.5", "torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"},
+        status="finished",
+        command=f"diagnose {name} --data {data}",
+        task=Task(
+            model=name,
+            data=data,
+            loss="cross-entropy",
+            parameters=d,
+            rows=1797,
+            samples=1024,
+            batch_size=32,
+            seed=0,
+            seeds=3,
+            dtype="float32",
+            device="cpu",
+            fingerprint="0123456789abcdef" * 4,
+            curvature_samples=512,
+            understood=(f"{data}: 1,797 rows, 64 features, 10 classes", f"{name}: two hidden layers"),
+        ),
+        noise=Noise(
+            l1=l1,
+            l2=l2,
+            sqrt_d_l2=math.sqrt(d) * l2,
+            density=density,
+            density_interval=None,
+            l1_interval=None,
+            exact=False,
+            density_live=density / math.sqrt(0.9),
+            dead_fraction=0.1,
+            effective_dimension=(l1 / l2) ** 2,
+            noise_scale_l2=88.4,
+            noise_scale_l1=41.7,
+            samples=1024,
+            batch_scaling=None,
+            gradient_l1=12.0,
+            gradient_l2=1.0,
+            tensors=[
+                {
+                    "name": key,
+                    "parameters": sizes[key],
+                    "l1": float(np.sum(v)),
+                    "l2": float(np.sqrt(np.sum(v**2))),
+                    "density": 0.4,
+                    "dead_fraction": 0.1,
+                }
+                for key, v in sigma.items()
+            ],
+            why={
+                "density_interval": "the samples are a part of the data",
+                "l1_interval": "the samples are a part of the data",
+                "batch_scaling": NOT_YET,
+            },
+        ),
+        hessian_diagonal=HessianDiagonal(
+            abs_sum=absolute,
+            abs_sum_interval=(0.8 * absolute, 1.3 * absolute),
+            trace=trace,
+            trace_interval=(trace - 4, trace + 4),
+            probes=64,
+            samples=512,
+            exact=False,
+            negative_fraction=0.28,
+            tensors=[
+                {"name": k, "parameters": sizes[k], "trace": float(np.sum(v)), "abs_sum": float(np.sum(np.abs(v)))}
+                for k, v in diagonal.items()
+            ],
+        ),
+        smoothness=Smoothness(
+            l1_lower=0.95 * upper,
+            l1_upper=upper,
+            confidence=0.999,
+            sharpness=sharpness,
+            sharpness_interval=(sharpness, 1.004 * sharpness),
+            density=0.241,
+            density_rotated=None,
+            diagonal_sum=absolute,
+            row_norm_sum=0.6 * upper,
+            hessian_11=None,
+            products=188,
+            samples=512,
+            global_l1=None,
+            points=points,
+            tensors=[{"name": k, "parameters": sizes[k], "l1": float(np.sum(v))} for k, v in smooth.items()],
+            why={
+                "density_rotated": NOT_YET,
+                "hessian_11": "formed for d ≤ 2,000 alone",
+                "global_l1": "a closed form exists for linear models alone",
+            },
+        ),
+        spectrum=Spectrum(
+            largest=sharpness,
+            smallest=-0.12 * sharpness,
+            eigenvalues=[
+                float(x)
+                for x in np.concatenate([-np.geomspace(0.12, 0.001, 12), np.geomspace(0.001, 1, 28)]) * sharpness
+            ],
+            steps=40,
+            largest_upper=1.004 * sharpness,
+            smallest_lower=-0.13 * sharpness,
+            confidence=0.999,
+            samples=512,
+        ),
+        generalized_smoothness=GeneralizedSmoothness(
+            l0_l1=0.4 * upper,
+            l1_median=0.8,
+            helps_fraction=0.62,
+            coverage=0.9,
+            isotropic={"l0": 2.1, "l1": 0.4, "coverage": 0.8},
+            control={"l1_median": 0.1, "isotropic_l1": 0.02},
+            points=[
+                {
+                    "fitted": k % 3 != 2,
+                    "gradient_l1": 12 * 0.7**k,
+                    "gradient_l2": 0.7**k,
+                    "sharpness": 2.0 + 0.38 * 0.7**k,
+                    "l1_upper": upper * (0.5 + 0.5 * 0.7**k),
+                }
+                for k in range(10)
+            ],
+            tensors=[
+                {"name": k, "parameters": sizes[k], "l0_l1": 0.4 * float(np.sum(v)), "l1": 0.8, "gradient_range": 12.0}
+                for k, v in smooth.items()
+            ],
+        ),
+        bounds=Bounds(
+            d_inf=1.2,
+            d_2=8.4,
+            smoothness_ratio=1.31,
+            noise_ratio=0.82,
+            smoothness_ratio_box=0.241,
+            noise_ratio_box=density,
+        ),
+        training=Training(
+            steps=500,
+            target_loss=0.487,
+            initial_loss=2.3,
+            speedup=1.87,
+            speedup_interval=(1.52, 2.31),
+            speedup_seeds=(1.71, 1.93, 1.98),
+            curves_file="runs.csv",
+            methods={
+                "sgd": _method(1.0, 0.487, 500.0),
+                "adagrad": _method(0.1, 0.278, 241.0),
+                "adagrad-norm": _method(10.0, 0.52, None),
+                "adam": _method(0.01, 0.245, 220.0),
+            },
+        ),
+        prediction=absent(Prediction, NOT_YET),
+        verdict=Verdict(
+            answer="adagrad",
+            confidence=0.98,
+            confidence_meaning="the share of the t distribution of the log speed-up over 3 seeds that lies above 1",
+            best_method="adam",
+            best_margin=0.018,
+            theory="The box reading favours AdaGrad, the path reading of curvature SGD: the theory is undecided here.",
+            reasons=("The measured speed-up is 1.9×, 95% interval [1.5, 2.3], above 1.",),
+            evidence=evidence(),
+        ),
+        warnings=(WARNING, NOTE),
+        cost=Costs(
+            seconds=93.4,
+            forward_backward_passes=8120.5,
+            attempts=1,
+            stages={
+                "noise": 2.1,
+                "hessian_diagonal": 3.4,
+                "smoothness": 14.2,
+                "spectrum": 1.1,
+                "training": 61.0,
+                "generalized_smoothness": 11.6,
+            },
+        ),
+        vectors=made,
+        runs=rows(),
+    )
+
+
+def untrained() -> Diagnosis:
+    """The same task with --no-training: measurements at the start alone."""
+    base, reason = finished(), "not trained (--no-training)"
+    return replace(
+        base,
+        command="diagnose mlp --data digits --no-training",
+        smoothness=replace(base.smoothness, points=list(base.smoothness.points or ())[:1]),
+        generalized_smoothness=absent(GeneralizedSmoothness, reason),
+        bounds=replace(
+            base.bounds,
+            d_inf=None,
+            d_2=None,
+            smoothness_ratio=None,
+            noise_ratio=None,
+            why=dict.fromkeys(("d_inf", "d_2", "smoothness_ratio", "noise_ratio"), reason),
+        ),
+        training=absent(Training, reason),
+        verdict=replace(
+            base.verdict,
+            answer="undecided",
+            confidence=None,
+            confidence_meaning=None,
+            best_method=None,
+            best_margin=None,
+            reasons=("Nothing was trained, and this version has no prediction.",),
+            why=dict.fromkeys(("confidence", "confidence_meaning", "best_method", "best_margin"), reason),
+        ),
+        warnings=(),
+        vectors={k: v for k, v in base.vectors.items() if k not in ("l0", "l1")},
+        runs=(),
+    )
+
+
+def hostile() -> Diagnosis:
+    """Names that are markup, mathematics, control characters or very long."""
+    base = finished(SCRIPT, MARKUP)
+    names = (SCRIPT, MARKUP, "$x^{$", "a\x00b\x1b[31mc\u202e", "layer." * 60 + "weight")
+    rename = dict(zip(SHAPES, names, strict=True))
+
+    def renamed(table: Any) -> list[dict[str, Any]]:
+        return [{**row, "name": rename[row["name"]]} for row in table]
+
+    return replace(
+        base,
+        noise=replace(base.noise, tensors=renamed(base.noise.tensors)),
+        smoothness=replace(base.smoothness, tensors=renamed(base.smoothness.tensors)),
+        hessian_diagonal=replace(base.hessian_diagonal, tensors=renamed(base.hessian_diagonal.tensors)),
+        generalized_smoothness=replace(
+            base.generalized_smoothness, tensors=renamed(base.generalized_smoothness.tensors)
+        ),
+        warnings=(replace(WARNING, found=f'{SCRIPT} & {MARKUP} "quoted" {{{{ 7*7 }}}}'),),
+        vectors={kind: {rename[k]: v for k, v in named.items()} for kind, named in base.vectors.items()},
+    )
+
+
+def large(tensors: int = 300) -> Diagnosis:
+    """A model of 100 million parameters: 300 tensors, two million stored coordinates, long runs."""
+    base = finished("gpt2-large", "alpaca")
+    share = 100_000_000 // tensors
+    names = [f"transformer.h.{k}.mlp.c_fc.weight" for k in range(tensors)]
+    shapes = dict.fromkeys(names, (2_000_000 // tensors,))
+    return replace(
+        base,
+        task=replace(base.task, parameters=share * tensors),
+        noise=replace(
+            base.noise,
+            tensors=[
+                {"name": n, "parameters": share, "l1": 1.0 + k, "l2": 0.1, "density": 0.3, "dead_fraction": 0.0}
+                for k, n in enumerate(names)
+            ],
+        ),
+        smoothness=replace(
+            base.smoothness, tensors=[{"name": n, "parameters": share, "l1": 5.0 + k} for k, n in enumerate(names)]
+        ),
+        hessian_diagonal=replace(
+            base.hessian_diagonal,
+            tensors=[{"name": n, "parameters": share, "trace": 1.0, "abs_sum": 2.0 + k} for k, n in enumerate(names)],
+        ),
+        vectors=vectors(shapes),
+        runs=rows(steps=20_000),
+    )
+
+
+def empty(status: Any = "started") -> Diagnosis:
+    """A run that has measured nothing: every key of every part null, each with a reason."""
+    return replace(
+        finished(),
+        **{name: absent(kind, "not reached yet") for name, kind in PARTS.items()},
+        status=status,
+        warnings=(),
+        vectors={},
+        runs=(),
+    )

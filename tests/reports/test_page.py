@@ -1,0 +1,301 @@
+"""The page as a document: well formed, self-contained, small, the same every time, whatever the diagnosis holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from functools import cache
+from typing import Any
+
+import html5lib
+import matplotlib
+import pytest
+
+from diagnose.schema import PARTS, Diagnosis, absent
+from estimators.results import stored_keys
+from reports.page import render
+from reports.svg import INK
+from tests.reports import made
+
+DIAGNOSES: Mapping[str, Callable[[], Diagnosis]] = {
+    "finished": made.finished,
+    "untrained": made.untrained,
+    "hostile": made.hostile,
+    "large": made.large,
+    "empty": made.empty,
+}
+everything = pytest.mark.parametrize("name", DIAGNOSES)
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@cache
+def page(name: str) -> str:
+    return render(DIAGNOSES[name]())
+
+
+@everything
+def test_it_is_well_formed(name: str) -> None:
+    parser = html5lib.HTMLParser(strict=True, tree=html5lib.getTreeBuilder("etree"), namespaceHTMLElements=False)
+    tree = parser.parse(page(name))
+    assert len(tree.findall(".//h1")) == 1
+    assert tree.find("head/title").text
+    ranks = [(h.find("span").text, "".join(h.itertext()).split(maxsplit=1)[1]) for h in tree.findall(".//h2")]
+    assert ranks == [
+        ("2", "Why"),
+        ("3", "How far to trust it"),
+        ("4", "The measurements"),
+        ("5", "What was not measured, and why"),
+        ("6", "Reproduce"),
+    ]
+
+
+def test_the_strict_parser_catches_a_fault() -> None:
+    with pytest.raises(html5lib.html5parser.ParseError):
+        html5lib.HTMLParser(strict=True).parse(page("empty").replace("</main>", "</nain>"))
+
+
+@everything
+def test_ids_are_unique_and_references_resolve(name: str) -> None:
+    ids = Counter(re.findall(r'\bid="([^"]*)"', page(name)))
+    assert not [key for key, count in ids.items() if count > 1]
+    used = re.findall(r'(?:url\(|href=")#([^")]+)', page(name)) + re.findall(r'aria-labelledby="([^"]*)"', page(name))
+    assert used
+    assert set(used) <= set(ids)
+    labels = re.findall(r'role="region" tabindex="0" aria-label="([^"]*)"', page(name))
+    assert len(labels) == len(set(labels))
+
+
+@everything
+def test_it_is_self_contained_and_small(name: str) -> None:
+    html = page(name)
+    assert len(html.encode()) <= 1_500_000
+    assert not re.search(r"https?://|<script|<link|<iframe|<img|@import|\ssrc=|\son\w+=", html)
+    assert not re.search(r"/(tmp|home|root)/", html)
+
+
+@everything
+def test_figures_take_ink_and_font_from_the_page(name: str) -> None:
+    svgs = "".join(re.findall(r"<svg.*?</svg>", page(name), re.DOTALL))
+    assert INK not in svgs
+    assert "font-family" not in svgs
+    assert ("currentColor" in svgs) == (name != "empty")
+
+
+@everything
+def test_the_same_bytes_every_time(name: str) -> None:
+    assert render(DIAGNOSES[name]()) == page(name)
+
+
+def test_hostile_names_appear_literally() -> None:
+    html = page("hostile")
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 5
+    assert "<script" not in html
+    assert "[red]x" in html
+    assert "$x^{$" in html
+    assert "{{ 7*7 }}" in html
+    assert "a\ufffdb\ufffd[31mc\ufffd" in html
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", html)
+
+
+def test_markup_in_a_name_would_be_noticed() -> None:
+    spoiled = page("hostile").replace("&lt;script&gt;", "<script>", 1)
+    assert "<script" in spoiled
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_without_any_number_still_renders(part: str) -> None:
+    bare = replace(made.finished(), **{part: absent(PARTS[part], "left out for this test")})
+    html = render(bare)
+    assert "Left out for this test." in html
+    assert f"{part} (all of it)" in html
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_any_key_may_be_null_beside_any_other(part: str) -> None:
+    """Keys are numbered in binary: each bit nulls the keys that have it, then those that lack it."""
+    whole = getattr(made.finished(), part)
+    keys = stored_keys(whole)
+    for bit in range((len(keys) - 1).bit_length()):
+        for set_ in (0, 1):
+            gone = [key for k, key in enumerate(keys) if k >> bit & 1 == set_]
+            lacking = replace(
+                whole, **dict.fromkeys(gone), why={**whole.why, **{key: f"no {key} here" for key in gone}}
+            )
+            html = render(replace(made.finished(), **{part: lacking}, runs=(), vectors={}))
+            assert not [key for key in gone if f"<code>{part}.{key}</code>" not in html]
+
+
+def test_an_older_file_renders() -> None:
+    body = made.finished().to_json()
+    for part, key in (
+        ("noise", "tensors"),
+        ("training", "initial_loss"),
+        ("verdict", "evidence"),
+        ("smoothness", "points"),
+    ):
+        del body[part][key]
+    del body["generalized_smoothness"], body["prediction"], body["schema"]
+    html = render(Diagnosis.from_json(body))
+    assert "Not in this file." in html
+    assert "<code>noise.tensors</code>" in html
+
+
+def test_an_empty_object_renders() -> None:
+    assert "No answer yet" in render(Diagnosis.from_json({}))
+
+
+def test_what_was_not_measured_is_listed_with_its_reason() -> None:
+    listed = page("finished").partition('id="missing"')[2]
+    assert listed.index("Not available in this version.") < listed.index("smoothness.density_rotated")
+    assert "training.methods.adagrad-norm.steps_to_target" in listed
+    assert "not measured" not in page("finished").partition("<h1>")[2].partition("</header>")[0]
+
+
+def test_warnings_and_the_positive_line() -> None:
+    html = page("finished")
+    assert "sgd&#39;s best learning rate, 10, is the largest tried" in html
+    assert "<code>--learning-rates</code>" in html
+    assert "No warnings" not in html
+    assert "No warnings: no check of the measurements found anything wrong." in page("untrained")
+
+
+def test_fewer_curvature_samples_are_said() -> None:
+    assert "Measured on 512 of the 1,024 samples" in page("finished")
+    base = made.finished()
+    full = replace(
+        base,
+        task=replace(base.task, curvature_samples=1024),
+        smoothness=replace(base.smoothness, samples=1024),
+    )
+    assert "Measured on 1" not in render(full)
+    assert "Measured on 5" not in render(full)
+
+
+def test_at_most_thirty_tensors_the_largest_first() -> None:
+    table = page("large").partition("<caption>Noise by tensor</caption>")[2].partition("</table>")[0]
+    names = re.findall(r"h\.(\d+)\.mlp", table)
+    assert names == [str(k) for k in range(299, 269, -1)]
+    assert "The 30 largest of 300; 270 smaller ones are left out." in page("large")
+
+
+def test_sides_are_shown_by_more_than_colour() -> None:
+    rows: list[dict[str, Any]] = [
+        {"quantity": side, "value": 1.0, "interval": None, "neutral": "1", "says": "so", "side": side}
+        for side in ("adagrad", "sgd", "neither", "undecided", "unknown")
+    ]
+    base = made.finished()
+    html = render(replace(base, verdict=replace(base.verdict, evidence=rows)))
+    for text in ("● AdaGrad", "■ SGD", "– neither", "? undecided", "not known"):
+        assert text in html
+
+
+def test_matplotlib_settings_are_left_alone() -> None:
+    before = dict(matplotlib.rcParams)  # reading them settles the backend, which drawing to SVG never uses
+    render(made.finished())
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_other_matplotlib_settings_change_nothing() -> None:
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "lines.linewidth": 9}):
+        assert render(made.finished()) == page("finished")
+
+
+def test_rendering_loads_no_torch() -> None:
+    code = (
+        "import sys; from tests.reports import made; from reports import render; "
+        "assert '<h1>' in render(made.finished()); "
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was loaded'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_words_loads_no_numpy() -> None:
+    code = "import sys, reports.text, reports.numbers; assert not {'numpy', 'jinja2', 'matplotlib'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_stored_quantity_of_the_estimators_is_on_the_page() -> None:
+    """A key that the schema gains must be shown or be named here."""
+    shown_otherwise = {"tensors", "points", "eigenvalues", "control", "isotropic", "batch_scaling", "exact", "samples"}
+    sources = "".join(p.read_text(encoding="utf-8") for p in _section_files())
+    for part in ("noise", "hessian_diagonal", "smoothness", "spectrum", "generalized_smoothness"):
+        keys = {f.name for f in fields(PARTS[part]) if f.metadata.get("stored", True)} - shown_otherwise - {"why"}
+        assert not {key for key in keys if f'"{key}"' not in sources and f".{key}" not in sources}, part
+
+
+def _section_files() -> list[Any]:
+    from pathlib import Path
+
+    import reports.sections
+
+    return sorted(Path(reports.sections.__file__).parent.glob("*.py"))
+
+
+def with_losses(loss: Callable[[int, int], float | None], steps: tuple[int, ...] = (0, 1, 10, 500)) -> Diagnosis:
+    """The finished task with other losses, a function of (seed, step), for every method and rate."""
+    base = made.finished()
+    runs = [
+        {**row, "loss": loss(row["seed"], row["step"]), "gradient_l1": 0.0, "gradient_l2": 0.0}
+        for row in base.runs
+        if row["step"] in steps
+    ]
+    return replace(base, runs=runs)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        with_losses(lambda seed, step: 0.0),
+        with_losses(lambda seed, step: 0.7),
+        with_losses(lambda seed, step: -1.0 - step),
+        with_losses(lambda seed, step: 1e-30 if step else 1e30),
+        with_losses(lambda seed, step: None),
+        with_losses(lambda seed, step: None if step and seed == 0 else 1.0),
+        with_losses(lambda seed, step: 1.0, steps=(0,)),
+        with_losses(lambda seed, step: 1.0 / (1 + step), steps=(0, 1)),
+    ],
+    ids=["zero", "constant", "negative", "extreme", "none", "one seed diverges", "start alone", "one step"],
+)
+def test_odd_losses_render(odd: Diagnosis) -> None:
+    html = render(odd)
+    assert "nan" not in re.sub(r"[a-z]+nan|nan[a-z]+", "", html)
+
+
+def test_a_task_without_curvature_or_noise_renders() -> None:
+    base = made.finished()
+    zero = {kind: {name: 0 * value for name, value in named.items()} for kind, named in base.vectors.items()}
+    gone = {"density": "the Hessian is 0", "density_rotated": "the Hessian is 0"}
+    flat = replace(
+        base,
+        noise=replace(base.noise, l1=0.0, l2=0.0, density=None, why={"density": "there is no noise"}),
+        smoothness=replace(base.smoothness, l1_lower=0.0, l1_upper=0.0, sharpness=0.0, density=None, why=gone),
+        spectrum=replace(base.spectrum, largest=0.0, smallest=0.0, eigenvalues=[0.0] * 5),
+        hessian_diagonal=replace(base.hessian_diagonal, abs_sum=0.0, abs_sum_interval=(0.0, 0.0)),
+        vectors=zero,
+    )
+    html = render(flat)
+    assert "there is no noise" in html
+    assert "Ritz value" in html
+
+
+def test_one_parameter_one_seed_renders() -> None:
+    base = made.finished()
+    one = replace(
+        base,
+        task=replace(base.task, parameters=1, seeds=1),
+        training=replace(
+            base.training, speedup_interval=None, speedup_seeds=(None,), why={"speedup_interval": "one seed"}
+        ),
+        spectrum=replace(base.spectrum, eigenvalues=[2.0]),
+        vectors=made.vectors({"w": (1,)}),
+        runs=[row for row in base.runs if row["seed"] == 0],
+    )
+    html = render(one)
+    assert "One seed." in html
+    assert "1.9× fewer steps, no interval" in html

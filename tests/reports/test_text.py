@@ -1,0 +1,110 @@
+"""Headline, stage lines and warnings as plain text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from diagnose.schema import Diagnosis
+from reports.text import best_line, headline, noise_side, printable, smoothness_side, stage_line, warning_line
+from tests.reports import made
+
+
+def answered(answer: Any, speedup: float | None, pair: tuple[float, float] | None, why: str = "") -> Diagnosis:
+    base = made.finished()
+    return replace(
+        base,
+        verdict=replace(base.verdict, answer=answer),
+        training=replace(
+            base.training,
+            speedup=speedup,
+            speedup_interval=pair,
+            why={} if speedup is not None else {"speedup": why, "speedup_interval": why},
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "speedup", "pair", "text"),
+    [
+        ("adagrad", 1.87, (1.52, 2.41), "AdaGrad should help: 1.9× fewer steps, 95% interval [1.5, 2.4]"),
+        ("sgd", 0.5, (0.4, 0.625), "SGD should do better: 2× fewer steps than AdaGrad, 95% interval [1.6, 2.5]"),
+        (
+            "no-difference",
+            1.02,
+            (0.93, 1.11),
+            "AdaGrad makes no difference here: a speed-up of 1.02×, 95% interval [0.93, 1.11]",
+        ),
+        ("undecided", 1.3, (0.7, 2.4), "Undecided: AdaGrad's speed-up over SGD is 1.3×, 95% interval [0.70, 2.4]"),
+        ("undecided", 1.3, None, "Undecided: AdaGrad's speed-up over SGD is 1.3×, no interval"),
+        ("undecided", None, None, "Undecided, as no speed-up was measured: training was off"),
+    ],
+)
+def test_headline(answer: str, speedup: float | None, pair: tuple[float, float] | None, text: str) -> None:
+    assert headline(answered(answer, speedup, pair, "training was off")) == text
+
+
+def test_a_prediction_is_named_as_one() -> None:
+    base = answered("adagrad", None, None, "training was off")
+    told = replace(base, prediction=replace(base.prediction, speedup=1.7, interval=(0.9, 3.1)))
+    assert (
+        headline(told) == "AdaGrad should help: predicted, nothing was trained: 1.7× fewer steps, interval [0.90, 3.1]"
+    )
+
+
+def test_an_unfinished_run_has_no_answer() -> None:
+    assert headline(made.empty()) == "No answer yet: the run is not finished"
+
+
+def test_the_best_method_of_all() -> None:
+    assert best_line(made.finished()) == (
+        "Adam ended lowest of the 4 methods that ran, 1.8% further down than the better of SGD and AdaGrad"
+    )
+    assert best_line(made.untrained()) is None
+
+
+STAGES = ("noise", "smoothness", "hessian_diagonal", "spectrum", "generalized_smoothness", "training")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_line_is_a_plain_line_or_the_reason(stage: str) -> None:
+    line = stage_line(stage, getattr(made.finished(), stage))
+    assert line
+    assert not {"\n", "<", "None"} & set(line.split())
+    assert stage_line(stage, getattr(made.empty(), stage)) == "not measured: not reached yet"
+
+
+def test_stage_lines_hold_the_numbers() -> None:
+    whole = made.finished()
+    assert stage_line("training", whole.training) == "AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]"
+    assert (
+        stage_line("noise", replace(whole.noise, density=0.7338, density_interval=(0.7338, 0.7338)))
+        == "density 0.7338, exact"
+    )
+    line = stage_line("smoothness", replace(whole.smoothness, l1_lower=133_212.0, l1_upper=149_777.0, density=0.05))
+    assert line == "‖L‖₁ between 133,200 and 149,800, d·λ 2,996,000"
+    unknown = replace(whole.hessian_diagonal, abs_sum=None, why={"abs_sum": "hidden by noise"})
+    assert stage_line("hessian_diagonal", unknown).startswith("Σ|h| within [217, 352] (95%); trace 185.6, 95% interval")
+
+
+def test_sides_turn_at_their_thresholds() -> None:
+    assert "strongly favours" in noise_side(0.49)
+    assert "some degree" in noise_side(0.51)
+    assert "neither" in noise_side(0.96)
+    assert "strongly" in smoothness_side(0.09)
+    assert "some degree" in smoothness_side(0.11)
+    assert "neither" in smoothness_side(0.56)
+    assert "random rotation" in smoothness_side(0.3, rotated=0.28)
+
+
+def test_a_warning_is_found_meaning_action_on_one_line() -> None:
+    line = warning_line(replace(made.WARNING, found="line\nbreak \x1b[31m"))
+    assert line.split(" → ")[0] == "line\ufffdbreak \ufffd[31m (lr-at-grid-edge)"
+    assert line.split(" → ")[1:] == [made.WARNING.meaning, made.WARNING.action]
+
+
+def test_printable_keeps_letters_of_all_scripts() -> None:
+    assert printable("größe 重み ‖L‖₁") == "größe 重み ‖L‖₁"
+    assert printable("a\u202eb\x00\ud800") == "a\ufffdb\ufffd\ufffd"

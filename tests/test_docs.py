@@ -1,0 +1,52 @@
+"""What the documentation promises is what the code has."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from diagnose.schema import PARTS
+from diagnose.settings import OPTIMIZERS, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = [path for package in ("diagnose", "estimators", "reports") for path in (ROOT / package).rglob("*.py")]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_warning_is_documented_and_every_documented_one_exists() -> None:
+    produced = {code for path in SOURCES for code in re.findall(r'code="([a-z0-9-]+)"', path.read_text("utf-8"))}
+    produced |= {code for path in SOURCES for code in re.findall(r'Finding\(\s*"([a-z0-9-]+)"', path.read_text("utf-8"))}
+    documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", text("docs/warnings.md"), re.MULTILINE))
+    assert produced == documented
+
+
+def test_every_part_of_the_result_is_documented() -> None:
+    missing = [part for part in PARTS if f"`{part}`" not in text("docs/result.md")]
+    assert not missing
+
+
+def test_every_method_has_its_update_in_the_documentation() -> None:
+    rows = set(re.findall(r"^\| ([a-z-]+) \| [vwβ]", text("docs/training.md"), re.MULTILINE))
+    assert rows == set(OPTIMIZERS)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    commands = re.findall(r"^    (?:python3 -m venv|\.venv/bin/pip).*$", text("README.md"), re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        last = command.split("&&")[-1].strip().removeprefix(".venv/bin/")
+        assert re.sub("^python ", "", last) in text(".ci/run")
+
+
+def test_every_option_has_its_sentence() -> None:
+    assert all(item.metadata["help"] for item in fields(Settings))
