@@ -29,6 +29,10 @@ from estimators.results import (
 SCHEMA = 1
 RUN_COLUMNS = ("method", "learning_rate", "seed", "step", "loss", "gradient_l1", "gradient_l2", "diverged")
 NOT_YET = "not available in this version"
+NOISE_SIDES = (0.5, 0.95)
+"""Noise density: below the first a strong case for AdaGrad, below the second some."""
+SMOOTHNESS_SIDES = (0.1, 0.55)
+"""R_L: below the first a strong case for AdaGrad, below the second some."""
 Answer = Literal["adagrad", "sgd", "no-difference", "undecided"]
 
 
@@ -294,10 +298,12 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 __all__ = [
+    "NOISE_SIDES",
     "NOT_YET",
     "PARTS",
     "RUN_COLUMNS",
     "SCHEMA",
+    "SMOOTHNESS_SIDES",
     "Answer",
     "Bounds",
     "Costs",

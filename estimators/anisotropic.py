@@ -7,8 +7,9 @@ import time
 import torch
 from torch import Tensor, nn
 
+from estimators.errors import InputError
 from estimators.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, not_converged, sharpness_run
-from estimators.max_cut import bracket, dense_bracket
+from estimators.max_cut import FEWEST_PRODUCTS, bracket, dense_bracket
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, dense_hessian, hessian
 from estimators.results import Cost, Finding, Progress, Smoothness
@@ -34,13 +35,18 @@ def smoothness(
     Cost: about two passes for each of the ``products``. R_L = upper/(d lambda) is ``density``.
 
     ``row_norm_sum`` = sum_j sqrt((H^2)_jj) is a lower bound of Lambda; where H is not formed it is estimated
-    from 8 random products (a few per cent too small). ``diagonal_sum`` is left to ``hessian_diagonal``
+    from 12 random products (a few per cent too small). ``diagonal_sum`` is left to ``hessian_diagonal``
     there. ``global_l1`` bounds Lambda at every w for linear models with a convex loss.
 
     Args:
         gap: goal for upper/lower - 1; default 0.01 where H is formed, else 0.05.
         max_products: products that the bracket may take, those for lambda apart.
+
+    Raises:
+        InputError: too few products allowed.
     """
+    if max_products < FEWEST_PRODUCTS:
+        raise InputError(f"{max_products} products give no bracket", "max_products", f"allow {FEWEST_PRODUCTS} or more")
     began, before = time.perf_counter(), problem.passes.total
     dense = problem.d <= DENSE_LIMIT
     gap = gap if gap is not None else (DENSE_GAP if dense else GAP)

@@ -128,7 +128,7 @@ def _module_findings(model: nn.Module) -> list[Finding]:
                 code="dropout-on",
                 severity="note",
                 stage=STAGE,
-                found=f"{len(dropout)} dropout layers with rates up to {rate:g}",
+                found=f"{counted(len(dropout), 'dropout layer')} with rates up to {rate:g}",
                 meaning="measured and trained with dropout off; dropout in your training adds noise that is not "
                 "counted here",
                 action="set the dropout rate to 0 in training too, or read the noise as a lower estimate",
@@ -141,7 +141,7 @@ def _module_findings(model: nn.Module) -> list[Finding]:
                 code="batchnorm-eval",
                 severity="note",
                 stage=STAGE,
-                found=f"{len(norms)} batch norm layers",
+                found=counted(len(norms), "batch norm layer"),
                 meaning="measured and trained in evaluation mode with the stored statistics: in training mode samples "
                 "are coupled and no per-sample gradient exists",
                 action="start from weights whose running statistics fit the data, or use group norm or layer norm",
@@ -160,7 +160,7 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
                 code="tied-parameters",
                 severity="note",
                 stage=STAGE,
-                found=f"{total - unique} tied tensors",
+                found=counted(total - unique, "tied tensor"),
                 meaning="a tied tensor is one set of coordinates: its gradient is the sum over its uses, and it counts "
                 "once",
                 action="nothing to do; compare with numbers of other tools that count it twice with care",
@@ -173,7 +173,7 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
                 code="frozen-parameters",
                 severity="note",
                 stage=STAGE,
-                found=f"{frozen} frozen tensors",
+                found=counted(frozen, "frozen tensor"),
                 meaning="they stay at their values and are not coordinates of the measurement",
                 action="call requires_grad_() on those that you train",
             )
@@ -184,7 +184,7 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
                 code="unused-parameters",
                 severity="warning",
                 stage=STAGE,
-                found=f"{len(unused)} tensors that the loss does not reach: " + ", ".join(unused[:3]),
+                found=f"{counted(len(unused), 'tensor')} that the loss does not reach: " + ", ".join(unused[:3]),
                 meaning="their noise and curvature are 0, which makes the density look smaller than it is",
                 action="remove them, or freeze them with requires_grad_(False)",
             )
@@ -201,3 +201,8 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
             )
         )
     return found
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the right form."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

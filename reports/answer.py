@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diagnose.schema import PARTS, Diagnosis
+from diagnose.schema import NOISE_SIDES, PARTS, SMOOTHNESS_SIDES, Diagnosis
 from estimators.results import stored_keys
 from reports import figures, race
 from reports.curves import best_curves
@@ -15,7 +15,7 @@ from reports.numbers import bracket, duration, interval, measured, number, perce
 from reports.sections.parts import Figure
 from reports.sections.training import band
 from reports.tables import Table, of_curves
-from reports.text import NOISE_SIDES, SMOOTHNESS_SIDES, method_name, printable, scaled_sharpness
+from reports.text import method_name, printable, scaled_sharpness
 
 SIDES = {
     "adagrad": "● AdaGrad",

@@ -6,16 +6,13 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES
 from reports.numbers import bracket, interval, measured, number, percent, ratio, ratio_interval
 
 if TYPE_CHECKING:
     from diagnose.schema import Diagnosis
     from estimators.results import Finding
 
-NOISE_SIDES = (0.5, 0.95)
-"""Noise density: below the first a strong case for AdaGrad, below the second some."""
-SMOOTHNESS_SIDES = (0.1, 0.55)
-"""R_L: below the first a strong case for AdaGrad, below the second some."""
 _METHODS = {
     "sgd": "SGD",
     "sgd-momentum": "SGD with momentum",

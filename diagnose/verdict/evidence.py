@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from diagnose.schema import Answer, Bounds, Evidence, Prediction, Training
+from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Answer, Bounds, Evidence, Prediction, Training
 from diagnose.verdict.theory import noise_side, path_side, smoothness_side
 from estimators.results import GeneralizedSmoothness, Interval, Noise, Smoothness
 from reports.numbers import number, percent
-from reports.text import NOISE_SIDES, SMOOTHNESS_SIDES
 from reports.text import noise_side as noise_words
 from reports.text import smoothness_side as smoothness_words
 

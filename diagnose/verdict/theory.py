@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diagnose.schema import Bounds
+from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Bounds
 from diagnose.training.legs import Race
 from estimators.results import Finding, Noise, Smoothness
 from reports.numbers import number
-from reports.text import NOISE_SIDES, SMOOTHNESS_SIDES
 
 Side = Literal["adagrad", "sgd", "neither", "undecided", "unknown"]
 NAMES: dict[Side, str] = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators.max_cut import Bracket, Sweeps, bracket, certify, dense_bracket, floored
+from estimators.max_cut import COLUMNS, FEWEST_PRODUCTS, Bracket, Sweeps, bracket, certify, dense_bracket, floored
 from estimators.products import Counted
 from tests import oracles
 from tests.problems import orthogonal, symmetric
@@ -136,7 +136,7 @@ def test_by_products(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ["goe", "rank-one", "zero-rows", "swap"])
-@pytest.mark.parametrize("products", [12, 30, 100])
+@pytest.mark.parametrize("products", [FEWEST_PRODUCTS, 40, 100])
 def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int) -> None:
     matrix = MATRICES[name]()
     for seed in range(8):
@@ -213,4 +213,4 @@ def test_every_sweep_is_a_lower_bound_that_never_falls(name: str) -> None:
 
 def test_the_zero_matrix_needs_one_sweep() -> None:
     found = by_products(MATRICES["zero"](), 0)
-    assert (found.lower, found.upper, found.products) == (0, 0, 8)
+    assert (found.lower, found.upper, found.products) == (0, 0, COLUMNS)

@@ -80,7 +80,7 @@ def test_growth_is_bounded(final: Final) -> None:
 def test_networks_half_decades_on_the_first_seed_then_the_best_and_its_neighbours() -> None:
     race = settings(every_rate=False)
     tried, calls = tuned(bowl(0), race)
-    assert tried == dict.fromkeys([-2, 0, 2], [0, 1, 2])
+    assert tried == {k: [0, 1, 2] for k in (-2, 0, 2)}
     assert all(seed == 0 for _, seed in calls[0])
     assert sum(map(len, tried.values())) == expected_runs(race)
 
