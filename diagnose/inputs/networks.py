@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,8 +98,12 @@ def build(network: Network, shape: tuple[int, ...], outputs: int, seed: int) -> 
 
 def mlp(features: int, outputs: int) -> nn.Module:
     """Two hidden layers with GELU."""
-    return nn.Sequential(
-        nn.Linear(features, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, outputs)
+    return named(
+        hidden1=nn.Linear(features, HIDDEN),
+        gelu1=nn.GELU(),
+        hidden2=nn.Linear(HIDDEN, HIDDEN),
+        gelu2=nn.GELU(),
+        output=nn.Linear(HIDDEN, outputs),
     )
 
 
@@ -109,17 +114,22 @@ def cnn(shape: tuple[int, ...], outputs: int) -> nn.Module:
     colours, height, width = shape
     window = max(1, height // POOLED), max(1, width // POOLED)
     first, second = CHANNELS
-    return nn.Sequential(
-        nn.Conv2d(colours, first, 3, padding=1, bias=False),
-        nn.BatchNorm2d(first),
-        nn.GELU(),
-        nn.Conv2d(first, second, 3, padding=1, bias=False),
-        nn.BatchNorm2d(second),
-        nn.GELU(),
-        nn.AvgPool2d(window),
-        nn.Flatten(),
-        nn.Linear(second * (height // window[0]) * (width // window[1]), outputs),
+    return named(
+        conv1=nn.Conv2d(colours, first, 3, padding=1, bias=False),
+        norm1=nn.BatchNorm2d(first),
+        gelu1=nn.GELU(),
+        conv2=nn.Conv2d(first, second, 3, padding=1, bias=False),
+        norm2=nn.BatchNorm2d(second),
+        gelu2=nn.GELU(),
+        pool=nn.AvgPool2d(window),
+        flatten=nn.Flatten(),
+        output=nn.Linear(second * (height // window[0]) * (width // window[1]), outputs),
     )
+
+
+def named(**layers: nn.Module) -> nn.Module:
+    """Layers in a row under names that a reader of the page knows."""
+    return nn.Sequential(OrderedDict(layers))
 
 
 def language_model() -> nn.Module:

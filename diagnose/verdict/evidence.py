@@ -84,8 +84,9 @@ def _generalized(part: GeneralizedSmoothness) -> Evidence:
     says = part.why.get("helps_fraction", "not measured")
     if part.helps_fraction is not None:
         says = (
-            f"a bound that grows with the gradient is tighter on {percent(part.helps_fraction)} of the coordinates; it "
-            "says which assumption fits, not which method wins"
+            f"a bound that grows with the gradient is tighter on {percent(part.helps_fraction)} of the coordinates and "
+            f"holds at {percent(part.coverage)} of the points left out of the fit; it says which assumption fits, not "
+            "which method wins"
         )
     return Evidence(
         quantity="generalized smoothness: share of coordinates where L₁ helps",
