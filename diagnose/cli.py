@@ -321,7 +321,9 @@ def _inside(path: str, folder: str) -> bool:
 
 def _again(words: list[str]) -> str:
     """The command that goes on with what was interrupted."""
-    program = ["python", "-m", "diagnose"] if Path(sys.argv[0]).name == "__main__.py" else ["diagnose"]
+    program = (
+        ["python", "-m", "diagnose"] if Path(sys.argv[0]).parts[-2:] == ("diagnose", "__main__.py") else ["diagnose"]
+    )
     return shlex.join([*program, *(word for word in words if word != "--fresh")])
 
 
