@@ -78,7 +78,7 @@ def smoothness(
         if interval[1] > (1 + SHARPNESS_TOLERANCE) * sharpness:
             warnings.append(not_converged(STAGE, run, MAX_STEPS))
         confidence = 1 - DELTA
-        why["hessian_11"] = f"needs the whole Hessian, which is formed up to {DENSE_LIMIT:,} parameters"
+        why["hessian_11"] = f"not available in this version above {DENSE_LIMIT:,} parameters: needs the whole Hessian"
         why["diagonal_sum"] = "measured by the Hessian diagonal"
     if found.upper > (1 + gap) * found.lower * (1 + 1e-9):
         warnings.append(_wide(found.lower, found.upper, gap, products))

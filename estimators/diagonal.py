@@ -167,7 +167,8 @@ def absolute_sum(sums: _Sums) -> tuple[float, Interval]:
     sum|ĥ_j| is too large by the noise: that is the upper end's basis. sum_j s_j h_j <= sum|h_j| for any signs
     s, and is estimated without bias by s from one group of probes and ĥ from the others: that is the lower
     end's, beside |tr H|. The margins come from the four groups of probes: t with 3 degrees of freedom, 2.5% a
-    side. The value is :func:`unfolded`, moved into the interval; it is the weakest of the three numbers.
+    side. The value is the largest of :func:`unfolded` and the two estimates behind the lower end, moved into the
+    interval; it is the weakest of the three numbers.
     """
     groups = sums.GROUPS
     whole, error = sums.mean, sums.standard_error
@@ -179,13 +180,14 @@ def absolute_sum(sums: _Sums) -> tuple[float, Interval]:
         cross.append(float((rest.sign() * own).sum()))
         folded.append(float(rest.abs().sum()))
     signed = sum(cross) / groups - quantile * _standard_error(cross)
-    lower = max(0.0, signed, abs(float(whole.sum())) - quantile * _standard_error(sums.traces))
+    trace = abs(float(whole.sum()))
+    lower = max(0.0, signed, trace - quantile * _standard_error(sums.traces))
     # Delete-a-group jackknife of sum|ĥ|.
     f = torch.tensor(folded, dtype=torch.float64)
     jackknife = math.sqrt((groups - 1) / groups * float((f - f.mean()).square().sum()))
     raw = float(whole.abs().sum())
     upper = raw + quantile * jackknife
-    value = float(unfolded(whole.abs(), error).sum())
+    value = max(float(unfolded(whole.abs(), error).sum()), sum(cross) / groups, trace)
     return min(max(value, lower), upper), (min(lower, upper), upper)
 
 
