@@ -61,19 +61,21 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
     events = events or Silent()
     check(settings)
     opened, resolved = open_task(model, data, settings)
-    store = Store(settings.out) if settings.out is not None else None
     compared = comparable(opened, resolved)
-    known = store.opened(compared, settings.fresh) if store else None
-    events.opened(opened.understood)
-    if known is None:
-        known = started(opened, resolved, compared, command or command_line(settings, model, data))
-    elif known.status == "finished":
-        if store and not store.reported:
-            store.report()
-        return known
-    elif known.stages:
-        events.resumed(known.stages)
-    return _Attempt(opened, resolved, store, events, known).finish()
+    new = started(opened, resolved, compared, command or command_line(settings, model, data))
+    if settings.out is None:
+        events.opened(opened.understood)
+        return _Attempt(opened, resolved, None, events, new).finish()
+    with Store(settings.out) as store:
+        known = store.opened(compared, settings.fresh) or new
+        events.opened(opened.understood)
+        if known.status == "finished":
+            if not store.reported:
+                store.report()
+            return known
+        if known.stages:
+            events.resumed(known.stages)
+        return _Attempt(opened, resolved, store, events, known).finish()
 
 
 class _Attempt:

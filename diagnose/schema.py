@@ -240,12 +240,17 @@ class Diagnosis:
                 "no result.json", str(folder), "name a directory that `diagnose MODEL --data DATA` wrote"
             ) from None
         except (OSError, ValueError) as error:
-            raise InputError(
-                "result.json cannot be read", f"{path}: {error}", "run the diagnosis again with `--fresh`"
-            ) from None
-        if not isinstance(body, dict):
-            raise InputError("result.json holds no object", str(path), "run the diagnosis again with `--fresh`")
-        return cls.from_json(body, read_vectors(folder / "vectors.safetensors"), read_runs(folder / "runs.csv"))
+            raise unreadable(path, error) from None
+        vectors, runs = read_vectors(folder / "vectors.safetensors"), read_runs(folder / "runs.csv")
+        try:
+            return cls.from_json(body, vectors, runs)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """The error for a file of a folder that is not what was written."""
+    return InputError(f"{path.name} is damaged", f"{path}: {error}", "start the diagnosis again with `--fresh`")
 
 
 def read_part(kind: type[Any], body: Mapping[str, Any]) -> Any:
@@ -266,10 +271,15 @@ def read_vectors(path: Path) -> dict[str, dict[str, Any]]:
     """kind -> parameter name -> array, from a safetensors file with names ``kind/parameter``; empty without a file."""
     if not path.is_file():
         return {}
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    try:
+        flat = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, error) from None
     vectors: dict[str, dict[str, Any]] = {}
-    for key, array in load_file(path).items():
+    for key, array in flat.items():
         kind, _, name = key.partition("/")
         vectors.setdefault(kind, {})[name] = array
     return vectors
@@ -281,20 +291,24 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {
-                "method": row["method"],
-                "learning_rate": float(row["learning_rate"]),
-                "seed": int(row["seed"]),
-                "step": int(row["step"]),
-                "loss": float(row["loss"]) if row["loss"] else None,
-                "gradient_l1": float(row["gradient_l1"]) if row["gradient_l1"] else None,
-                "gradient_l2": float(row["gradient_l2"]) if row["gradient_l2"] else None,
-                "diverged": row["diverged"] == "True",
-            }
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_run_row(row) for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
+def _run_row(row: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "method": row["method"],
+        "learning_rate": float(row["learning_rate"]),
+        "seed": int(row["seed"]),
+        "step": int(row["step"]),
+        "loss": float(row["loss"]) if row["loss"] else None,
+        "gradient_l1": float(row["gradient_l1"]) if row["gradient_l1"] else None,
+        "gradient_l2": float(row["gradient_l2"]) if row["gradient_l2"] else None,
+        "diverged": row["diverged"] == "True",
+    }
 
 
 __all__ = [
@@ -315,4 +329,5 @@ __all__ = [
     "Verdict",
     "absent",
     "read_part",
+    "unreadable",
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.errors import InputError
-from diagnose.schema import RUN_COLUMNS, Diagnosis
+from diagnose.schema import RUN_COLUMNS, Diagnosis, unreadable
 from diagnose.training.legs import Leg
 
 RESULT, VECTORS, RUNS, REPORT, LEGS = "result.json", "vectors.safetensors", "runs.csv", "report.html", "legs.jsonl"
@@ -22,10 +22,10 @@ FILES = (RESULT, VECTORS, RUNS, REPORT, LEGS)
 
 
 class Store:
-    """The folder of one diagnosis.
+    """The folder of one diagnosis, held by one process at a time. A context manager.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be made or written, or another run holds it.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -41,6 +41,14 @@ class Store:
         except OSError as error:
             raise InputError("the folder cannot be written", f"{directory}: {error.strerror}", hint) from None
         self._legs: dict[str, Leg] | None = None
+        self._lock = _locked(self.directory)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
 
     def opened(self, settings: Mapping[str, Any], fresh: bool) -> Diagnosis | None:
         """What an earlier attempt of the same settings left, None where there is nothing.
@@ -114,16 +122,39 @@ class Store:
         path = self.directory / LEGS
         if not path.exists():
             return []
-        *whole, torn = path.read_text(encoding="utf-8").split("\n")
+        *whole, torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
         if torn:
             # The process died in the middle of a line: that leg is run again.
             self._replace(LEGS, "".join(line + "\n" for line in whole).encode())
-        return [Leg.from_json(json.loads(line)) for line in whole]
+        try:
+            return [Leg.from_json(json.loads(line)) for line in whole]
+        except (ValueError, TypeError) as error:
+            raise unreadable(path, error) from None
 
     def _replace(self, name: str, content: bytes) -> None:
         side = self.directory / f".{name}.partial"
         side.write_bytes(content)
         side.replace(self.directory / name)
+
+
+def _locked(directory: Path) -> int | None:
+    """A lock on the folder that ends with the process; None where the system knows no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(
+            "another run is writing this folder", str(directory), "wait for it, or choose another folder with `--out`"
+        ) from None
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def _csv(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -202,6 +203,28 @@ def test_unwritable_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"report\.html is there without result\.json"):
         pipeline.execute(settings(tmp_path / "strange"), "logreg", "breast-cancer")
     assert (tmp_path / "strange" / "report.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["result.json", "vectors.safetensors", "runs.csv"])
+@pytest.mark.parametrize("content", ["", "[]", '{"noise": 3, "warnings": 1}', "method,loss\nsgd,x\n"])
+def test_a_damaged_file_is_named(name: str, content: str, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder)
+    (folder / name).write_text(content)
+    if name == "runs.csv" and content != "method,loss\nsgd,x\n":
+        assert Diagnosis.load(folder).runs == []
+        return
+    with pytest.raises(InputError, match=f"{name} is damaged") as raised:
+        Diagnosis.load(folder)
+    assert "--fresh" in raised.value.hint
+    again = pipeline.execute(settings(folder, fresh=True, training=False), "logreg", "breast-cancer")
+    assert again.status == "finished"
+
+
+def test_a_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
+    with Store(tmp_path / "run"), pytest.raises(InputError, match="another run is writing this folder"):
+        pipeline.execute(settings(tmp_path / "run"), "logreg", "breast-cancer")
+    pipeline.execute(settings(tmp_path / "run", training=False), "logreg", "breast-cancer")
 
 
 def test_the_python_api_writes_only_with_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
