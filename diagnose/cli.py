@@ -172,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return job
         folder = job.folder
         code = job.call()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt as interrupt:
         _tell(f"interrupted: {interrupt}" if str(interrupt) else "interrupted")

@@ -197,6 +197,7 @@ class Diagnosis:
                 body[key] = [asdict(w) for w in value]
             else:
                 body[key] = value
+        body["files"] = {"vectors": sorted(self.vectors), "runs": len(self.runs)}
         return body
 
     @classmethod
@@ -243,9 +244,19 @@ class Diagnosis:
             raise unreadable(path, error) from None
         vectors, runs = read_vectors(folder / "vectors.safetensors"), read_runs(folder / "runs.csv")
         try:
+            _complete(folder, body.get("files") or {}, vectors, runs)
             return cls.from_json(body, vectors, runs)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise unreadable(path, error) from None
+
+
+def _complete(folder: Path, files: Mapping[str, Any], vectors: Mapping[str, Any], runs: Sequence[Any]) -> None:
+    """Hold what was read against what the result names; later stages may have left more."""
+    missing = sorted(set(files.get("vectors", ())) - set(vectors))
+    if missing:
+        raise unreadable(folder / "vectors.safetensors", KeyError(f"no {missing[0]}"))
+    if len(runs) < files.get("runs", 0):
+        raise unreadable(folder / "runs.csv", IndexError(f"{len(runs)} of {files['runs']} rows"))
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

@@ -217,7 +217,10 @@ def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
 
 
 def _along(bench: Bench, known: Diagnosis) -> list[tuple[str, int, Parameters]]:
-    """Points of the best runs, the two methods in turn, so that every other point covers both."""
+    """Points of the best runs, the first of each pair in turn that of either method.
+
+    Every other point is fitted and the rest held out, so this order gives both halves points of both methods.
+    """
     methods = known.training.methods or {}
     last = bench.resolved.steps
     steps = [last]
@@ -230,7 +233,11 @@ def _along(bench: Bench, known: Diagnosis) -> list[tuple[str, int, Parameters]]:
         replay(bench.problem, name, methods[name]["learning_rate"], 0, race_settings(bench, known), steps)
         for name in names
     ]
-    return [(name, *place) for places in zip(*runs, strict=True) for name, place in zip(names, places, strict=True)]
+    along = []
+    for number, places in enumerate(zip(*runs, strict=True)):
+        pair = [(name, *place) for name, place in zip(names, places, strict=True)]
+        along += pair if number % 2 == 0 else pair[::-1]
+    return along
 
 
 def _point(method: str, step: int, part: Smoothness, gradient_l1: float, gradient_l2: float) -> dict[str, Any]:

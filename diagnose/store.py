@@ -57,7 +57,7 @@ class Store:
             InputError: the folder holds a diagnosis of other settings, or files of another origin.
         """
         if fresh:
-            for name in FILES:
+            for name in reversed(FILES):
                 (self.directory / name).unlink(missing_ok=True)
             return None
         if not (self.directory / RESULT).exists():
@@ -84,14 +84,14 @@ class Store:
         return stored
 
     def save(self, diagnosis: Diagnosis) -> None:
-        """Write vectors and runs, then the result that names them."""
+        """Write vectors and runs, then the result that names them; at first the result, which claims the folder."""
         from safetensors.numpy import save
 
         flat = {f"{kind}/{name}": array for kind, part in diagnosis.vectors.items() for name, array in part.items()}
-        self._replace(VECTORS, save(flat))
-        self._replace(RUNS, _csv(diagnosis.runs).encode())
         text = json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        self._replace(RESULT, (text + "\n").encode())
+        contents = {VECTORS: save(flat), RUNS: _csv(diagnosis.runs).encode(), RESULT: (text + "\n").encode()}
+        for name in contents if diagnosis.stages else reversed(contents):
+            self._replace(name, contents[name])
 
     def report(self) -> None:
         """Write the page from what the folder holds."""
@@ -128,7 +128,7 @@ class Store:
             self._replace(LEGS, "".join(line + "\n" for line in whole).encode())
         try:
             return [Leg.from_json(json.loads(line)) for line in whole]
-        except (ValueError, TypeError) as error:
+        except (AttributeError, ValueError, TypeError) as error:
             raise unreadable(path, error) from None
 
     def _replace(self, name: str, content: bytes) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from estimators.errors import InputError
 from estimators.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, not_converged, sharpness_run
-from estimators.max_cut import FEWEST_PRODUCTS, bracket, dense_bracket
+from estimators.max_cut import FEWEST_PRODUCTS, Bracket, bracket, dense_bracket
 from estimators.problem import Problem
-from estimators.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.products import DENSE_LIMIT, Counted, dense_hessian, hessian
 from estimators.results import Cost, Finding, Progress, Smoothness
 
 GAP = 0.05
@@ -43,8 +44,10 @@ def smoothness(
         max_products: products that the bracket may take, those for lambda apart.
 
     Raises:
-        InputError: too few products allowed.
+        InputError: too few products allowed, a gap that is not above 0, curvature that is not finite.
     """
+    if gap is not None and not 0 < gap < float("inf"):
+        raise InputError(f"a gap of {gap} cannot be reached", "gap", "give a number above 0")
     if max_products < FEWEST_PRODUCTS:
         raise InputError(f"{max_products} products give no bracket", "max_products", f"allow {FEWEST_PRODUCTS} or more")
     began, before = time.perf_counter(), problem.passes.total
@@ -54,6 +57,7 @@ def smoothness(
     why: dict[str, str] = {}
     warnings: list[Finding] = []
     hessian_11 = diagonal_sum = None
+    confidence: float | None = 1.0
     if dense:
         matrix = dense_hessian(problem)
         found = dense_bracket(matrix, generator, gap)
@@ -61,7 +65,7 @@ def smoothness(
         interval = (sharpness, sharpness)
         hessian_11 = float(matrix.abs().sum())
         diagonal_sum = float(matrix.diagonal().abs().sum())
-        confidence, products = 1.0, problem.d
+        products = problem.d
     else:
         like = next(iter(problem.parameters.values()))
         with hessian(problem) as product:
@@ -72,7 +76,10 @@ def smoothness(
                 if progress:
                     progress(STAGE, spent + done, spent + max_products)
 
-            found = bracket(product, generator, like, gap, max_products, 3 * DELTA / 4, report)
+            # Near a perfect fit curvature may be 1e-30 and less: row norms are taken of H / ||H||.
+            scale = run.norm or 1.0
+            scaled = Counted(lambda block: product(block) / scale, problem.d)
+            found = bracket(scaled, generator, like, gap, max_products, 3 * DELTA / 4, report).times(scale)
             products = product.products
         sharpness, interval = run.norm, (run.norm, run.norm_bound)
         if interval[1] > (1 + SHARPNESS_TOLERANCE) * sharpness:
@@ -80,6 +87,11 @@ def smoothness(
         confidence = 1 - DELTA
         why["hessian_11"] = f"not available in this version above {DENSE_LIMIT:,} parameters: needs the whole Hessian"
         why["diagonal_sum"] = "measured by the Hessian diagonal"
+    if not dense:
+        found = capped(found, interval[1])
+    if problem.dtype in (torch.float16, torch.bfloat16):
+        confidence = None
+        why["confidence"] = "rounding of half precision exceeds what the bounds allow for; use model.float()"
     if found.upper > (1 + gap) * found.lower * (1 + 1e-9):
         warnings.append(_wide(found.lower, found.upper, gap, products))
     global_l1 = closed_form(problem)
@@ -113,6 +125,15 @@ def smoothness(
     )
 
 
+def capped(found: Bracket, norm: float) -> Bracket:
+    """The bracket, with the uniform vector L = ||H|| on the active rows where that sum is smaller."""
+    active = found.first_row_norms > 0
+    uniform = norm * active.double()
+    if float(uniform.sum()) >= found.upper:
+        return found
+    return replace(found, upper=float(uniform.sum()), vector=uniform)
+
+
 def closed_form(problem: Problem) -> float | None:
     """sum_j L_j with L_j = c mean_i |x_ij| |x_i|_1 >= Lambda(H(w)) for every w, for one linear layer.
 
@@ -120,7 +141,7 @@ def closed_form(problem: Problem) -> float | None:
     diag(p) - pp', lies below I/2). Because xx' <= diag(|x| |x|_1). None for other models.
     """
     layer = _only_linear(problem.model)
-    bound = {"logistic": 0.25, "squared": 1.0, "cross-entropy": 0.5}.get(problem.loss_name)
+    bound = {"logistic": 0.25, "squared": 1.0, "cross-entropy": 0.5}.get(problem.loss_name or "")
     if layer is None or bound is None or isinstance(problem.samples, dict):
         return None
     if len(problem.parameters) != len(list(layer.parameters())):

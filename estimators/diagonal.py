@@ -45,6 +45,8 @@ def hessian_diagonal(
     Raises:
         InputError: fewer than 4 probes; a smoothness result of another problem.
     """
+    if probes < 4:
+        raise InputError(f"{probes} probes are too few for an interval", "probes", "use at least 4")
     began, before = time.perf_counter(), problem.passes.total
     cut = _flat_bound(problem, smoothness)
     error: Tensor | None
@@ -55,8 +57,6 @@ def hessian_diagonal(
         trace_interval, total_interval = (trace, trace), (total, total)
         used = None
     else:
-        if probes < 4:
-            raise InputError(f"{probes} probes are too few for an interval", "probes", "use at least 4")
         sums = _probe(problem, probes, seed, progress)
         value = sums.mean
         error = sums.standard_error
@@ -71,9 +71,14 @@ def hessian_diagonal(
     if cut is not None:
         lower, upper = lower.clamp(-cut, cut), upper.clamp(-cut, cut)
         value = value.clamp(lower, upper)
-    rounding = torch.finfo(problem.dtype).eps
+    sizes = unfolded(value.abs(), error)
+    negative = None
+    if used is None:
+        negative = float((value < -torch.finfo(problem.dtype).eps * value.abs().max()).double().mean())
+        why = {"probes": "read off the formed Hessian, no probes"}
+    else:
+        why = {"negative_fraction": "the sign of a noisy estimate says little; see the bounds of each coordinate"}
     vectors = problem.unflatten(value.to(problem.dtype))
-    why = {"probes": "read off the formed Hessian, no probes"} if used is None else {}
     return HessianDiagonal(
         abs_sum=total,
         abs_sum_interval=total_interval,
@@ -82,15 +87,15 @@ def hessian_diagonal(
         probes=used,
         samples=problem.n,
         exact=used is None,
-        negative_fraction=float((value < -rounding * value.abs().max()).double().mean()),
+        negative_fraction=negative,
         tensors=[
             {
                 "name": name,
                 "parameters": v.numel(),
                 "trace": float(v.double().sum()),
-                "abs_sum": float(v.double().abs().sum()),
+                "abs_sum": float(size.sum()),
             }
-            for name, v in vectors.items()
+            for (name, v), size in zip(vectors.items(), torch.split(sizes, problem.sizes), strict=True)
         ],
         why=why,
         vectors=vectors,

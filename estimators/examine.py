@@ -27,16 +27,18 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     Raises:
         InputError: see :class:`estimators.Problem`.
     """
-    _refuse_coupled_modules(problem.model)
+    refuse_coupled_modules(problem.model)
     few = problem.take(slice(0, PROBE))
     with problem.measuring():
         chunk = _check_outputs(problem, few)
         _check_losses(problem, few)
         unused = _check_gradient(problem, few)
+        _check_second_derivative(problem, few)
     return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
 
 
-def _refuse_coupled_modules(model: nn.Module) -> None:
+def refuse_coupled_modules(model: nn.Module) -> None:
+    """InputError for a layer that lets the samples of a batch depend on each other."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise InputError(
@@ -59,7 +61,7 @@ def _check_outputs(problem: Problem, few: Samples) -> int:
         else:
             output = functional_call(problem.model, state, (few[0],))
             numbers = few[0][:1].numel()
-    if problem.loss_name in losses.NAMES:
+    if problem.loss_name is not None:
         full = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
         losses.check_targets(problem.loss_name, output, full, losses.is_causal(problem.model))
         numbers += losses.prediction(output)[:1].numel()
@@ -100,6 +102,27 @@ def _check_gradient(problem: Problem, few: Samples) -> list[str]:
     if not _close(first, second):
         raise InputError("the gradient changes between two evaluations of the same point", type(problem.model).__name__)
     return unused
+
+
+def _check_second_derivative(problem: Problem, few: Samples) -> None:
+    """A function whose backward cannot be differentiated would count as curvature 0; torch marks it in the graph."""
+    leaves = {name: p.detach().requires_grad_() for name, p in problem.parameters.items()}
+    loss = problem.losses(leaves, few).mean()
+    parts = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
+    waiting = [part.grad_fn for part in parts if part is not None and part.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if "DelayedError" in node.name():
+            raise InputError(
+                "a layer has no second derivative (once_differentiable), so curvature cannot be measured",
+                type(problem.model).__name__,
+                "write its backward with differentiable operations",
+            )
+        for after, _ in node.next_functions:
+            if after is not None and after not in seen:
+                seen.add(after)
+                waiting.append(after)
 
 
 def _gradient(problem: Problem, few: Samples) -> tuple[Tensor, list[str]]:

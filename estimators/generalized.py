@@ -19,7 +19,7 @@ from torch import Tensor
 from estimators.anisotropic import DENSE_GAP, GAP, MAX_PRODUCTS, norms, smoothness
 from estimators.lanczos import DELTA
 from estimators.max_cut import certify, floored
-from estimators.problem import Problem
+from estimators.problem import Parameters, Problem
 from estimators.products import DENSE_LIMIT, dense_hessian, hessian
 from estimators.results import Cost, GeneralizedSmoothness, Progress, Smoothness, absent
 
@@ -123,21 +123,28 @@ def generalized_smoothness(
         isotropic=isotropic,
         control=_control(problem, control),
         points=rows,
-        tensors=[
-            {
-                "name": name,
-                "parameters": size,
-                "l0_l1": float(l0[name].double().sum()),
-                "l1": slope,
-                "gradient_range": span,
-            }
-            for name, size, slope, span in zip(problem.names, problem.sizes, pairs.slopes, pairs.ranges, strict=True)
-        ],
+        tensors=_by_tensor(problem, pairs, l0),
         vectors=l1,
         l0=l0,
         l1=l1,
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )
+
+
+def _by_tensor(problem: Problem, pairs: Pairs, l0: Parameters) -> list[dict[str, Any]]:
+    rows = []
+    for name, size, slope, reach in zip(problem.names, problem.sizes, pairs.slopes, pairs.ranges, strict=True):
+        row: dict[str, Any] = {
+            "name": name,
+            "parameters": size,
+            "l0_l1": float(l0[name].double().sum()),
+            "l1": slope,
+            "gradient_range": reach if np.isfinite(reach) else None,
+        }
+        if row["gradient_range"] is None:
+            row["why"] = {"gradient_range": "the gradient vanishes at one of the points"}
+        rows.append(row)
+    return rows
 
 
 def _control(problem: Problem, pairs: Pairs) -> dict[str, Any]:

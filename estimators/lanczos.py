@@ -6,6 +6,7 @@ bounds for extreme eigenvalues of symmetric matrices with the Lanczos method" (S
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -96,10 +97,15 @@ def lanczos(
     n: int,
     steps: int,
     delta: float,
+    generator: torch.Generator,
     stop: Callable[[Ritz], bool] = lambda _: False,
     check_from: int = 6,
 ) -> Ritz:
     """Lanczos with full re-orthogonalisation on a symmetric operator.
+
+    Where the residual drowns in rounding (an operator of few eigenvalues), the Krylov space is closed, but the start
+    may have missed what its rounding hides. The run then opens another one from a fresh random vector; see
+    :func:`_bound` for what that is worth.
 
     Args:
         product: V (d, k) -> A V (d, k).
@@ -107,6 +113,7 @@ def lanczos(
         n: that dimension; d less the rows on which A is zero and the start too.
         steps: largest number of products.
         delta: probability of failure of the two bounds together.
+        generator: draws the fresh vectors.
         stop: asked every second step from ``check_from`` on.
     """
     unit = torch.finfo(start.dtype).eps
@@ -114,7 +121,19 @@ def lanczos(
     q = start / start.norm()
     alphas: list[float] = []
     betas: list[float] = []
+    closed: list[int] = []
     scale = 0.0
+
+    def ritz(complete: bool = False) -> Ritz:
+        off = [0.0 if k + 1 in closed else beta for k, beta in enumerate(betas[:-1])]
+        values = eigh_tridiagonal(np.array(alphas), np.array(off), eigvals_only=True)
+        slack = 100 * unit * scale if complete or closed else 0.0
+        if complete:
+            return Ritz(list(alphas), list(betas), values, float(values[0]) - slack, float(values[-1]) + slack)
+        upper = _bound(alphas, betas, closed, n, delta / 2) + slack
+        lower = -_bound([-a for a in alphas], betas, closed, n, delta / 2) - slack
+        return Ritz(list(alphas), list(betas), values, lower, upper)
+
     for j in range(min(steps, n)):
         basis[j] = q
         z = product(q[:, None])[:, 0]
@@ -124,27 +143,49 @@ def lanczos(
         for _ in range(2):
             z = z - known.T @ (known @ z)
         betas.append(float(z.double().norm()))
-        if betas[-1] <= 30 * unit * scale or j + 1 == n:
-            return _ritz(alphas, betas, n, delta, slack=100 * unit * scale)
+        if scale == 0 or j + 1 == n:
+            return ritz(complete=True)
+        if betas[-1] <= 30 * unit * scale:
+            betas[-1] = max(betas[-1], unit * scale)
+            closed.append(j + 1)
+            z = torch.where(start != 0, random_start(start.numel(), generator, start), torch.zeros_like(start))
+            for _ in range(2):
+                z = z - known.T @ (known @ z)
         if j + 1 == min(steps, n):
             break
         if j + 1 >= check_from and (j + 1) % 2 == 0:
-            run = _ritz(alphas, betas, n, delta)
+            run = ritz()
             if stop(run):
                 return run
-        q = (z.double() / betas[-1]).to(start.dtype)
-    return _ritz(alphas, betas, n, delta)
+        q = (z.double() / float(z.double().norm())).to(start.dtype)
+    return ritz()
 
 
-def _ritz(alphas: list[float], betas: list[float], n: int, delta: float, slack: float | None = None) -> Ritz:
-    """``slack``: the Krylov space is invariant, so with probability 1 its ends are the operator's."""
-    values = eigh_tridiagonal(np.array(alphas), np.array(betas[:-1]), eigvals_only=True)
-    low, high = float(values[0]), float(values[-1])
-    if slack is not None:
-        return Ritz(list(alphas), list(betas), values, low - slack, high + slack)
-    upper = edge(alphas, betas, n, delta / 2, high)
-    lower = -edge([-a for a in alphas], betas, n, delta / 2, -low)
-    return Ritz(list(alphas), list(betas), values, lower, upper)
+def _bound(alphas: Sequence[float], betas: Sequence[float], closed: Sequence[int], n: int, delta: float) -> float:
+    """At least the largest eigenvalue, with probability 1 - delta.
+
+    One Krylov space: its :func:`edge`. After r closed ones: an eigenvector has a component below t along all r
+    independent starts with probability (t sqrt(2n/pi))^r at most, so with each space at delta^(1/r) one of their
+    edges holds. An open space after closed ones lives in their complement, and has its own edge. Half of delta each.
+    """
+    cuts = [0, *closed]
+    spaces = [(alphas[a:b], betas[a:b]) for a, b in itertools.pairwise([*cuts, len(alphas)]) if b > a]
+    edges = [_edge_of(a, b, n, (delta / 2) ** (1 / max(len(closed), 1)) if closed else delta) for a, b in spaces]
+    if not closed:
+        return edges[0]
+    together = max(edges[: len(closed)])
+    if len(spaces) == len(closed):
+        return together
+    inside = max(_top(a, b) for a, b in spaces)
+    return min(max(together, inside), max(inside, _edge_of(*spaces[-1], n, delta / 2)))
+
+
+def _top(alphas: Sequence[float], betas: Sequence[float]) -> float:
+    return float(eigh_tridiagonal(np.array(alphas), np.array(betas[:-1]), eigvals_only=True)[-1])
+
+
+def _edge_of(alphas: Sequence[float], betas: Sequence[float], n: int, delta: float) -> float:
+    return edge(alphas, betas, n, delta, _top(alphas, betas))
 
 
 def random_start(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
@@ -159,7 +200,7 @@ def sharpness_run(product: Product, problem: Problem, generator: torch.Generator
     def known(run: Ritz) -> bool:
         return run.norm_bound <= (1 + SHARPNESS_TOLERANCE) * run.norm
 
-    return lanczos(product, random_start(problem.d, generator, like), problem.d, steps, delta, known)
+    return lanczos(product, random_start(problem.d, generator, like), problem.d, steps, delta, generator, known)
 
 
 def spectrum(problem: Problem, *, steps: int = MAX_STEPS, seed: int = 0, progress: Progress | None = None) -> Spectrum:
@@ -185,7 +226,8 @@ def spectrum(problem: Problem, *, steps: int = MAX_STEPS, seed: int = 0, progres
 
         with hessian(problem) as product:
             like = next(iter(problem.parameters.values()))
-            run = lanczos(product, random_start(problem.d, generator, like), problem.d, steps, DELTA, known)
+            start = random_start(problem.d, generator, like)
+            run = lanczos(product, start, problem.d, steps, DELTA, generator, known)
         values, low, high = run.values, run.values[0], run.values[-1]
         lower, upper, used, confidence = run.lower, run.upper, run.steps, 1 - DELTA
         if not known(run):

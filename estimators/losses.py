@@ -52,7 +52,7 @@ def cross_entropy(output: Any, targets: Tensor) -> Tensor:
     logits = prediction(output)
     if logits.dim() == 2 and targets.dim() == 1:
         return F.cross_entropy(logits, targets, reduction="none")
-    if logits.shape[:-1] != targets.shape:
+    if logits.dim() > 3 or logits.shape[:-1] != targets.shape:
         raise InputError(f"output {tuple(logits.shape)} does not fit targets {tuple(targets.shape)}", "cross-entropy")
     counted = targets != IGNORED
     each = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED)
@@ -73,7 +73,7 @@ def logistic(output: Any, targets: Tensor) -> Tensor:
 def squared(output: Any, targets: Tensor) -> Tensor:
     """Half the squared error, summed over the outputs of a sample."""
     values = prediction(output)
-    if values.numel() != targets.numel():
+    if [size for size in values.shape if size != 1] != [size for size in targets.shape if size != 1]:
         raise InputError(f"output {tuple(values.shape)} does not fit targets {tuple(targets.shape)}", "squared loss")
     return 0.5 * (values.reshape(targets.shape) - targets).square().reshape(targets.shape[0], -1).sum(1)
 

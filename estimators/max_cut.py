@@ -10,7 +10,7 @@ eigenvalue gives the upper bound mu sum(D) with the feasible vector L = mu D. Sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,16 @@ class Bracket:
     vector: Tensor
     first_row_norms: Tensor
     products: int
+
+    def times(self, scale: float) -> Bracket:
+        """The bracket of ``scale`` times the operator."""
+        return replace(
+            self,
+            lower=self.lower * scale,
+            upper=self.upper * scale,
+            vector=self.vector * scale,
+            first_row_norms=self.first_row_norms * scale,
+        )
 
 
 class Sweeps:
@@ -165,7 +175,7 @@ def certify(
     start = torch.where(
         active, random_start(scaling.numel(), generator, like), torch.zeros_like(scaling).to(like.dtype)
     )
-    return lanczos(scaled, start, int(active.sum()), steps, delta, stop, check_from=8)
+    return lanczos(scaled, start, int(active.sum()), steps, delta, generator, stop, check_from=8)
 
 
 def dense_bracket(matrix: Tensor, generator: torch.Generator, gap: float, max_sweeps: int = 4000) -> Bracket:
@@ -176,7 +186,8 @@ def dense_bracket(matrix: Tensor, generator: torch.Generator, gap: float, max_sw
     rows = matrix.norm(dim=1)
     if n == 0:
         return Bracket(0.0, 0.0, torch.zeros_like(rows), rows, d)
-    part = matrix[active][:, active]
+    scale = float(matrix.abs().max())
+    part = matrix[active][:, active] / scale
     # Above sqrt(2n) columns the low-rank program has no spurious local maxima in general.
     sweeps = Sweeps(lambda block: part @ block, n, min(n, int(2 * n**0.5) + 3), generator, part)
     upper, best = float("inf"), torch.zeros(n, dtype=part.dtype, device=part.device)
@@ -197,4 +208,4 @@ def dense_bracket(matrix: Tensor, generator: torch.Generator, gap: float, max_sw
             break
     vector = torch.zeros_like(rows)
     vector[active] = best
-    return Bracket(sweeps.lower, upper, vector, rows, d)
+    return Bracket(sweeps.lower, upper, vector, rows / scale, d).times(scale)

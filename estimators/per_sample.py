@@ -173,4 +173,6 @@ def _refuse_not_finite(problem: Problem, part: Moments, start: int) -> None:
                 raise InputError(
                     "the gradient of a sample is not finite", f"sample {sample}, {name}", "drop the sample, or scale it"
                 )
-    raise InputError("the gradients of the samples overflow", problem.loss_name, "scale the data or use float64")
+    raise InputError(
+        "the gradients of the samples overflow", type(problem.model).__name__, "scale the data or use float64"
+    )

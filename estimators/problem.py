@@ -59,8 +59,10 @@ class Problem:
         samples: Samples | Mapping[str, Tensor],
         loss: str | losses.LossFunction = "cross-entropy",
     ) -> None:
+        if torch.is_inference_mode_enabled():
+            raise InputError("gradients are off", "torch.inference_mode()", "leave the inference mode for this call")
         self.model = model
-        self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "function")
+        self.loss_name = loss if isinstance(loss, str) else None
         self.parameters: Parameters = {}
         self._fixed: Parameters = {}
         for name, parameter in model.named_parameters():
@@ -95,16 +97,18 @@ class Problem:
         """The same task at another point; passes are counted together."""
         other = copy(self)
         other._dense = None
-        missing = [name for name in self.names if name not in parameters]
+        other.parameters = {name: value.clone() for name, value in self._fitting(parameters).items()}
+        return other
+
+    def _fitting(self, vector: Mapping[str, Tensor]) -> Parameters:
+        """The vector on the problem's device and in its dtype; InputError where names or shapes do not fit."""
+        missing = [name for name in self.names if name not in vector]
         if missing:
             raise InputError("a parameter is missing", missing[0], f"give all of {len(self.names)} parameters")
-        other.parameters = {}
         for name, shape in self.shapes.items():
-            value = parameters[name].detach().to(self.device, self.dtype)
-            if value.shape != shape:
-                raise InputError(f"shape {tuple(value.shape)} instead of {tuple(shape)}", name)
-            other.parameters[name] = value.clone()
-        return other
+            if vector[name].shape != shape:
+                raise InputError(f"shape {tuple(vector[name].shape)} instead of {tuple(shape)}", name)
+        return {name: vector[name].detach().to(self.device, self.dtype) for name in self.names}
 
     def subset(self, index: Tensor) -> Problem:
         """The same model on some of the samples, with passes counted apart (over the subset)."""
@@ -181,7 +185,7 @@ class Problem:
         """H v with H = nabla^2 f(w), by double backward."""
         from estimators.products import hessian
 
-        flat = self.flatten(vector).to(self.device, self.dtype)
+        flat = self.flatten(self._fitting(vector))
         with hessian(self) as product:
             return self.unflatten(product(flat[:, None])[:, 0])
 
@@ -195,7 +199,7 @@ class Problem:
         for module in training:
             module.training = False
         try:
-            with sdpa_kernel(SDPBackend.MATH):
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 yield
         finally:
             for module in training:

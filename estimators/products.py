@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from estimators.errors import InputError
 from estimators.problem import Problem
 
 Product = Callable[[Tensor], Tensor]
@@ -31,8 +32,18 @@ class Counted:
         self.products = 0
 
     def __call__(self, block: Tensor) -> Tensor:
+        """A times the block.
+
+        Raises:
+            InputError: the result is not finite.
+        """
         self.products += block.shape[1]
-        return self._apply(block)
+        image = self._apply(block)
+        if not bool(torch.isfinite(image).all()):
+            raise InputError(
+                "the curvature is not finite", "a Hessian-vector product", "scale the data, or use float64"
+            )
+        return image
 
 
 @contextlib.contextmanager

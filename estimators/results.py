@@ -96,7 +96,7 @@ class HessianDiagonal:
     """Diagonal of the Hessian, h_j = d_j^2 f, with bounds for each coordinate in ``lower`` and ``upper``.
 
     ``exact`` says whether the diagonal was read off the full Hessian; ``probes`` is then null.
-    ``tensors`` holds one row for each parameter: name, parameters, trace, abs_sum.
+    ``tensors`` holds one row for each parameter: name, parameters, trace, abs_sum (freed of the bias of |noise|).
     """
 
     abs_sum: float | None

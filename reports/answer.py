@@ -143,7 +143,7 @@ def strip(diagnosis: Diagnosis) -> Figure | None:
     found = readings(diagnosis)
     if not found:
         return None
-    below = sum(r.value < r.neutral for r in found)
+    below = sum(r.high < r.neutral for r in found)
     caption = (
         f"{number(below)} of {number(len(found))} ratios lie on AdaGrad's side of their own neutral value (the upright "
         "mark). Blue speaks for AdaGrad, the deeper blue strongly; orange for SGD; grey for neither."

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from diagnose.errors import InputError
 from diagnose.inputs.networks import seeded
 from diagnose.inputs.objects import Samples
 from diagnose.settings import Family, Loss, printable
+from estimators.examine import refuse_coupled_modules
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
@@ -92,6 +94,7 @@ def probe(model: nn.Module, samples: Samples) -> None:
     Raises:
         InputError: forward fails on it.
     """
+    refuse_coupled_modules(model)
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -113,6 +116,8 @@ def probe(model: nn.Module, samples: Samples) -> None:
 
 
 def _forward(model: nn.Module, samples: Samples) -> Any:
+    state = {name: tensor.detach().clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     if isinstance(samples, dict):
-        return model(**{name: tensor[:1] for name, tensor in samples.items() if name != "labels"})
-    return model(samples[0][:1])
+        inputs = {name: tensor[:1] for name, tensor in samples.items() if name != "labels"}
+        return functional_call(model, state, (), inputs)
+    return functional_call(model, state, (samples[0][:1],))

@@ -19,8 +19,9 @@ def findings(race: Race, training: Training) -> tuple[Finding, ...]:
 
 
 def _of_method(race: Race, method: str) -> list[Finding]:
-    rates, best = race.rates(method), race.best(method)
+    rates, best = race.judged(method), race.best(method)
     if not best:
+        rates = race.rates(method)
         legs = race.of(method)
         diverged = sum(leg.diverged for leg in legs)
         return [
@@ -71,8 +72,8 @@ def _diverged(race: Race) -> list[Finding]:
             severity="note",
             stage=STAGE,
             found=f"{count} of {len(race.legs)} runs diverged: {'; '.join(parts)}",
-            meaning="these learning rates are too large for this task; the runs were stopped and left out",
-            action="nothing to do: the best rates lie below them",
+            meaning="at these learning rates the loss left all bounds; the runs were stopped and count as infinite",
+            action="nothing to do: the best rate of each method is another one",
         )
     ]
 

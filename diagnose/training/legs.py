@@ -133,6 +133,11 @@ class Race:
         """The rates that were run with all seeds, ascending, each with its legs in the order of the seeds."""
         return {rate: legs for rate in self.rates(method) if len(legs := self.at(method, rate)) == self.settings.seeds}
 
+    def judged(self, method: str) -> list[float]:
+        """The rates whose mean over seeds is known, ascending: run with all seeds, or diverged in one."""
+        full = self.full(method)
+        return [r for r in self.rates(method) if r in full or any(leg.diverged for leg in self.at(method, r))]
+
     def best(self, method: str) -> tuple[Leg, ...]:
         """The legs at the best rate of the mean over seeds; empty where every rate diverged in some seed."""
         full = self.full(method)

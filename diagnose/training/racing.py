@@ -32,7 +32,9 @@ def race(problem: Problem, settings: RaceSettings, legs: LegStore, progress: Pro
     """
     start = look(problem, problem.parameters)
     if not math.isfinite(start[0]):
-        raise InputError("the loss at the starting point is not finite", problem.loss_name, "scale the data or weights")
+        raise InputError(
+            "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
+        )
     runner = _Runner(problem, settings, legs, start, progress)
     tuned = runner.settings
     finished: list[Leg] = []

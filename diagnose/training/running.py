@@ -23,9 +23,9 @@ from diagnose.training.legs import Leg, RaceSettings, evaluation_steps
 from diagnose.training.update_rules import RULES, Rate, State, Tensors
 from estimators.problem import Parameters, Problem, Samples
 
-DIVERGED = 100.0
-"""A loss above the starting one by this many times its size counts as diverged. AdaGrad's first step at a good
-rate may overshoot tenfold and recover, so the limit lies well above that."""
+DIVERGED = 1e6
+"""A loss above the starting one by this many times its size counts as diverged. AdaGrad's first steps have full size
+in every coordinate: at its best rate they may overshoot several hundredfold and recover, so only the absurd stops."""
 GRADIENT_LIMIT = 100_000
 """Up to this many parameters the gradient of the whole sample set is taken at each evaluation, not its loss alone."""
 STACK_NUMBERS = 1 << 24

@@ -116,20 +116,20 @@ def t_interval(values: Sequence[float]) -> Interval | None:
     return mean - half, mean + half
 
 
-def tuning_range(finals: Mapping[float, float], initial: float) -> tuple[float, bool] | None:
-    """Decades of learning rates around the best whose final loss lies within 10% of (initial - best) above the best.
+def tuning_range(finals: Mapping[float, float], best: float, initial: float) -> tuple[float, bool] | None:
+    """Decades of rates around the best whose final loss lies within 10% of (initial - best) above the best.
 
     Linear in the logarithm of the rate between neighbours; up to the last finite one before a rate that diverged.
 
     Args:
-        finals: rate -> mean final loss, infinite where it diverged.
+        finals: rate -> mean final loss over the seeds that it was run with, infinite where it diverged.
+        best: the rate that was chosen, by its mean over all seeds.
 
     Returns:
         The width, and whether the range reaches an end of the grid, so that it is at least this wide; None where no
         rate ended below the initial loss.
     """
     rates = sorted(finals)
-    best = min(rates, key=lambda rate: finals[rate])
     if not finals[best] < initial:
         return None
     limit = finals[best] + WITHIN * (initial - finals[best])
@@ -183,7 +183,8 @@ def _method(race: Race, method: str, initial: float, target: float | None, no_ta
             entry["steps_to_target"] = time
         else:
             why["steps_to_target"] = "the mean curve of no learning rate met the target"
-    width = tuning_range({rate: mean_final(race.at(method, rate)) for rate in race.rates(method)}, initial)
+    finals = {rate: mean_final(race.at(method, rate)) for rate in race.rates(method)}
+    width = tuning_range(finals, best[0].learning_rate, initial)
     if width is None:
         why["tuning_range"] = why["tuning_range_at_least"] = "no learning rate ended below the starting loss"
     else:

@@ -76,6 +76,13 @@ def tune(method: str, settings: RaceSettings, train: Train) -> list[Leg]:
     def means(count: int) -> dict[int, float]:
         return {k: mean_final(list(legs[k].values())) for k in sorted(legs) if len(legs[k]) == count}
 
+    def judged() -> list[int]:
+        """Exponents whose mean over seeds is known: run with all seeds, or infinite on one."""
+        return [k for k, runs in legs.items() if len(runs) == len(seeds) or any(map(math.isinf, finals(runs)))]
+
+    def finals(runs: Mapping[int, Leg]) -> list[float]:
+        return [leg.final for leg in runs.values()]
+
     stride = 1 if settings.every_rate else 2
     first = seeds if settings.every_rate else seeds[:1]
     middle = first_guess(method, settings)
@@ -90,7 +97,7 @@ def tune(method: str, settings: RaceSettings, train: Train) -> list[Leg]:
         alone = means(1)
         run([k for k in (best - stride, best, best + stride) if math.isfinite(alone.get(k, math.inf))], seeds)
         # The mean over seeds may prefer a neighbour, and that may be the end of the grid.
-        while left and (more := beyond(means(len(seeds)), legs, stride)):
+        while left and (more := beyond(means(len(seeds)), judged(), stride)):
             run(more, seeds)
             left -= 1
     return [legs[k][seed] for k in sorted(legs) for seed in sorted(legs[k])]

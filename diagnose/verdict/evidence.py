@@ -45,7 +45,8 @@ def _noise(noise: Noise) -> Evidence:
 def _smoothness(part: Smoothness) -> Evidence:
     interval: Interval | None = None
     if part.density is not None and part.l1_lower is not None and part.l1_upper:
-        interval = part.density * part.l1_lower / part.l1_upper, part.density
+        loosest = part.sharpness / part.sharpness_interval[1] if part.sharpness and part.sharpness_interval else 1.0
+        interval = loosest * part.density * part.l1_lower / part.l1_upper, part.density
     neutral = f"{SMOOTHNESS_SIDES[1]:g}; strong below {SMOOTHNESS_SIDES[0]:g}"
     if part.density_rotated is not None:
         neutral = f"{number(part.density_rotated, 2)}, its value after a random rotation; {neutral}"

@@ -29,7 +29,8 @@ def generalized(diagnosis: Diagnosis) -> Section:
                 "by coordinate is the tighter one there, above 1 the isotropic one."
             )
     if control.get("l1_median") is not None and part.l1_median is not None:
-        beyond = part.l1_median > control["l1_median"]
+        slope, null = isotropic.get("l1") or 0.0, control.get("isotropic_l1") or 0.0
+        beyond = bool(part.helps_fraction) or part.l1_median > control["l1_median"] or slope > null
         (remarks if beyond else cautions).append(
             "Control: on the frozen quadratic at the first point, where the true L₁ is 0, the same fit gives a "
             f"median L₁ of {number(control['l1_median'])}, here {number(part.l1_median)}"

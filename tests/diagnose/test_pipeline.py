@@ -211,9 +211,6 @@ def test_a_damaged_file_is_named(name: str, content: str, finished: Path, tmp_pa
     folder = tmp_path / "damaged"
     shutil.copytree(finished, folder)
     (folder / name).write_text(content)
-    if name == "runs.csv" and content != "method,loss\nsgd,x\n":
-        assert Diagnosis.load(folder).runs == []
-        return
     with pytest.raises(InputError, match=f"{name} is damaged") as raised:
         Diagnosis.load(folder)
     assert "--fresh" in raised.value.hint

@@ -38,7 +38,7 @@ def _runs(kind: str, steps: int, delta: float) -> list[Ritz]:
     values = _spectrum(kind)
     generator = torch.Generator().manual_seed(0)
     return [
-        lanczos(lambda block: values[:, None] * block, random_start(D, generator, values), D, steps, delta)
+        lanczos(lambda block: values[:, None] * block, random_start(D, generator, values), D, steps, delta, generator)
         for _ in range(STARTS)
     ]
 
@@ -85,23 +85,43 @@ def test_the_edge_survives_many_steps() -> None:
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_all_steps_give_all_eigenvalues(n: int) -> None:
     matrix = symmetric(n, 5)
-    run = lanczos(_times(matrix), random_start(n, torch.Generator().manual_seed(0), matrix), n, 80, 1e-3)
+    generator = torch.Generator().manual_seed(0)
+    run = lanczos(_times(matrix), random_start(n, generator, matrix), n, 80, 1e-3, generator)
     np.testing.assert_allclose(run.values, np.linalg.eigvalsh(matrix.numpy()), atol=1e-10)
     assert run.upper >= run.values[-1]
     assert run.upper - run.values[-1] < 1e-10 * max(1.0, run.norm)
 
 
-def test_an_invariant_space_ends_the_run() -> None:
+def test_an_invariant_space_is_left_for_fresh_directions() -> None:
     matrix = torch.diag(torch.tensor([3.0] + [1.0] * 30)).double()
-    run = lanczos(_times(matrix), random_start(31, torch.Generator().manual_seed(0), matrix), 31, 80, 1e-3)
-    assert run.steps == 2
-    np.testing.assert_allclose(run.values, [1, 3], atol=1e-12)
+    generator = torch.Generator().manual_seed(0)
+    run = lanczos(_times(matrix), random_start(31, generator, matrix), 31, 6, 1e-3, generator)
+    assert (run.values[0], run.values[-1]) == pytest.approx((1, 3))
     assert (run.lower, run.upper) == pytest.approx((1, 3))
+
+
+def _spiked(v: Tensor, size: float) -> Product:
+    return lambda block: block + size * (v @ (v.T @ block))
+
+
+@pytest.mark.parametrize("size", [1e-4, 3e-4, 1e-3])
+def test_an_eigenvalue_that_rounding_hides_is_still_bounded(size: float) -> None:
+    """I + size vv' in float32: the start shows v only below its own rounding."""
+    d, missed = 40_000, 0
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        v = torch.randn(d, 1, generator=generator)
+        v /= v.norm()
+        start = torch.randn(d, generator=generator)
+        run = lanczos(_spiked(v, size), start, d, 40, 1e-3, generator)
+        missed += run.upper < 1 + size * (1 - 1e-3)
+    assert missed == 0
 
 
 def test_the_zero_operator() -> None:
     zero = torch.zeros(9, 9).double()
-    run = lanczos(_times(zero), random_start(9, torch.Generator().manual_seed(0), zero), 9, 80, 1e-3)
+    generator = torch.Generator().manual_seed(0)
+    run = lanczos(_times(zero), random_start(9, generator, zero), 9, 80, 1e-3, generator)
     assert (run.lower, run.norm, run.upper) == (0, 0, 0)
 
 

@@ -162,23 +162,23 @@ def test_steps_to_target_is_null_where_the_mean_curve_misses() -> None:
 
 def test_tuning_range_is_interpolated_in_the_logarithm_of_the_rate() -> None:
     # Best 0 at 1, limit 1: left, the loss crosses 1 half-way from 1 to 0.1; right, a tenth of the way to 10.
-    width, open_ended = tuning_range({0.01: 8.0, 0.1: 2.0, 1.0: 0.0, 10.0: 10.0}, 10.0) or pytest.fail("a range")
+    width, open_ended = tuning_range({0.01: 8.0, 0.1: 2.0, 1.0: 0.0, 10.0: 10.0}, 1.0, 10.0) or pytest.fail("a range")
     assert width == pytest.approx(0.5 + 0.1)
     assert not open_ended
 
 
 def test_tuning_range_ends_at_the_last_rate_before_divergence() -> None:
-    width, open_ended = tuning_range({0.1: 2.0, 1.0: 0.0, 10.0: math.inf}, 10.0) or pytest.fail("a range")
+    width, open_ended = tuning_range({0.1: 2.0, 1.0: 0.0, 10.0: math.inf}, 1.0, 10.0) or pytest.fail("a range")
     assert width == pytest.approx(0.5)
     assert not open_ended
 
 
 def test_tuning_range_at_the_end_of_the_grid_is_a_lower_bound() -> None:
-    width, open_ended = tuning_range({0.1: 0.5, 1.0: 0.0, 10.0: 10.0}, 10.0) or pytest.fail("a range")
+    width, open_ended = tuning_range({0.1: 0.5, 1.0: 0.0, 10.0: 10.0}, 1.0, 10.0) or pytest.fail("a range")
     assert width == pytest.approx(1.1)
     assert open_ended
-    assert tuning_range({1.0: 0.0}, 10.0) == (0.0, True)
+    assert tuning_range({1.0: 0.0}, 1.0, 10.0) == (0.0, True)
 
 
 def test_tuning_range_needs_a_loss_below_the_start() -> None:
-    assert tuning_range({0.1: 11.0, 1.0: math.inf}, 10.0) is None
+    assert tuning_range({0.1: 11.0, 1.0: math.inf}, 0.1, 10.0) is None
