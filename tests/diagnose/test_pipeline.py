@@ -218,6 +218,69 @@ def test_a_damaged_file_is_named(name: str, content: str, finished: Path, tmp_pa
     assert again.status == "finished"
 
 
+@pytest.mark.parametrize("name", ["vectors.safetensors", "runs.csv"])
+def test_a_missing_file_is_named(name: str, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "incomplete"
+    shutil.copytree(finished, folder)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        Diagnosis.load(folder)
+
+
+def test_a_run_that_dies_at_its_first_file_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Store._replace
+    written: list[str] = []
+
+    def full(self: Store, name: str, content: bytes) -> None:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(name)
+        real(self, name, content)
+
+    monkeypatch.setattr(Store, "_replace", full)
+    with pytest.raises(OSError, match="No space"):
+        pipeline.execute(settings(tmp_path / "run", training=False), "logreg", "breast-cancer")
+    monkeypatch.setattr(Store, "_replace", real)
+    assert pipeline.execute(settings(tmp_path / "run", training=False), "logreg", "breast-cancer").status == "finished"
+
+
+def test_both_methods_are_fitted_and_held_out(finished: Path) -> None:
+    loaded = Diagnosis.load(finished)
+    points = {(row["l1_upper"], row["gradient_l2"]): row["method"] for row in loaded.smoothness.points or ()}
+    halves: dict[bool, set[str]] = {True: set(), False: set()}
+    for row in (loaded.generalized_smoothness.points or ())[1:]:
+        halves[row["fitted"]].add(points[row["l1_upper"], row["gradient_l2"]])
+    assert halves[True] == halves[False] == {"adagrad", "sgd"}
+
+
+def test_separable_data_end_in_a_finished_folder(tmp_path: Path) -> None:
+    """The loss saturates along the run: gradients vanish and curvature falls below 1e-30."""
+    for seed in (2, 4, 5):
+        x = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed))
+        model = nn.Linear(5, 2, bias=False)
+        nn.init.zeros_(model.weight)
+        found = diagnose.run(model, (x, (x[:, 0] > 0).long()), steps=200, out=str(tmp_path / str(seed)))
+        assert found.status == "finished"
+
+
+def test_buffers_of_the_model_stay_as_they_were() -> None:
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.calls: Tensor
+            self.register_buffer("calls", torch.tensor(0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting()
+    buffer = model.calls
+    diagnose.run(model, (torch.randn(40, 3), torch.arange(40) % 2), steps=3, training=False)
+    assert model.calls is buffer
+    assert int(buffer) == 0
+
+
 def test_a_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
     with Store(tmp_path / "run"), pytest.raises(InputError, match="another run is writing this folder"):
         pipeline.execute(settings(tmp_path / "run"), "logreg", "breast-cancer")

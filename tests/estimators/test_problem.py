@@ -415,3 +415,53 @@ def test_passes_are_counted() -> None:
     problem.hessian_vector_product(problem.parameters)
     assert problem.passes.total == pytest.approx(4 / 3 + 3)
     assert problem.subset(torch.arange(3)).passes.total == 0
+
+
+class _Once(torch.autograd.Function):
+    """x^3 with a backward that torch cannot differentiate."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope: Tensor = 3 * x**2 * grad
+        return slope
+
+
+def test_a_layer_without_second_derivative_is_refused() -> None:
+    class Cubic(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            cubed: Tensor = _Once.apply(super().forward(x))  # type: ignore[no-untyped-call]
+            return cubed
+
+    samples = torch.randn(8, 3), torch.randn(8)
+    for loss in ("squared", lambda output, _: output[:, 0]):
+        with pytest.raises(InputError, match="no second derivative"):
+            Problem(Cubic(3, 1), samples, loss)
+
+
+def test_a_loss_linear_in_the_parameters_is_not_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 1), nn.ReLU())
+    problem = Problem(model, (torch.randn(50, 3), torch.zeros(50)), lambda output, _: output[:, 0])
+    assert float(dense_hessian(problem).abs().max()) == 0
+
+
+def test_gradients_that_are_off_are_switched_on() -> None:
+    model, samples = nn.Linear(3, 2), (torch.randn(8, 3), torch.arange(8) % 2)
+    with torch.no_grad():
+        assert Problem(model, samples).gradient()["weight"].abs().sum() > 0
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        Problem(model, samples)
+
+
+def test_a_function_named_like_a_loss_is_not_taken_for_it() -> None:
+    def squared(output: Tensor, targets: Tensor) -> Tensor:
+        return (output[:, 0] - targets).square()
+
+    problem = Problem(nn.Linear(3, 1), (torch.randn(8, 3), torch.randn(8)), squared)
+    assert problem.loss_name is None
