@@ -19,6 +19,7 @@ from diagnose.training.findings import findings as race_findings
 from diagnose.training.legs import LegStore, rows
 from diagnose.training.speedup import summarise
 from diagnose.verdict import bounds, decide
+from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
 from estimators.problem import Parameters, Problem
 from estimators.results import Finding, GeneralizedSmoothness, Progress, Smoothness
@@ -86,8 +87,7 @@ def noise(bench: Bench, _: Diagnosis) -> Update:
 def smoothness(bench: Bench, _: Diagnosis) -> Update:
     seed = stream(bench.resolved.seed, "smoothness")
     part = estimators.smoothness(bench.curvature, gap=bench.resolved.gap, seed=seed, progress=bench.progress)
-    gradient = bench.curvature.flatten(bench.curvature.gradient()).double()
-    start = _point("start", 0, part, float(gradient.abs().sum()), float(gradient.norm()))
+    start = _point("start", 0, bench.curvature, part)
     why = {**part.why, "density_rotated": NOT_YET}
     del why["points"]
     part = replace(part, points=[start], why=why)
@@ -156,9 +156,8 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         found = []
         for number, (method, step, parameters) in enumerate(places):
             there = bench.curvature.at(parameters)
-            gradient = there.flatten(there.gradient()).double()
             curved = estimators.smoothness(there, gap=bench.resolved.gap, seed=seed + number, progress=bench.progress)
-            found.append(_point(method, step, curved, float(gradient.abs().sum()), float(gradient.norm())))
+            found.append(_point(method, step, there, curved))
     else:
         trajectory = [bench.problem.parameters, *(parameters for _, _, parameters in places)]
         part = estimators.generalized_smoothness(
@@ -240,7 +239,9 @@ def _along(bench: Bench, known: Diagnosis) -> list[tuple[str, int, Parameters]]:
     return along
 
 
-def _point(method: str, step: int, part: Smoothness, gradient_l1: float, gradient_l2: float) -> dict[str, Any]:
+def _point(method: str, step: int, problem: Problem, part: Smoothness) -> dict[str, Any]:
+    """A row of ``smoothness.points``; costs one gradient at the problem's point."""
+    gradient_l1, gradient_l2 = norms(problem.flatten(problem.gradient()))
     return {
         "method": method,
         "step": step,

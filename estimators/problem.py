@@ -7,7 +7,7 @@ products with the Hessian (``products.py``) and per-sample gradient moments (``p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 
 import torch
@@ -243,6 +243,3 @@ class Problem:
 
 def _tensors(samples: Samples) -> list[Tensor]:
     return list(samples.values()) if isinstance(samples, dict) else list(samples)
-
-
-LossOfSample = Callable[[Mapping[str, Tensor], Samples], Tensor]
