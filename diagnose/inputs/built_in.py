@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from diagnose.errors import InputError
-from diagnose.inputs import modules, networks, objects, targets
-from diagnose.inputs.networks import Network
+from diagnose.inputs.data import objects, targets
+from diagnose.inputs.data.tables import Array, Table, Text, checked
+from diagnose.inputs.models import modules, networks
+from diagnose.inputs.models.networks import Network
 from diagnose.inputs.sampling import (
     Drawn,
     coordinates,
@@ -24,7 +26,6 @@ from diagnose.inputs.sampling import (
     shown,
     target_tensor,
 )
-from diagnose.inputs.tables import Array, Table, Text, checked
 from diagnose.settings import Loss, Settings, resolve, task_name
 
 

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from diagnose.inputs.objects import Samples
+from diagnose.inputs.data.objects import Samples
 
 
 def fingerprint(model: nn.Module, samples: Samples) -> str:

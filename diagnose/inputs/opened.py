@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from diagnose.errors import InputError
-from diagnose.inputs import built_in, modules, networks, own
+from diagnose.inputs import built_in, own
+from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.fingerprint import fingerprint
-from diagnose.inputs.objects import Samples
+from diagnose.inputs.models import modules, networks
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

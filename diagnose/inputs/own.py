@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from diagnose.inputs import modules, targets
-from diagnose.inputs.objects import Samples
+from diagnose.inputs.data import targets
+from diagnose.inputs.data.objects import Samples
+from diagnose.inputs.data.tables import Table, Text
+from diagnose.inputs.models import modules
 from diagnose.inputs.sampling import (
     Drawn,
     coordinates,
@@ -23,7 +25,6 @@ from diagnose.inputs.sampling import (
     shown,
     target_tensor,
 )
-from diagnose.inputs.tables import Table, Text
 from diagnose.settings import Loss, Settings, printable, resolve, task_name
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from diagnose.errors import InputError
-from diagnose.inputs import blocks, catalogue, objects
-from diagnose.inputs.objects import Samples
-from diagnose.inputs.tables import Array, Table, Text
+from diagnose.inputs.data import catalogue, objects
+from diagnose.inputs.data.objects import Samples
+from diagnose.inputs.data.tables import Array, Table, Text
+from diagnose.inputs.text import blocks
 from diagnose.settings import Family, Loss, Resolved, Settings, task_name
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from diagnose.errors import InputError
-from diagnose.inputs import catalogue, files
-from diagnose.inputs.tables import Table, Text
+from diagnose.inputs.data import catalogue, files
+from diagnose.inputs.data.tables import Table, Text
 
 ROWS = b"1 1:1 2:2\n0 1:3\n"
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from diagnose.errors import InputError
-from diagnose.inputs import files
-from diagnose.inputs.libsvm import parse
-from diagnose.inputs.tables import Table
+from diagnose.inputs.data import files
+from diagnose.inputs.data.libsvm import parse
+from diagnose.inputs.data.tables import Table
 
 
 def test_values_land_in_their_columns() -> None:

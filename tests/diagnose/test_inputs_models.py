@@ -10,7 +10,7 @@ import torch
 
 from diagnose.errors import InputError
 from diagnose.inputs import open_task
-from diagnose.inputs.networks import NETWORKS, build, find
+from diagnose.inputs.models.networks import NETWORKS, build, find
 from diagnose.settings import Settings
 
 SHAPES: dict[str, tuple[int, ...]] = {

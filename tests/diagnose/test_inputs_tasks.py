@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diagnose.errors import InputError
 from diagnose.inputs import open_task
-from diagnose.inputs.embedded import standardised
+from diagnose.inputs.data.embedded import standardised
 from diagnose.inputs.sampling import draw
 from diagnose.settings import Settings
 

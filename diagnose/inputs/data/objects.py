@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diagnose.errors import InputError
-from diagnose.inputs.networks import seeded
-from diagnose.inputs.tables import Table
+from diagnose.inputs.data.tables import Table
+from diagnose.inputs.models.networks import seeded
 from diagnose.settings import printable
 
 Samples = tuple[Tensor, Tensor] | dict[str, Tensor]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from diagnose.errors import InputError
-from diagnose.inputs import arrays, libsvm
-from diagnose.inputs.tables import Table, Text
+from diagnose.inputs.data import arrays, libsvm
+from diagnose.inputs.data.tables import Table, Text
 from diagnose.schema import NOT_YET
 from diagnose.settings import printable
 

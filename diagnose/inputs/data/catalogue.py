@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from diagnose.errors import InputError
-from diagnose.inputs import embedded, files
-from diagnose.inputs.tables import Table, Text, checked
+from diagnose.inputs.data import embedded, files
+from diagnose.inputs.data.tables import Table, Text, checked
 from diagnose.schema import NOT_YET
 from diagnose.settings import printable, task_name
 

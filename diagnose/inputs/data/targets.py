@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnose.errors import InputError
-from diagnose.inputs.tables import Array, Table
+from diagnose.inputs.data.tables import Array, Table
 from diagnose.settings import printable
 
 MANY = 20

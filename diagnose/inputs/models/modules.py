@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from diagnose.errors import InputError
-from diagnose.inputs.networks import seeded
-from diagnose.inputs.objects import Samples
+from diagnose.inputs.data.objects import Samples
+from diagnose.inputs.models.networks import seeded
 from diagnose.settings import Family, Loss, printable
 from estimators.examine import refuse_coupled_modules
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diagnose.inputs.tables import Array, Table, Text
+from diagnose.inputs.data.tables import Array, Table, Text
 
 TOPICS = "pydoc-topics"
 TABLES = ("breast-cancer", "digits", "wine", "iris", "diabetes")

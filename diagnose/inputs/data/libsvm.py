@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from diagnose.errors import InputError
-from diagnose.inputs.tables import Table
+from diagnose.inputs.data.tables import Table
 from diagnose.settings import printable
 
 FORM = "a LIBSVM line is `label index:value index:value ...` with indices from 1"

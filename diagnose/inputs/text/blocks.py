@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagnose.errors import InputError
-from diagnose.inputs.tables import Text
+from diagnose.inputs.data.tables import Text
 
 DEFAULT_LENGTH = 128
 

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 
 from diagnose.errors import InputError
-from diagnose.inputs.tables import Array, Table
+from diagnose.inputs.data.tables import Array, Table
 from diagnose.settings import printable
 
 CHANNELS = (1, 3, 4)

@@ -1,0 +1,1 @@
+"""Text as samples: tokens, blocks, rows cut to a length."""
