@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from estimators.embeddings import token_deciles
 from estimators.errors import InputError
 from estimators.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, not_converged, sharpness_run
 from estimators.max_cut import FEWEST_PRODUCTS, Bracket, bracket, dense_bracket
@@ -102,6 +103,8 @@ def smoothness(
         why["density"] = "the Hessian is zero"
     vectors = problem.unflatten(rounded_up(found.vector, problem.dtype))
     why["density_rotated"] = why["points"] = "not measured by this call"
+    deciles, reason = token_deciles(problem, vectors)
+    why |= {"token_deciles": reason} if deciles is None else {}
     return Smoothness(
         l1_lower=found.lower,
         l1_upper=found.upper,
@@ -118,6 +121,7 @@ def smoothness(
         global_l1=global_l1,
         points=None,
         tensors=[{"name": name, "parameters": v.numel(), "l1": float(v.double().sum())} for name, v in vectors.items()],
+        token_deciles=deciles,
         why=why,
         vectors=vectors,
         warnings=tuple(warnings),

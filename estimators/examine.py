@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from estimators import losses
+from estimators import heads, losses
 from estimators.errors import InputError
 from estimators.results import Finding
 
@@ -32,6 +32,7 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     with problem.measuring():
         chunk = _check_outputs(problem, few)
         _check_losses(problem, few)
+        _check_own_loss(problem)
         unused = _check_gradient(problem, few)
         _check_second_derivative(problem, few)
     return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
@@ -52,29 +53,48 @@ def _check_outputs(problem: Problem, few: Samples) -> int:
     """Targets fit the output; returns how many samples go through the model at once."""
     from estimators.problem import CHUNK_ELEMENTS
 
-    state = {**problem._fixed, **problem.parameters}
-    with torch.no_grad():
-        if isinstance(few, dict):
-            inputs = {name: tensor for name, tensor in few.items() if name != "labels"}
-            output = functional_call(problem.model, state, (), inputs)
-            numbers = sum(tensor[:1].numel() for tensor in few.values())
-        else:
-            output = functional_call(problem.model, state, (few[0],))
-            numbers = few[0][:1].numel()
+    output = _output(problem, few)
+    tensors = few.values() if isinstance(few, dict) else few[:1]
+    numbers = sum(tensor[:1].numel() for tensor in tensors)
     if problem.loss_name is not None:
         full = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
-        losses.check_targets(problem.loss_name, output, full, losses.is_causal(problem.model))
+        losses.check_targets(problem.loss_name, output, full, heads.head(problem.model) == "causal")
         numbers += losses.prediction(output)[:1].numel()
     return max(1, CHUNK_ELEMENTS // max(numbers, 1))
 
 
+def _output(problem: Problem, few: Samples) -> Any:
+    """What forward returns; whatever it raises says that model and samples do not fit."""
+    state = {**problem._fixed, **problem.parameters}
+    positional = () if isinstance(few, dict) else (few[0],)
+    named: dict[str, Any] = {}
+    if isinstance(few, dict):
+        named = {name: tensor for name, tensor in few.items() if name != "labels"} | heads.arguments(problem.model)
+    try:
+        with torch.no_grad():
+            return functional_call(problem.model, state, positional, named)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            "the model cannot take these samples",
+            f"{type(problem.model).__name__}: {reason}",
+            "compare the shape and type of one sample with what forward takes",
+        ) from error
+
+
 def _check_losses(problem: Problem, few: Samples) -> None:
     """Finite, one for each sample, the same twice, the same alone as in company."""
+
+    def one(sample: int) -> Samples:
+        return problem.trimmed(problem.take(slice(sample, sample + 1)))
+
     with torch.no_grad():
         each = problem.losses(problem.parameters, few)
         losses.check_shape(each, min(PROBE, problem.n))
         again = problem.losses(problem.parameters, few)
-        alone = torch.cat([problem.losses(problem.parameters, problem.take(slice(i, i + 1))) for i in range(len(each))])
+        alone = torch.cat([problem.losses(problem.parameters, one(i)) for i in range(len(each))])
     if not bool(torch.isfinite(each).all()):
         raise InputError(
             "the loss is not finite at the starting point", "sample " + str(int((~torch.isfinite(each)).nonzero()[0]))
@@ -93,6 +113,27 @@ def _check_losses(problem: Problem, few: Samples) -> None:
         )
 
 
+def _check_own_loss(problem: Problem) -> None:
+    """Where a transformers model gives a loss itself, ours is that of one sequence alone."""
+    if problem.loss_name != "cross-entropy" or not isinstance(problem.samples, dict):
+        return
+    one = problem.take(slice(0, 1))
+    assert isinstance(one, dict)
+    with torch.no_grad():
+        theirs = heads.own_loss(problem.model, {**problem._fixed, **problem.parameters}, one)
+        if theirs is None:
+            return
+        ours = problem.losses(problem.parameters, problem.trimmed(one))[0]
+    # Equal up to rounding (1e-7 in float32, 5e-3 in bfloat16, as measured); a balancing term may be 1e-3 of the loss.
+    tolerance = 2e-2 if problem.dtype in (torch.float16, torch.bfloat16) else 1e-5
+    if not abs(float(ours) - float(theirs)) <= tolerance * max(abs(float(theirs)), 0.1):
+        raise InputError(
+            f"the model's own loss of a sample is {float(theirs):.6g}, cross-entropy of its labels {float(ours):.6g}",
+            type(problem.model).__name__,
+            "give the loss as a function (output, targets) -> one loss for each sample",
+        )
+
+
 def _check_gradient(problem: Problem, few: Samples) -> list[str]:
     """The gradient is finite and the same twice; returns the parameters that it does not reach."""
     first, unused = _gradient(problem, few)
@@ -101,7 +142,20 @@ def _check_gradient(problem: Problem, few: Samples) -> list[str]:
         raise InputError("the gradient is not finite at the starting point", type(problem.model).__name__)
     if not _close(first, second):
         raise InputError("the gradient changes between two evaluations of the same point", type(problem.model).__name__)
-    return unused
+    return _unreached(problem, unused) if problem.n > PROBE else unused
+
+
+def _unreached(problem: Problem, names: list[str]) -> list[str]:
+    """Those of the parameters that no sample reaches; which are reached may depend on the sample, as with experts."""
+    chunks = problem.chunks()
+    while names and (chunk := next(chunks, None)) is not None:
+        leaves = {name: p.detach() for name, p in problem.parameters.items()}
+        asked = {name: leaves[name].requires_grad_() for name in names}
+        loss = problem.losses(leaves, chunk).sum()
+        if loss.requires_grad:
+            parts = torch.autograd.grad(loss, list(asked.values()), allow_unused=True)
+            names = [name for name, part in zip(asked, parts, strict=True) if part is None]
+    return names
 
 
 def _check_second_derivative(problem: Problem, few: Samples) -> None:
@@ -169,15 +223,17 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _module_findings(model: nn.Module) -> list[Finding]:
     found = []
-    dropout = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
-    if dropout:
-        rate = max(m.p for m in dropout)
+    dropout = [m.p for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+    named = heads.dropout_rates(model)
+    if dropout or named:
+        layers = counted(len(dropout), "dropout layer") if dropout else "dropout in the model's config"
+        rate = max((*dropout, *named))
         found.append(
             Finding(
                 code="dropout-on",
                 severity="note",
                 stage=STAGE,
-                found=f"{counted(len(dropout), 'dropout layer')} with rates up to {rate:g}",
+                found=f"{layers} with rates up to {rate:g}",
                 meaning="measured and trained with dropout off; dropout in your training adds noise that is not "
                 "counted here",
                 action="set the dropout rate to 0 in training too, or read the noise as a lower estimate",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from estimators.embeddings import token_deciles
 from estimators.errors import InputError
 from estimators.per_sample import STAGE, Moments, gradient_moments
 from estimators.problem import Problem
@@ -56,12 +57,17 @@ def noise(problem: Problem, *, rows: int | None = None, seed: int = 0, progress:
     why = _reasons(moments, sigma, rows, problem.dtype)
     values = _values(moments.mean, sigma)
     known = "l1" not in why
+    deciles: list[dict[str, Any]] | None = None
+    if known:
+        deciles, reason = token_deciles(problem, problem.unflatten(sigma))
+        why |= {"token_deciles": reason} if deciles is None else {}
     return Noise(
         **{key: None if key in why else value for key, value in values.items()},
         exact=exact,
         samples=problem.n,
         batch_scaling=None,
         tensors=_by_tensor(problem, sigma) if known else None,
+        token_deciles=deciles,
         why=why,
         vectors=problem.unflatten(sigma.to(_stored_dtype(problem.dtype))) if known else {},
         warnings=(*_few_samples(problem.n, exact), *findings),
@@ -116,7 +122,8 @@ def _reasons(moments: Moments, sigma: Tensor, rows: int, dtype: torch.dtype) -> 
         reason = f"the samples are a draw of {n} of {rows} rows; intervals for the whole data set are {NOT_YET}"
         why |= dict.fromkeys(("density_interval", "l1_interval"), reason)
     if n == 1 and not exact:
-        measured = ("l1", "l2", "sqrt_d_l2", "dead_fraction", "noise_scale_l1", "noise_scale_l2", "tensors")
+        tables = ("tensors", "token_deciles")
+        measured = ("l1", "l2", "sqrt_d_l2", "dead_fraction", "noise_scale_l1", "noise_scale_l2", *tables)
         return why | dict.fromkeys((*measured, *ratios), "one sample of many rows shows no variation")
     if not bool((sigma > 0).any()):
         same = "there is one sample" if n == 1 else f"the gradients of the {n} samples are equal"

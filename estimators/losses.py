@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators.errors import InputError
+from estimators.heads import IGNORED, head
 
 LossFunction = Callable[[Any, Tensor], Tensor]
 NAMES = ("cross-entropy", "logistic", "squared")
-IGNORED = -100
 
 
 def select(loss: str | LossFunction, model: nn.Module) -> LossFunction:
@@ -26,12 +26,7 @@ def select(loss: str | LossFunction, model: nn.Module) -> LossFunction:
         return logistic
     if loss == "squared":
         return squared
-    return causal_cross_entropy if is_causal(model) else cross_entropy
-
-
-def is_causal(model: nn.Module) -> bool:
-    """Whether transformers shifts the labels of this model by one: its causal language models, by class name."""
-    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) and hasattr(model, "config")
+    return causal_cross_entropy if head(model) == "causal" else cross_entropy
 
 
 def prediction(output: Any) -> Tensor:

@@ -126,7 +126,7 @@ def _loop_row(problem: Problem, sample: int) -> Tensor:
     """Gradient of one sample, (d,); 0 where its loss does not reach a parameter."""
     leaves = [parameter.detach().requires_grad_() for parameter in problem.parameters.values()]
     named = dict(zip(problem.names, leaves, strict=True))
-    loss = problem.losses(named, problem.take(slice(sample, sample + 1))).sum()
+    loss = problem.losses(named, problem.trimmed(problem.take(slice(sample, sample + 1)))).sum()
     if not loss.requires_grad:
         return torch.zeros(problem.d, dtype=problem.dtype, device=problem.device)
     parts = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)

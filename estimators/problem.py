@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from estimators import losses
+from estimators import heads, losses
 from estimators.errors import InputError
 from estimators.results import Finding
 
@@ -83,7 +83,9 @@ class Problem:
         self.sizes = [p.numel() for p in self.parameters.values()]
         self.d = sum(self.sizes)
         self._loss = losses.select(loss, model)
+        self._arguments = heads.arguments(model)
         self.samples = self._prepared(samples)
+        self._trims = self.loss_name == "cross-entropy" and isinstance(self.samples, dict) and heads.keeps_logits(model)
         self.n = next(iter(_tensors(self.samples))).shape[0]
         self.passes = Passes()
         self._dense: Tensor | None = None
@@ -137,6 +139,13 @@ class Problem:
             return {name: tensor[index] for name, tensor in self.samples.items()}
         return self.samples[0][index], self.samples[1][index]
 
+    def trimmed(self, samples: Samples) -> Samples:
+        """The same samples without work that no loss sees: logits at positions without a label.
+
+        Not for vmap: what is left depends on the labels.
+        """
+        return heads.labelled_positions(samples) if self._trims and isinstance(samples, dict) else samples
+
     def losses(self, parameters: Mapping[str, Tensor], samples: Samples) -> Tensor:
         """l_i(w) for each of the samples, shape (m,). Pure in the parameters: fit for torch.func and vmap.
 
@@ -145,16 +154,17 @@ class Problem:
         state = {**self._fixed, **parameters}
         if isinstance(samples, dict):
             inputs = {name: tensor for name, tensor in samples.items() if name != "labels"}
-            return self._loss(functional_call(self.model, state, (), inputs), samples["labels"])
+            output = functional_call(self.model, state, (), {**inputs, **self._arguments})
+            return self._loss(output, samples["labels"])
         return self._loss(functional_call(self.model, state, (samples[0],)), samples[1])
 
     def chunks(self) -> Iterator[Samples]:
-        """The samples in pieces that fit through the model at once."""
+        """The samples in pieces that fit through the model at once, trimmed."""
         if self._chunk >= self.n:
-            yield self.samples
+            yield self.trimmed(self.samples)
             return
         for start in range(0, self.n, self._chunk):
-            yield self.take(slice(start, start + self._chunk))
+            yield self.trimmed(self.take(slice(start, start + self._chunk)))
 
     def loss(self) -> float:
         """f(w)."""
@@ -199,7 +209,7 @@ class Problem:
         for module in training:
             module.training = False
         try:
-            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), heads.experts_in_double(self.model, self.dtype):
                 yield
         finally:
             for module in training:
@@ -231,7 +241,7 @@ class Problem:
                     raise InputError("NaN or infinity in the samples", name, "drop or fill these rows")
             named[name] = moved
         if isinstance(samples, Mapping):
-            return named
+            return heads.with_decoder_inputs(self.model, named)
         return named["inputs"], named["targets"]
 
     def _examine(self) -> None:

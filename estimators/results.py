@@ -65,7 +65,8 @@ def absent(part: type[Part], reason: str) -> Part:
 class Noise:
     """Gradient noise over the samples: sigma_j^2 = Var_i(d_j l_i(w)), divisor n.
 
-    ``tensors`` holds one row for each parameter: name, parameters, l1, l2, density, dead_fraction.
+    ``tensors`` holds one row for each parameter: name, parameters, l1, l2, density, dead_fraction;
+    ``token_deciles`` one for each frequency group of the token embedding's rows (``embeddings.token_deciles``).
     """
 
     l1: float | None
@@ -85,6 +86,7 @@ class Noise:
     gradient_l1: float | None
     gradient_l2: float | None
     tensors: Sequence[Mapping[str, Any]] | None
+    token_deciles: Sequence[Mapping[str, Any]] | None
     why: Mapping[str, str] = field(default_factory=dict)
     vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
@@ -142,6 +144,7 @@ class Smoothness:
     global_l1: float | None
     points: Sequence[Mapping[str, Any]] | None
     tensors: Sequence[Mapping[str, Any]] | None
+    token_deciles: Sequence[Mapping[str, Any]] | None
     why: Mapping[str, str] = field(default_factory=dict)
     vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)

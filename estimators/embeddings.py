@@ -1,0 +1,90 @@
+"""A vector over a token embedding, by how often its tokens occur in the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators.heads import transformer
+from estimators.problem import Problem
+
+TOKENS = ("input_ids", "decoder_input_ids")
+NO_EMBEDDING = "no token embedding among the parameters"
+DECILES = 10
+
+
+def token_deciles(problem: Problem, vector: Mapping[str, Tensor]) -> tuple[list[dict[str, Any]] | None, str]:
+    """The vector's sums over the rows of the token embedding, grouped by the tokens' frequency.
+
+    Tokens that occur in the samples (padding apart) are ranked by their count, ties by their number, and cut into
+    ten groups of equal size, 1 the rarest; those that never occur are group 0. Each row: tensor, decile, tokens
+    (rows of the embedding), least and most (counts), l1 (sum of |v|), share (of the tensor's sum), mean (per
+    coordinate), dead_fraction (coordinates that are 0).
+
+    Returns:
+        The rows and an empty text, or None and the reason.
+    """
+    name = _embedding(problem)
+    if not name:
+        return None, NO_EMBEDDING
+    values = vector[name].double().abs()
+    counts = _counts(problem, values.shape[0])
+    order = torch.sort(counts, stable=True).indices
+    seen = order[counts[order] > 0]
+    groups = [(0, order[counts[order] == 0]), *enumerate(seen.tensor_split(DECILES), 1)]
+    total = float(values.sum())
+    rows = []
+    for decile, group in groups:
+        if not group.numel():
+            continue
+        part, often = values[group], counts[group]
+        rows.append(
+            {
+                "tensor": name,
+                "decile": decile,
+                "tokens": group.numel(),
+                "least": int(often.min()),
+                "most": int(often.max()),
+                "l1": float(part.sum()),
+                "share": float(part.sum()) / total if total else None,
+                "mean": float(part.mean()),
+                "dead_fraction": float((part == 0).double().mean()),
+            }
+        )
+    return rows, ""
+
+
+def _embedding(problem: Problem) -> str | None:
+    """Name of the parameter whose rows are the tokens: a transformers model's input embedding, else the only one."""
+    if not any(not tensor.is_floating_point() for tensor in _tokens(problem)):
+        return None
+    inner = transformer(problem.model)
+    if inner is not None:
+        getter = getattr(inner, "get_input_embeddings", None)
+        layer = getter() if getter else None
+    else:
+        layers = [module for module in problem.model.modules() if isinstance(module, nn.Embedding)]
+        layer = layers[0] if len(layers) == 1 else None
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 2:
+        return None
+    names = [name for name, parameter in problem.model.named_parameters() if parameter is weight]
+    return names[0] if names and names[0] in problem.shapes else None
+
+
+def _tokens(problem: Problem) -> list[Tensor]:
+    if isinstance(problem.samples, dict):
+        return [problem.samples[key] for key in TOKENS if key in problem.samples]
+    return [problem.samples[0]]
+
+
+def _counts(problem: Problem, vocabulary: int) -> Tensor:
+    counts = torch.zeros(vocabulary, dtype=torch.int64, device=problem.device)
+    for tokens in _tokens(problem):
+        mask = problem.samples.get("attention_mask") if isinstance(problem.samples, dict) else None
+        used = tokens[mask != 0] if mask is not None and mask.shape == tokens.shape else tokens
+        counts += torch.bincount(used.flatten().long(), minlength=vocabulary)[:vocabulary]
+    return counts

@@ -1,0 +1,151 @@
+"""What a transformers model is trained for, and what its forward needs to give a loss by sample.
+
+The head is told by the class, found inside whatever wraps it (an adapter, a compiled or parallel module).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from estimators.errors import InputError
+
+Kind = Literal["causal", "masked", "seq2seq", "sequence", "image"]
+KINDS: Mapping[str, Kind] = {
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+    "ForMaskedLM": "masked",
+    "ForConditionalGeneration": "seq2seq",
+    "ForSequenceClassification": "sequence",
+    "ForImageClassification": "image",
+}
+"""Class names by their ending. Causal models shift their labels by one; sequence-to-sequence models feed them,
+shifted, to the decoder."""
+IGNORED = -100
+
+
+def transformer(model: nn.Module) -> nn.Module | None:
+    """The outermost module with a head of :data:`KINDS`: the model itself or what it wraps; None without one."""
+    return next((module for module in model.modules() if _kind(module)), None)
+
+
+def head(model: nn.Module) -> Kind | None:
+    """What the model is trained for; None for a module that is no transformers model with a known head."""
+    inner = transformer(model)
+    return None if inner is None else _kind(inner)
+
+
+def _kind(module: nn.Module) -> Kind | None:
+    if not hasattr(module, "config"):
+        return None
+    names = [cls.__name__ for cls in type(module).__mro__]
+    kinds = (kind for name in names for ending, kind in KINDS.items() if name.endswith(ending))
+    return next(kinds, None)
+
+
+def arguments(model: nn.Module) -> dict[str, Any]:
+    """What forward is told besides the tensors: no cache of keys and values, which nothing here would read."""
+    return {"use_cache": False} if "use_cache" in _accepted(model) else {}
+
+
+def with_decoder_inputs(model: nn.Module, samples: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Samples of an encoder-decoder model with the decoder's inputs: the labels, shifted right, as in transformers.
+
+    Raises:
+        InputError: the model doesn't say how it makes them.
+    """
+    inner = transformer(model)
+    if inner is None or not getattr(inner.config, "is_encoder_decoder", False):
+        return samples
+    if "decoder_input_ids" in samples or "decoder_inputs_embeds" in samples or head(model) != "seq2seq":
+        return samples
+    shift = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None:
+        raise InputError(
+            "the decoder has no inputs", type(inner).__name__, "add a tensor under `decoder_input_ids` to the samples"
+        )
+    return {**samples, "decoder_input_ids": shift(labels=samples["labels"])}
+
+
+def keeps_logits(model: nn.Module) -> bool:
+    """Whether the model can be asked for the logits at some positions alone."""
+    return head(model) == "causal" and "logits_to_keep" in _accepted(model)
+
+
+def labelled_positions(samples: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same samples, asking for the logits of those positions alone whose next token carries a label.
+
+    With a large vocabulary the logits are most of the work, and prompts and padding need none. Labels are cut
+    alike; the last position stays as the one that the causal loss drops.
+    """
+    labels = samples["labels"]
+    if labels.dim() != 2:
+        return samples
+    needed = (labels[:, 1:] != IGNORED).any(0)
+    columns = needed.nonzero()[:, 0]
+    if not columns.numel() or columns.numel() == needed.numel():
+        return samples
+    first, last = columns.new_zeros(1), columns.new_full((1,), labels.shape[1] - 1)
+    kept = {"labels": labels[:, torch.cat([first, columns + 1])], "logits_to_keep": torch.cat([columns, last])}
+    return {**samples, **kept}
+
+
+def dropout_rates(model: nn.Module) -> list[float]:
+    """Rates above 0 in a transformers config: some models hand them to a function, so that no layer shows them."""
+    config = getattr(transformer(model), "config", None)
+    named = {} if config is None else vars(config)
+    return [
+        float(value)
+        for name, value in named.items()
+        if name.endswith(("dropout", "dropout_rate", "pdrop", "dropout_prob"))
+        and isinstance(value, float)
+        and value > 0
+    ]
+
+
+@contextlib.contextmanager
+def experts_in_double(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """The plain way through experts while it lasts: the grouped kernel of transformers knows no float64."""
+    inner: Any = transformer(model)
+    before = getattr(getattr(inner, "config", None), "_experts_implementation", None)
+    if dtype != torch.float64 or before in (None, "eager"):
+        yield
+        return
+    snapshot = inner.get_experts_implementation()
+    inner.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        inner.set_experts_implementation(snapshot)
+
+
+def own_loss(model: nn.Module, state: Mapping[str, Tensor], samples: dict[str, Tensor]) -> Tensor | None:
+    """The loss that a model computes itself when it is given labels, as those of transformers do; None without one."""
+    inner = transformer(model) or model
+    if "labels" not in inspect.signature(inner.forward).parameters:
+        return None
+    config: Any = getattr(inner, "config", None)
+    before = getattr(config, "problem_type", None)
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it remarks on the loss that it chooses
+    try:
+        output = functional_call(model, dict(state), (), {**samples, **arguments(model)})
+    finally:
+        logger.setLevel(level)
+        if getattr(config, "problem_type", None) != before:
+            config.problem_type = before  # a classifier writes down there what kind of labels it saw
+    loss = getattr(output, "loss", None)
+    return loss if isinstance(loss, Tensor) else None
+
+
+def _accepted(model: nn.Module) -> frozenset[str]:
+    inner = transformer(model)
+    return frozenset() if inner is None else frozenset(inspect.signature(inner.forward).parameters)
