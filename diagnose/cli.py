@@ -6,7 +6,6 @@ runs afterwards, outside of typer, whose main would swallow an interrupt.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import shlex
@@ -14,38 +13,22 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from diagnose import __version__
 from diagnose.errors import BUG, FINISHED, INTERRUPTED, UNUSABLE, InputError
 from diagnose.schema import NOT_YET
 from diagnose.settings import OPTIMIZERS, Settings, check, command_line, default_directory, flag, printable
+from diagnose.usage import HELP, LATER_COMMANDS, USAGE, Command, number, separated, whole
 
-LATER_COMMANDS = ("compare", "datasets", "models", "calibrate")
-LATER_OPTIONS = (
-    "--rotate",
-    "--budget",
-    "--tokenizer",
-    "--architecture",
-    "--parameters",
-    "--memory",
-    "--target",
-    "--stop-when",
-    "--batch-sizes",
-    "--trust-pickle",
-    "--trust-remote-code",
-)
-USAGE = "`diagnose MODEL --data DATA`, such as `diagnose logreg --data breast-cancer`"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-HELP = {item.name: item.metadata["help"] for item in fields(Settings)}
 PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
 NAMES: dict[str, Any] = {"help_option_names": ["--help", "-h"]}
 
@@ -56,17 +39,6 @@ class Job:
 
     folder: str
     call: Callable[[], int]
-
-
-class Command(TyperCommand):
-    """A command whose usage errors look like all others."""
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        words = list(args)
-        try:
-            return super().make_context(info_name, args, parent, **extra)
-        except typer.TyperException as error:
-            raise _usage(error, words, str(info_name)) from None
 
 
 def _option(name: str, metavar: str | None = None) -> Any:
@@ -81,20 +53,28 @@ def _version(asked: bool) -> None:
 
 diagnose = typer.Typer(**PLAIN)
 report = typer.Typer(**PLAIN)
-COMMANDS = {"report": report}
+models = typer.Typer(**PLAIN)
+COMMANDS = {"report": report, "models": models}
+MODEL = (
+    "a built-in name (`diagnose models` lists them); a checkpoint: what diagnose.save wrote, or a state dict (.pt, "
+    ".safetensors) with --architecture; a folder or config.json of transformers; package.module:factory"
+)
+DATA = (
+    "a data set's name, such as breast-cancer or alpaca, or a file: LIBSVM text, .npz, .txt, .json, .jsonl "
+    "(instruction and output, text, or text and label)"
+)
 
 
 @diagnose.command(
     cls=Command,
     context_settings=NAMES,
-    epilog="`diagnose report DIR` writes DIR/report.html again from what DIR holds.",
+    epilog="`diagnose models` lists the built-in models and writes one to a file. "
+    "`diagnose report DIR` writes DIR/report.html again from what DIR holds.",
 )
 def diagnose_command(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="logreg, softmax, mlp, cnn or gpt2-mini")],
-    data: Annotated[
-        str, typer.Option("--data", metavar="DATA", help="a data set's name, or a file: LIBSVM text, .npz, .txt")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    data: Annotated[str, typer.Option("--data", metavar="DATA", help=DATA)],
     loss: Annotated[str | None, _option("loss", "cross-entropy|logistic|squared")] = None,
     samples: Annotated[str | None, _option("samples", "N")] = None,
     probes: Annotated[str | None, _option("probes", "N")] = None,
@@ -108,6 +88,10 @@ def diagnose_command(
     dtype: Annotated[str | None, _option("dtype", "float32|float64")] = None,
     max_length: Annotated[str | None, _option("max_length", "N")] = None,
     features: Annotated[str | None, _option("features", "N")] = None,
+    tokenizer: Annotated[str | None, _option("tokenizer", "DIR")] = None,
+    architecture: Annotated[str | None, _option("architecture", "NAME")] = None,
+    trust_pickle: Annotated[bool, _option("trust_pickle")] = False,
+    trust_remote_code: Annotated[bool, _option("trust_remote_code")] = False,
     gap: Annotated[str | None, _option("gap", "G")] = None,
     no_training: Annotated[bool, _option("training")] = False,
     plan: Annotated[bool, _option("plan")] = False,
@@ -122,21 +106,25 @@ def diagnose_command(
     settings = Settings(
         out=default_directory(model, data) if out is None else out,
         loss=loss,
-        samples=_whole(samples, "samples"),
-        probes=_whole(probes, "probes"),
-        batch_size=_whole(batch_size, "batch_size"),
-        steps=_whole(steps, "steps"),
-        seeds=_whole(seeds, "seeds"),
-        seed=_whole(seed, "seed"),
-        optimizers=_words(optimizers),
+        samples=whole(samples, "samples"),
+        probes=whole(probes, "probes"),
+        batch_size=whole(batch_size, "batch_size"),
+        steps=whole(steps, "steps"),
+        seeds=whole(seeds, "seeds"),
+        seed=whole(seed, "seed"),
+        optimizers=separated(optimizers),
         learning_rates=None
         if learning_rates is None
-        else tuple(_number(word, "learning_rates") for word in _words(learning_rates)),
+        else tuple(number(word, "learning_rates") for word in separated(learning_rates)),
         device=device,
         dtype=dtype,
-        max_length=_whole(max_length, "max_length"),
-        features=_whole(features, "features"),
-        gap=None if gap is None else _number(gap, "gap"),
+        max_length=whole(max_length, "max_length"),
+        features=whole(features, "features"),
+        tokenizer=tokenizer,
+        architecture=architecture,
+        trust_pickle=trust_pickle,
+        trust_remote_code=trust_remote_code,
+        gap=None if gap is None else number(gap, "gap"),
         training=not no_training,
         plan=plan,
         quiet=quiet,
@@ -153,6 +141,35 @@ def report_command(
 ) -> None:
     """Write DIR/report.html again from what DIR holds."""
     context.obj.append(Job(directory, partial(_report, Path(directory))))
+
+
+@models.command(cls=Command, context_settings=NAMES)
+def models_command(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="one of the names in the list")] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            "--save",
+            metavar="FILE",
+            help="write the model with random weights to a file that `diagnose FILE` opens; a file of something else "
+            "is not overwritten without --fresh",
+        ),
+    ] = None,
+    seed: Annotated[str, typer.Option("--seed", metavar="N", help="what the weights follow")] = str(Settings.seed),
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace whatever FILE holds")] = False,
+) -> None:
+    """List the built-in models, or write one of them to a file."""
+    settings = Settings(seed=whole(seed, "seed"), fresh=fresh)
+    check(settings)
+    if save is None:
+        context.obj.append(Job("", partial(_list_models, name)))
+        return
+    if name is None:
+        raise InputError("NAME is missing", "", USAGE["diagnose models"])
+    if not save.strip():
+        raise InputError(f"`{printable(save)}` is not a name", "--save", "give the path of a file")
+    context.obj.append(Job(save, partial(_save_model, settings, name, Path(save))))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -232,6 +249,30 @@ def _diagnose(settings: Settings, model: str, data: str) -> int:
     return FINISHED
 
 
+def _list_models(name: str | None) -> int:
+    from diagnose.inputs.models.catalogue import NETWORKS, named
+
+    listed = list(NETWORKS.values()) if name is None else [named(name)]
+    rows = [("name", "parameters", "takes", "form")]
+    rows += [(each.name, each.size, each.takes, each.form) for each in listed]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join([*(word.ljust(width) for word, width in zip(row[:3], widths, strict=True)), row[3]]))
+    return FINISHED
+
+
+def _save_model(settings: Settings, name: str, path: Path) -> int:
+    from diagnose.inputs.models.catalogue import named
+
+    network = named(name)
+    from diagnose.inputs.models.save import write_built_in
+
+    write_built_in(network, path, settings.seed, settings.fresh)
+    size = f"{network.parameters:,} parameters {network.on}".rstrip()
+    print(f"{printable(path)}: {name}, {size}, weights at random, seed {settings.seed}")
+    return FINISHED
+
+
 def _report(folder: Path) -> int:
     from diagnose.schema import Diagnosis
     from reports import render
@@ -244,58 +285,7 @@ def _report(folder: Path) -> int:
     return FINISHED
 
 
-# -- words ---------------------------------------------------------------------------------------------
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _whole(word: str | None, name: str) -> Any:
-    """A whole number; None stays None."""
-    if word is None:
-        return None
-    digits = word.strip().removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
-        raise InputError(f"`{word}` is not a whole number", flag(name), HELP[name])
-    return int(word)
-
-
-def _number(word: str, name: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise InputError(f"`{word}` is not a number", flag(name), HELP[name]) from None
-
-
 # -- errors --------------------------------------------------------------------------------------------
-
-
-def _usage(error: Any, words: list[str], command: str) -> InputError:
-    """A usage error of typer in our words; it tells its kind only by its attributes."""
-    option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
-    listed = f"`{command} --help` lists the options"
-    if option is not None:
-        name = option.partition("=")[0]
-        if name in LATER_OPTIONS:
-            return InputError(name, NOT_YET)
-        if not hasattr(error, "possibilities"):  # a known option used in a wrong way
-            return InputError(_sentence(error), "", listed)
-        return InputError(
-            "unknown option", name, f"did you mean `{error.possibilities[0]}`?" if error.possibilities else listed
-        )
-    near = difflib.get_close_matches(words[0], list(COMMANDS), n=1) if words and command == "diagnose" else []
-    if near:
-        return InputError("unknown command", words[0], f"did you mean `diagnose {near[0]}`?")
-    usage = USAGE if command == "diagnose" else f"`{command} DIR`"
-    if parameter is not None:
-        return InputError(f"{parameter.metavar or parameter.name} is missing", "", usage)
-    return InputError(_sentence(error), "", usage)
-
-
-def _sentence(error: Any) -> str:
-    text = str(error.format_message()).rstrip(".")
-    return text[:1].lower() + text[1:]
 
 
 def _no_room(error: Exception, folder: str) -> InputError | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diagnose import cli, pipeline
+from diagnose import cli, pipeline, usage
 from diagnose.events import Events
 from diagnose.schema import Diagnosis
 from diagnose.settings import Settings
@@ -59,9 +59,22 @@ BAD: list[tuple[str, str, str]] = [
     ("report a b", "unexpected extra argument", "`diagnose report DIR`"),
     ("compare a b", "compare: not available in this version", ""),
     ("datasets", "datasets: not available in this version", ""),
-    ("models", "models: not available in this version", ""),
+    ("model", "unknown command: model", "did you mean `diagnose models`?"),
+    ("model.pt", "DATA is missing", "diagnose MODEL --data DATA"),
+    ("models mpl", "unknown model: mpl", "did you mean `mlp`?"),
+    ("models a b", "unexpected extra argument", "`diagnose models NAME --save FILE`"),
+    ("models --save x.pt", "NAME is missing", "`diagnose models NAME --save FILE`"),
+    ("models mlp --save x.pt", "the size of mlp follows the data: --save", "`diagnose mlp --data DATA`"),
+    ("models zzz --save x.pt", "unknown model: zzz", "use one of logreg"),
+    ("models resnet20 --save=", "is not a name: --save", "the path of a file"),
+    ("models resnet20 --save ../bad/cut.gz", "the file exists and holds something else", "`--fresh`"),
+    ("models resnet20 --save no/x.pt", "no such folder: no/x.pt", ""),
+    ("models resnet20 --save x.safetensors", "a safetensors file holds no architecture", "`x.pt`"),
+    ("models resnet20 --save x.pt --seed x", "`x` is not a whole number: --seed", ""),
+    ("models resnet20 --save x.pt --seed -1", "not a whole number of at least 0: --seed", ""),
+    ("models --sav x.pt", "unknown option: --sav", "did you mean `--save`?"),
     ("calibrate", "calibrate: not available in this version", ""),
-    *((f"logreg --data iris {name}", f"{name}: not available in this version", "") for name in cli.LATER_OPTIONS),
+    *((f"logreg --data iris {name}", f"{name}: not available in this version", "") for name in usage.LATER_OPTIONS),
     ("logreg --data iris --budget=10m", "--budget: not available in this version", ""),
     ("logreg --data iris --bach-size 3", "unknown option: --bach-size", "did you mean `--batch-size`?"),
     ("logreg --data iris --zzz", "unknown option: --zzz", "`diagnose --help` lists the options"),
@@ -79,11 +92,15 @@ BAD: list[tuple[str, str, str]] = [
     ("logreg --data iris --out=", "is not a name: --out", ""),
     ("logreg --data iris --device gpu", "unknown device: --device gpu", "cpu"),
     ("logrge --data iris", "unknown model: logrge", "did you mean `logreg`?"),
-    ("model.pt --data iris", "model `model.pt`: not available in this version", "logreg"),
-    ("hf:gpt2 --data iris", "model `hf:gpt2`: not available in this version", "logreg"),
-    ("my.module:factory --data iris", "not available in this version", "logreg"),
+    ("model.pt --data iris", "no such file: model.pt", "check the path"),
+    ("../bad --data iris", "no config.json in the folder: bad", "save_pretrained"),
+    ("../bad/empty --data iris", "empty file: empty", ""),
+    ("../bad/rows.csv --data iris", "no checkpoint: rows.csv", "torch.save"),
+    ("model.pt2 --data iris", "model `model.pt2`: not available in this version", ""),
+    ("hf:gpt2 --data iris", "model `hf:gpt2`: not available in this version", "built-in name"),
+    ("my.module:factory --data iris", "no module `my`: my.module:factory", "working folder"),
+    ("mlp --data iris --architecture mlp", "mlp is an architecture itself: --architecture", "leave it out"),
     ("logreg --data brest-cancer", "unknown data: brest-cancer", "did you mean `breast-cancer`?"),
-    ("logreg --data alpaca", "data `alpaca`: not available in this version", ""),
     ("logreg --data hf:imdb", "data `hf:imdb`: not available in this version", ""),
     ("logreg --data w8a", "unknown data: w8a", "w8a.gz"),
     ("logreg --data nothing.svm", "no such file: nothing.svm", "check the path"),
@@ -171,7 +188,7 @@ def test_options_reach_the_settings(
     called = fake(monkeypatch)
     words = "mlp --data iris --loss cross-entropy --samples 9 --probes 8 --batch-size 7 --steps 6 --seeds 5 --seed 4"
     more = "--optimizers sgd,adam --learning-rates .1,1e-2 --device cpu --dtype float64 --max-length 3 --features 2"
-    rest = "--gap .02 --no-training --fresh --out DIR"
+    rest = "--gap .02 --no-training --fresh --out DIR --tokenizer T --architecture A --trust-pickle --trust-remote-code"
     assert cli.main(f"{words} {more} {rest}".split()) == 0
     assert called == [
         Settings(
@@ -188,6 +205,10 @@ def test_options_reach_the_settings(
             dtype="float64",
             max_length=3,
             features=2,
+            tokenizer="T",
+            architecture="A",
+            trust_pickle=True,
+            trust_remote_code=True,
             gap=0.02,
             training=False,
             fresh=True,
@@ -290,9 +311,9 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"diagnose \d+\.\d+\.\d+\n", capsys.readouterr().out)
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("--samples", "--no-training", "--learning-rates", "--fresh", "diagnose report DIR"):
+    for name in ("--samples", "--no-training", "--architecture", "--fresh", "diagnose report DIR", "diagnose models"):
         assert name in text
-    for name in cli.LATER_OPTIONS:
+    for name in usage.LATER_OPTIONS:
         assert not re.search(rf"{name}\b(?!-)", text)
     assert cli.main(["report", "--help"]) == 0
     assert "DIR" in capsys.readouterr().out
@@ -317,6 +338,31 @@ HEAVY = "[name for name in ('torch', 'transformers', 'pandas', 'seaborn', 'sklea
 def test_help_loads_nothing_heavy() -> None:
     ended = isolated(f"import sys; from diagnose.cli import main; main(['--help']); print({HEAVY})")
     assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_models_are_listed_without_torch() -> None:
+    ended = isolated(f"import sys; from diagnose.cli import main; main(['models']); print({HEAVY})")
+    *lines, heavy = ended.stdout.splitlines()
+    assert heavy == "[]"
+    assert lines[0].split() == ["name", "parameters", "takes", "form"]
+    assert [line.split()[0] for line in lines[1:]] == ["logreg", "softmax", "mlp", "cnn", "resnet20", "gpt2-mini"]
+    assert "30 on breast-cancer" in lines[1]
+    assert "891,776" in lines[-1]
+
+
+def test_a_model_is_written_once_and_again_where_it_is_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["models", "resnet20", "--save", "m.pt"]
+    for _ in range(2):
+        assert cli.main(words) == 0
+        expected = "m.pt: resnet20, 269,722 parameters with 10 classes, weights at random, seed 0\n"
+        assert capsys.readouterr() == (expected, "")
+    assert cli.main([*words, "--seed", "1"]) == 2
+    assert "`--fresh` replaces it" in capsys.readouterr().err
+    assert cli.main([*words, "--seed", "1", "--fresh"]) == 0
+    assert "seed 1" in capsys.readouterr().out
+    assert os.listdir(here) == ["m.pt"]
+    assert cli.main(["models", "mlp"]) == 0
+    assert "8,778 on digits" in capsys.readouterr().out.splitlines()[1]
 
 
 def test_a_report_is_written_again_without_torch(tmp_path: Path) -> None:

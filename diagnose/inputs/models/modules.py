@@ -14,6 +14,7 @@ from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.models.networks import seeded
 from diagnose.settings import Family, Loss, printable
 from estimators.examine import refuse_coupled_modules
+from estimators.heads import transformer, with_decoder_inputs
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
@@ -45,12 +46,29 @@ def wants_images(model: nn.Module) -> bool:
 
 def positions(model: nn.Module) -> int | None:
     """Longest sequence of a transformers model, None where it does not say."""
-    config = getattr(model, "config", None)
+    inner = transformer(model) or model
+    config = getattr(inner, "config", None)
+    for name, module in inner.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1  # RoBERTa numbers its positions after the padding's
     for key in ("n_positions", "max_position_embeddings"):
         value = getattr(config, key, None)
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def vocabulary(model: nn.Module) -> int | None:
+    """Tokens that a model knows: rows of its input embedding, else what its config says; None if it tells neither."""
+    inner: Any = transformer(model) or model
+    try:
+        weight = inner.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
+        weight = None
+    if isinstance(weight, Tensor) and weight.dim() == 2:
+        return int(weight.shape[0])
+    size = getattr(getattr(inner, "config", None), "vocab_size", None)
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def cast(samples: Samples, loss: Loss, dtype: torch.dtype, device: torch.device) -> Samples:
@@ -119,5 +137,7 @@ def _forward(model: nn.Module, samples: Samples) -> Any:
     state = {name: tensor.detach().clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     if isinstance(samples, dict):
         inputs = {name: tensor[:1] for name, tensor in samples.items() if name != "labels"}
-        return functional_call(model, state, (), inputs)
+        one = with_decoder_inputs(model, {**inputs, "labels": samples["labels"][:1]})
+        del one["labels"]
+        return functional_call(model, state, (), one)
     return functional_call(model, state, (samples[0][:1],))

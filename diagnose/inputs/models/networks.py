@@ -2,98 +2,65 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from diagnose.errors import InputError
-from diagnose.schema import NOT_YET
-from diagnose.settings import Family, printable
+from diagnose.inputs.models.catalogue import HIDDEN, NETWORKS, Network
+from diagnose.inputs.models.resnet import COLOURS, SMALLEST, ResNet20
 
-HIDDEN = 64
+__all__ = ["NETWORKS", "POSITIONS", "VOCABULARY", "Network", "build", "language_model", "seeded"]
+
 CHANNELS = (16, 32)
 POOLED = 4
 VOCABULARY = 257
 """256 bytes and the padding token 256."""
 POSITIONS = 512
-LATER = ("resnet20",)
-FILES = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".safetensors", ".json", ".gguf", ".onnx")
-
-
-@dataclass(frozen=True)
-class Network:
-    """A model by name: what it takes and which losses fit it (the first is its default)."""
-
-    name: str
-    family: Family
-    takes: Literal["rows", "images", "text"]
-    losses: tuple[str, ...]
-    form: str
-
-
-NETWORKS = {
-    network.name: network
-    for network in (
-        Network("logreg", "linear", "rows", ("logistic",), "wᵀx without bias, starting at w = 0"),
-        Network("softmax", "linear", "rows", ("cross-entropy",), "Wx without bias, starting at W = 0"),
-        Network(
-            "mlp", "network", "rows", ("cross-entropy", "logistic", "squared"), f"two hidden layers of {HIDDEN}, GELU"
-        ),
-        Network(
-            "cnn",
-            "network",
-            "images",
-            ("cross-entropy", "logistic", "squared"),
-            "two 3×3 convolutions with batch norm (in evaluation mode) and GELU, average pooling, one linear layer",
-        ),
-        Network("gpt2-mini", "language", "text", ("cross-entropy",), "GPT-2 over bytes, 4 layers of width 128"),
-    )
-}
-
-
-def find(name: str) -> Network:
-    """A built-in model by its name.
-
-    Raises:
-        InputError: an unknown name, or a kind of model that this version does not open.
-    """
-    network = NETWORKS.get(name)
-    if network:
-        return network
-    valid = ", ".join(NETWORKS)
-    shown = printable(name)
-    if _named_elsewhere(name):
-        raise InputError(f"model `{shown}`", NOT_YET, f"use {valid}, or a torch.nn.Module with diagnose.run")
-    near = difflib.get_close_matches(name, NETWORKS, n=1)
-    raise InputError("unknown model", shown, f"did you mean `{near[0]}`?" if near else f"use one of {valid}")
-
-
-def _named_elsewhere(name: str) -> bool:
-    """Model files, folders, the hub and factories."""
-    return name.lower().endswith(FILES) or name.startswith("hf:") or name in LATER or "/" in name or ":" in name
 
 
 def build(network: Network, shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
     """The model in float32 on the CPU, in evaluation mode.
 
+    All but the language model remember in ``recipe`` what they were built from, so that they can be saved.
+
     Args:
         shape: of one sample: (d,) for rows, (C, H, W) for images, ignored for text.
         outputs: classes, or 1.
+
+    Raises:
+        InputError: images that the model doesn't take.
     """
     with seeded(seed):
         if network.takes == "text":
             return language_model().eval()
-        if network.family == "linear":
-            model = nn.Linear(shape[0], outputs, bias=False)
-            nn.init.zeros_(model.weight)
-            return model.eval()
-        return (mlp(shape[0], outputs) if network.takes == "rows" else cnn(shape, outputs)).eval()
+        model = _built(network, shape, outputs)
+    vars(model)["recipe"] = {"architecture": network.name, "config": {"shape": list(shape), "outputs": outputs}}
+    return model.eval()
+
+
+def _built(network: Network, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    if network.family == "linear":
+        model = nn.Linear(shape[0], outputs, bias=False)
+        nn.init.zeros_(model.weight)
+        return model
+    if network.takes == "rows":
+        return mlp(shape[0], outputs)
+    return resnet20(shape, outputs) if network.name == "resnet20" else cnn(shape, outputs)
+
+
+def resnet20(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """ResNet-20 for images of three channels and any size from 8 x 8 on."""
+    colours, height, width = shape
+    if colours != COLOURS:
+        raise InputError(f"resnet20 takes images of {COLOURS} channels, these have {colours}", "", "use `cnn`")
+    if min(height, width) < SMALLEST:
+        what = f"resnet20 takes images of at least {SMALLEST}×{SMALLEST} pixels, these have {height}×{width}"
+        raise InputError(what, "", "use `cnn`")
+    return ResNet20(classes)
 
 
 def mlp(features: int, outputs: int) -> nn.Module:

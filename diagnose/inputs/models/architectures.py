@@ -1,0 +1,142 @@
+"""Classes of transformers by name: those that it has, and the code that a folder brings along where it is trusted."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diagnose.errors import InputError
+from diagnose.inputs.models.catalogue import NETWORKS
+from diagnose.inputs.models.networks import seeded
+from diagnose.inputs.models.reading import first_line
+from diagnose.settings import Settings, printable
+from estimators.heads import KINDS
+
+CONFIG = "config.json"
+HEADS = "…" + ", …".join(KINDS)
+
+
+def find_class(name: str) -> Any:
+    """A transformers class by its name, None where there is none.
+
+    Raises:
+        InputError: a class without a head that is measured.
+    """
+    import transformers
+
+    try:
+        with silent():
+            found = getattr(transformers, name, None) if name.isidentifier() else None
+    except (ImportError, RuntimeError) as error:  # its modules are imported when they are first asked for
+        where = f"{name}: {first_line(error)}"
+        raise InputError("the class cannot be imported", where, "install what it needs") from error
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        return None
+    if not has_head(found):
+        raise InputError(
+            f"{name} has no head that is measured", "architecture", f"these are: {HEADS}; {_with_head(name)}"
+        )
+    return found
+
+
+def has_head(cls: type) -> bool:
+    """Whether a class is for one of the tasks that are measured."""
+    return any(base.__name__.endswith(tuple(KINDS)) for base in cls.__mro__)
+
+
+def unknown_architecture(name: str, where: str) -> InputError:
+    """The error for a name that is neither built in nor in transformers."""
+    import transformers
+
+    valid = [*NETWORKS, *(each for each in dir(transformers) if each.endswith(tuple(KINDS)))]
+    near = difflib.get_close_matches(name, valid, n=1)
+    either = f"a built-in name ({', '.join(NETWORKS)}) or a class of transformers"
+    return InputError(
+        f"unknown architecture `{printable(name)}`", where, f"did you mean `{near[0]}`?" if near else f"use {either}"
+    )
+
+
+def class_of(config: Mapping[str, Any], folder: Path, settings: Settings) -> Any:
+    """The class that a configuration names, else the one of --architecture.
+
+    Raises:
+        InputError: none or both of them, no such class, one without a head that is measured, code without trust.
+    """
+    listed = config.get("architectures")
+    named = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
+    asked = settings.architecture
+    if named is None and asked is None:
+        if "model_type" not in config:
+            raise InputError("no configuration of a model", CONFIG, "it has `architectures` and `model_type`")
+        hint = "name a class of transformers with `--architecture`"
+        raise InputError("the configuration does not name its class", CONFIG, hint)
+    if named is not None and named.endswith(tuple(KINDS)):
+        if asked is not None:
+            raise InputError(f"{CONFIG} names its class, {printable(named)}", "--architecture", "leave it out")
+        name, where = named, CONFIG
+    elif asked is not None:
+        name, where = str(asked), "--architecture"
+    else:
+        name, where = str(named), CONFIG
+    if isinstance(config.get("auto_map"), dict):
+        own = _class_from_folder(config["auto_map"], name, folder, settings)
+        if own is not None:
+            return own
+    cls = find_class(name)
+    if cls is None:
+        raise unknown_architecture(name, where)
+    return cls
+
+
+def _class_from_folder(auto_map: Mapping[str, Any], name: str, folder: Path, settings: Settings) -> Any:
+    """The class of the code that a folder brings along, None where transformers has it itself."""
+    reference = next((each for each in auto_map.values() if str(each).rpartition(".")[2] == name), None)
+    if reference is None or find_class(name) is not None:
+        return None
+    if not settings.trust_remote_code:
+        hint = "`--trust-remote-code` runs it, if you trust its origin"
+        raise InputError(f"{printable(name)} is Python code in the folder", CONFIG, hint)
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    try:
+        with silent(), seeded(0):
+            cls = get_class_from_dynamic_module(str(reference), str(folder), local_files_only=True)
+    except Exception as error:  # whatever the code of the folder does
+        where = f"{printable(reference)}: {type(error).__name__}: {first_line(error)}"
+        raise InputError("the code of the folder cannot be loaded", where) from error
+    if not has_head(cls) or getattr(cls, "config_class", None) is None:
+        raise InputError(f"{printable(name)} has no head that is measured", CONFIG, f"these are: {HEADS}")
+    return cls
+
+
+def _with_head(name: str) -> str:
+    """A sibling with a head of a class that has none."""
+    import transformers
+
+    stem = re.sub(r"(Model|For[A-Z]\w*|PreTrainedModel)$", "", name)
+    have = [stem + ending for ending in KINDS if hasattr(transformers, stem + ending)]
+    return f"name one with `--architecture`, such as {have[0]}" if have else "it cannot be measured"
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No warnings and progress bars of transformers inside; as before outside."""
+    from transformers.utils import logging as theirs
+
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(logging.CRITICAL)
+    theirs.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,62 @@
+"""From the word for a model to the model: a built-in name, a file, a folder or a factory."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from diagnose.errors import InputError
+from diagnose.inputs.models import checkpoints, factories, pretrained
+from diagnose.inputs.models.catalogue import NETWORKS, Network, named
+from diagnose.inputs.models.loaded import Loaded
+from diagnose.schema import NOT_YET
+from diagnose.settings import Settings, printable
+
+FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
+LATER = (".pt2", ".gguf", ".onnx")
+WAYS = "a built-in name, a checkpoint, a folder or config.json of transformers, or `package.module:factory`"
+
+
+def open_model(word: str, settings: Settings) -> Network | Loaded:
+    """What a word names: a network that is built to fit the data later, or a model with its weights on the CPU.
+
+    Random weights follow ``settings.seed``; ``architecture``, ``trust_pickle`` and ``trust_remote_code`` apply.
+
+    Raises:
+        InputError: nothing of that name, a kind that this version does not open, a model that is not whole.
+    """
+    network = NETWORKS.get(word)
+    if network is not None:
+        _refuse_architecture(settings, f"{word} is an architecture itself")
+        return network
+    shown, path = printable(word), Path(word)
+    if word.startswith("hf:") or word.lower().endswith(LATER):
+        raise InputError(f"model `{shown}`", NOT_YET, f"give {WAYS}")
+    if word and os.path.isdir(word):
+        return pretrained.open_folder(path, settings)
+    if os.path.isfile(word):  # like isdir above it says no to names that no file can have
+        if path.suffix.lower() == ".json":
+            return pretrained.open_config(path, settings)
+        return checkpoints.open_file(path, settings)
+    if factories.FORM.fullmatch(word):
+        _refuse_architecture(settings, "a factory makes its own model")
+        return factories.open_factory(word, settings.seed)
+    if word.lower().endswith(FILES) or "/" in word:
+        raise InputError("no such file", shown, _nearest_file(path))
+    return named(word)
+
+
+def _refuse_architecture(settings: Settings, what: str) -> None:
+    if settings.architecture is not None:
+        raise InputError(what, "--architecture", "leave it out")
+
+
+def _nearest_file(path: Path) -> str:
+    """The file beside whose name is nearest."""
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except (OSError, ValueError):
+        names = []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean `{printable(path.parent / near[0])}`?" if near else "check the path"
