@@ -20,6 +20,8 @@ Loss = str | Callable[..., Any]
 OPTIMIZERS = ("sgd", "adagrad", "adagrad-norm", "adam")
 LARGE_NETWORK = 100_000
 """Above this many parameters a network is measured on fewer samples, for fewer steps."""
+LARGE_LANGUAGE = 1_000_000
+"""Above this many parameters a language model is measured on fewer sequences, for fewer steps."""
 UNSTORED = ("out", "plan", "quiet", "fresh")
 """Options that change where and how a run is shown, never what it finds."""
 LONGEST_NAME = 60
@@ -61,6 +63,12 @@ class Settings:
     )
     max_length: int | None = option(None, "tokens in a text sample", least=2)
     features: int | None = option(None, "number of features of a LIBSVM file; default its largest index", least=1)
+    tokenizer: str | None = option(None, "folder of the tokenizer; default the model's own, else bytes")
+    architecture: str | None = option(
+        None, "what a bare state dict or a config without its class holds: a built-in name or a transformers class"
+    )
+    trust_pickle: bool = option(False, "unpickle a model file, which may run any code that it holds")
+    trust_remote_code: bool = option(False, "run the Python code that a model folder brings along")
     gap: float | None = option(
         None,
         "width of the smoothness bracket to reach, upper/lower - 1; default 0.05, 0.01 where H is formed",
@@ -93,6 +101,8 @@ class Resolved:
     max_length: int | None
     features: int | None
     loss: str | None
+    tokenizer: str | None
+    architecture: str | None
 
 
 def flag(name: str) -> str:
@@ -114,7 +124,7 @@ def check(settings: Settings) -> None:
             if not isinstance(value, bool):
                 raise InputError(f"{_quoted(value)} is not True or False", item.name)
             continue
-        if item.name in ("out", "device"):
+        if item.name in ("out", "device", "tokenizer", "architecture"):
             if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
                 raise InputError(f"{_quoted(value)} is not a name", flag(item.name), item.metadata["help"])
             continue
@@ -154,7 +164,7 @@ def _quoted(value: Any) -> str:
     return f"`{printable(value)}`"
 
 
-def resolve(settings: Settings, family: Family, parameters: int, rows: int) -> Resolved:
+def resolve(settings: Settings, family: Family, parameters: int, rows: int, costly: bool = False) -> Resolved:
     """Fill in the defaults of the model's family (design: linear, network, language model).
 
     ``dtype``, ``device``, ``max_length`` and ``loss`` are those asked for; ``open_task`` puts those in use.
@@ -163,10 +173,13 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int) -> R
         family: what the model is.
         parameters: coordinates d, a tied tensor once.
         rows: samples that the data set holds (for text: blocks).
+        costly: long sequences (instruction rows read as bytes), for which fewer are taken.
     """
     large = parameters > LARGE_NETWORK
     if family == "linear":
         samples, batch, steps, probes, curvature = rows, 32, 2000, 64, rows
+    elif family == "language" and (costly or parameters > LARGE_LANGUAGE):
+        samples, batch, steps, probes, curvature = 32, 4, 40, 32, 8
     elif family == "language":
         samples, batch, steps, probes, curvature = 64, 8, 60, 32, 16
     elif large:
@@ -192,6 +205,8 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int) -> R
         max_length=settings.max_length,
         features=settings.features,
         loss=settings.loss if isinstance(settings.loss, str) or settings.loss is None else _python(settings.loss),
+        tokenizer=None if settings.tokenizer is None else task_name(settings.tokenizer),
+        architecture=settings.architecture,
     )
 
 
@@ -224,7 +239,7 @@ def command_line(settings: Settings, model: Any, data: Any) -> str:
     Objects that only Python can name give the call of ``diagnose.run`` instead.
     """
     chosen = {
-        item.name: value
+        item.name: task_name(value) if item.name == "tokenizer" else value
         for item in fields(settings)
         if item.name not in UNSTORED and not _same(value := getattr(settings, item.name), item.default)
     }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from diagnose.errors import InputError
+from diagnose.inputs import own
 from diagnose.inputs.data import objects, targets
-from diagnose.inputs.data.tables import Array, Table, Text, checked
-from diagnose.inputs.models import modules, networks
+from diagnose.inputs.data.tables import Array, Rows, Table, Text, checked
+from diagnose.inputs.models import networks
+from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.networks import Network
 from diagnose.inputs.sampling import (
     Drawn,
@@ -22,7 +21,7 @@ from diagnose.inputs.sampling import (
     model_line,
     read,
     refuse_length,
-    sequences,
+    refuse_tokenizer,
     shown,
     target_tensor,
 )
@@ -36,15 +35,17 @@ def open_network(network: Network, data: Any, settings: Settings, dtype: torch.d
         InputError: a loss that the model doesn't have, data of a kind that it can't take, unfit labels.
     """
     loss = _loss_of(network, settings.loss)
+    if network.takes == "text":
+        model = networks.build(network, (), 0, settings.seed).to(device, dtype)
+        return own.open_module(Loaded(model, network.name, network.form), data, settings)
     name = task_name(data)
     source = read(data, settings)
-    if network.takes == "text":
-        return _open_language(network, source, name, settings, dtype, device)
-    if isinstance(source, (Text, dict)):
-        kind = "text" if isinstance(source, Text) else "a mapping of tensors"
+    if isinstance(source, (Text, Rows, dict)):
+        kind = "a mapping of tensors" if isinstance(source, dict) else "text"
         hint = "use `gpt2-mini`" + ("; rows of numbers are not read from a `.txt`" if kind == "text" else "")
         raise InputError(f"{network.name} takes rows of numbers, not {kind}", name, hint)
     refuse_length(settings, name)
+    refuse_tokenizer(settings, name)
     table = source if isinstance(source, Table) else checked(objects.table(source, name))
     return _open_table(network, table, shown(data, table), loss, settings, dtype, device)
 
@@ -83,31 +84,6 @@ def _open_table(
     )
 
 
-def _open_language(
-    network: Network, source: Any, name: str, settings: Settings, dtype: torch.dtype, device: torch.device
-) -> Drawn:
-    if not isinstance(source, (Text, dict)):
-        raise InputError(
-            f"{network.name} takes text, not rows of numbers", name, "use `pydoc-topics` or a `.txt` file, or `mlp`"
-        )
-    size, whole, line = sequences(source, name, settings, networks.POSITIONS, network.name)
-    model = networks.build(network, (), 0, settings.seed).to(device, dtype)
-    rows = int(whole["labels"].shape[0])
-    resolved = replace(resolve(settings, network.family, coordinates(model), rows), max_length=size)
-    index = torch.from_numpy(draw(rows, resolved.samples, settings.seed))
-    samples = {key: tensor[index] for key, tensor in whole.items()}
-    _check_tokens(samples, networks.VOCABULARY, networks.POSITIONS, network.name)
-    return Drawn(
-        model=model,
-        samples=modules.cast(samples, "cross-entropy", dtype, device),
-        loss="cross-entropy",
-        rows=rows,
-        family=network.family,
-        resolved=resolved,
-        lines=(model_line(network.name, model, network.form), line, "loss cross-entropy of the next token"),
-    )
-
-
 def _loss_of(network: Network, asked: Loss | None) -> str:
     if asked is None:
         return network.losses[0]
@@ -138,13 +114,3 @@ def _inputs(network: Network, table: Table) -> tuple[Array, float, tuple[str, ..
         return table.inputs, table.divisor, table.notes
     hint = "use `mlp`, or save the images with their shape (n, C, H, W) in a `.npz` file"
     raise InputError(f"{network.name} takes images, not rows of features", table.name, hint)
-
-
-def _check_tokens(samples: Mapping[str, Tensor], vocabulary: int, positions: int, model: str) -> None:
-    tokens = samples.get("input_ids")
-    if tokens is None or tokens.is_floating_point() or tokens.dim() != 2:
-        raise InputError(f"{model} takes token numbers, shape (n, tokens)", "input_ids", "give them as whole numbers")
-    if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
-        raise InputError(f"token {int(tokens.max())}, {model} has {vocabulary}", "input_ids", "use bytes as tokens")
-    if tokens.shape[1] > positions:
-        raise InputError(f"{tokens.shape[1]} tokens, {model} has {positions} positions", "input_ids", "cut the rows")

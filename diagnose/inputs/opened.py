@@ -14,7 +14,10 @@ from diagnose.inputs import built_in, own
 from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.fingerprint import fingerprint
 from diagnose.inputs.models import modules, networks
+from diagnose.inputs.models.find import open_model
+from diagnose.inputs.models.loaded import Loaded
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
+from estimators.results import Finding
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -37,13 +40,14 @@ class Opened:
     family: Family
     understood: tuple[str, ...]
     fingerprint: str
+    findings: tuple[Finding, ...] = ()
 
 
 def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolved]:
     """Open a model and its data, and fill in the defaults that depend on them.
 
     Args:
-        model: a built-in name or a torch.nn.Module.
+        model: a torch.nn.Module, a built-in name, a model file or folder, or ``package.module:factory``.
         data: an embedded name, a path, ``(inputs, targets)``, a mapping of tensors with ``labels``, or a
             DataLoader of such batches.
 
@@ -58,10 +62,14 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
     dtype = None if settings.dtype is None else DTYPES[settings.dtype]
     device = None if settings.device is None else _device(str(settings.device))
     if isinstance(model, nn.Module):
-        drawn = own.open_module(model, data, settings, dtype, device)
+        drawn = own.open_module(Loaded(modules.placed(model, dtype, device), task_name(model), ""), data, settings)
     elif isinstance(model, (str, Path)):
-        network = networks.find(str(model))
-        drawn = built_in.open_network(network, data, settings, dtype or torch.float32, device or torch.device("cpu"))
+        dtype, device = dtype or torch.float32, device or torch.device("cpu")
+        found = open_model(str(model), settings)
+        if isinstance(found, Loaded):
+            drawn = own.open_module(replace(found, module=found.module.to(device, dtype)), data, settings)
+        else:
+            drawn = built_in.open_network(found, data, settings, dtype, device)
     else:
         raise InputError(
             f"model of type {printable(type(model).__name__)}",
@@ -84,6 +92,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
         family=drawn.family,
         understood=(*drawn.lines, _sample_line(resolved, drawn.rows, drawn.family)),
         fingerprint=fingerprint(drawn.model, drawn.samples),
+        findings=drawn.findings,
     )
     return opened, resolved
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from diagnose.errors import InputError
 from diagnose.inputs.data import catalogue, objects
 from diagnose.inputs.data.objects import Samples
-from diagnose.inputs.data.tables import Array, Table, Text
-from diagnose.inputs.text import blocks
+from diagnose.inputs.data.tables import Array, Rows, Table, Text
 from diagnose.settings import Family, Loss, Resolved, Settings, task_name
+from estimators.results import Finding
 
 
 @dataclass(frozen=True)
@@ -30,28 +29,16 @@ class Drawn:
     family: Family
     resolved: Resolved
     lines: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
 
-def read(data: Any, settings: Settings) -> Table | Text | Samples:
+def read(data: Any, settings: Settings) -> Table | Text | Rows | Samples:
     """The data, opened: a table or text from a name or a path, tensors from an object."""
     if isinstance(data, (str, Path)):
         return catalogue.load(data, settings.features)
     if settings.features is not None:
         raise InputError("only LIBSVM text takes a number of features", "--features", "leave it out")
     return objects.gather(data, settings.seed)
-
-
-def sequences(
-    source: Text | Mapping[str, Tensor], name: str, settings: Settings, positions: int | None, model: str
-) -> tuple[int | None, dict[str, Tensor], str]:
-    if not isinstance(source, Text):
-        refuse_length(settings, name)
-        whole = dict(source)
-        return None, whole, f"{name}: {whole['labels'].shape[0]:,} sequences"
-    size = blocks.length(settings.max_length, positions, model)
-    tokens = torch.from_numpy(blocks.cut(source, size).astype(np.int64))
-    line = ", ".join([f"{name}: {blocks.note(source, size)}", *source.notes])
-    return size, {"input_ids": tokens, "labels": tokens.clone()}, line
 
 
 def draw(rows: int, count: int, seed: int) -> Array:
@@ -82,6 +69,11 @@ def coordinates(model: nn.Module) -> int:
 def refuse_length(settings: Settings, name: str) -> None:
     if settings.max_length is not None:
         raise InputError("only text is cut to a length", "--max-length", f"leave it out for {Path(name).name}")
+
+
+def refuse_tokenizer(settings: Settings, name: str) -> None:
+    if settings.tokenizer is not None:
+        raise InputError("only text has tokens", "--tokenizer", f"leave it out for {Path(name).name}")
 
 
 def shown(data: Any, source: Table) -> str:

@@ -238,7 +238,7 @@ def _stream(problem: Problem, settings: RaceSettings, seed: int) -> Iterator[Ten
 def _batch_gradient(problem: Problem, w: Parameters, index: Tensor) -> Parameters:
     """Gradient of the mean loss of a batch; 0 where the loss does not reach a parameter."""
     leaves = {name: part.detach().requires_grad_() for name, part in w.items()}
-    loss = problem.losses(leaves, problem.take(index)).mean()
+    loss = problem.losses(leaves, problem.trimmed(problem.take(index))).mean()
     problem.passes.add(index.numel() / problem.n)
     if not loss.requires_grad:
         return {name: torch.zeros_like(part) for name, part in w.items()}

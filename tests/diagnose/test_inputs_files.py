@@ -132,7 +132,8 @@ def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
         ("rows.npz", b"not an archive", "not a .npz archive"),
         ("rows.parquet", b"PAR1", "not a kind of data"),
         ("rows.csv", b"a,b\n", "`.csv` data"),
-        ("rows.jsonl", b"{}\n", "`.jsonl` data"),
+        ("rows.jsonl", b"{}\n", "no row of a known kind"),
+        ("rows.json.gz", gzip.compress(b"[]"), "no rows"),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, what: str) -> None:
@@ -175,6 +176,7 @@ def test_a_name_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypatch: py
 
 def test_an_unknown_name_without_a_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DIAGNOSE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="unknown data: w8a") as refused:
         catalogue.load("w8a")
@@ -190,9 +192,10 @@ def test_a_name_beats_a_folder_of_the_same_name(tmp_path: Path, monkeypatch: pyt
     assert isinstance(catalogue.load("digits"), Table)
 
 
-@pytest.mark.parametrize("name", ["iris", "rows.txt"])
+@pytest.mark.parametrize("name", ["iris", "rows.txt", "rows.json"])
 def test_features_mean_something_for_libsvm_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (tmp_path / "rows.txt").write_bytes(b"some text")
+    (tmp_path / "rows.json").write_bytes(b'[{"text": "some text"}]')
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="--features"):
         catalogue.load(name, features=4)

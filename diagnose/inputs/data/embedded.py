@@ -66,4 +66,4 @@ def topics() -> Text:
 
     text = "\n".join(pages[key] for key in sorted(pages)).encode()
     source = f"help topics of Python {platform.python_version()}"
-    return Text(TOPICS, np.frombuffer(text, dtype=np.uint8), (source, "read as bytes"))
+    return Text(TOPICS, np.frombuffer(text, dtype=np.uint8), (source,))

@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from diagnose.errors import InputError
-from diagnose.inputs.data import arrays, libsvm
-from diagnose.inputs.data.tables import Table, Text
+from diagnose.inputs.data import arrays, libsvm, rows
+from diagnose.inputs.data.tables import Rows, Table, Text
 from diagnose.schema import NOT_YET
 from diagnose.settings import printable
 
 GZIP = b"\x1f\x8b"
-LATER = (".json", ".jsonl", ".csv")
+JSON = (".json", ".jsonl")
+LATER = (".csv",)
 NOT_DATA = (".pt", ".pt2", ".pth", ".safetensors", ".npy", ".parquet", ".pkl", ".pickle", ".zip", ".tar")
-READ_HERE = "LIBSVM text under any name, `.npz` or `.txt`, each but `.npz` also with `.gz`"
+READ_HERE = "LIBSVM text under any name, `.npz`, `.txt`, `.json` or `.jsonl`, each but `.npz` also with `.gz`"
 
 
-def load(path: Path, features: int | None = None) -> Table | Text:
-    """A data file by its ending: .npz arrays, .txt bytes, anything else LIBSVM text; each also with .gz.
+def load(path: Path, features: int | None = None) -> Table | Text | Rows:
+    """A data file by its ending: .npz arrays, .txt bytes, .json and .jsonl rows, else LIBSVM text; also with .gz.
 
     Raises:
         InputError: missing, a folder, empty, unreadable, broken, or not of a kind that is read.
@@ -36,7 +37,9 @@ def load(path: Path, features: int | None = None) -> Table | Text:
     if ending == ".npz":
         return arrays.parse(content, shown)
     if ending == ".txt":
-        return Text(shown, np.frombuffer(content, dtype=np.uint8), ("read as bytes",))
+        return Text(shown, np.frombuffer(content, dtype=np.uint8))
+    if ending in JSON:
+        return rows.parse(content, shown, one_a_line=ending == ".jsonl")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -47,7 +50,7 @@ def load(path: Path, features: int | None = None) -> Table | Text:
 
 def takes_features(path: Path) -> bool:
     """Whether --features means something for this file: it holds LIBSVM text."""
-    return _ending(path) not in (".npz", ".txt")
+    return _ending(path) not in (".npz", ".txt", *JSON)
 
 
 def read(path: Path) -> bytes:

@@ -45,11 +45,46 @@ class Table:
 
 @dataclass(frozen=True)
 class Text:
-    """A stream of tokens, shape (tokens,), one byte each."""
+    """A stream of tokens.
+
+    Args:
+        name: what the data set is called.
+        tokens: shape (tokens,): the bytes of a file, or what a tokenizer made of them.
+        notes: in words, how the file was read.
+        title: the name that was given, with the file's where that says more; empty: as ``name``.
+        unit: what a token is, "bytes" or "tokens".
+    """
 
     name: str
-    tokens: NDArray[np.uint8]
+    tokens: NDArray[Any]
     notes: tuple[str, ...] = ()
+    title: str = ""
+    unit: str = "bytes"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of text from a JSON file.
+
+    Args:
+        name: what the data set is called.
+        kind: "instruction" (prompt and answer), "text" (text alone) or "labelled" (text and class).
+        texts: the prompt of an instruction row, made from the template; else the text.
+        answers: of instruction rows, else empty.
+        labels: of labelled rows, as in the file (numbers or words), else empty.
+        notes: in words, how the file was read.
+        title: the name that was given, with the file's where that says more; empty: as ``name``.
+        whole: rows of the set that this file is a part of, None where the file is all of it.
+    """
+
+    name: str
+    kind: Literal["instruction", "text", "labelled"]
+    texts: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+    labels: tuple[int | str, ...] = ()
+    notes: tuple[str, ...] = ()
+    title: str = ""
+    whole: int | None = None
 
 
 def checked(table: Table) -> Table:

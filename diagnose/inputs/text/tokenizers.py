@@ -1,0 +1,226 @@
+"""Text to token numbers: bytes, or a tokenizer of transformers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from diagnose.errors import InputError
+from diagnose.inputs.data.tables import Array
+from diagnose.inputs.models import modules
+from diagnose.settings import printable
+
+BYTES = 256
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""A folder with one of these holds a tokenizer."""
+PROBES = 5
+"""Words of its vocabulary that are tried to see what a tokenizer puts around a text."""
+NAME_IT = "name the folder of its tokenizer with `--tokenizer`"
+
+
+class Tokenizer(Protocol):
+    """What encoding needs of a tokenizer; special tokens are None where it has none."""
+
+    @property
+    def form(self) -> str:
+        """In words: "bytes as tokens", "tokens of gpt2_tokenizer"."""
+
+    @property
+    def pad(self) -> int:
+        """What fills short rows; they are masked and carry no label."""
+
+    @property
+    def end(self) -> int | None:
+        """Ends an answer."""
+
+    @property
+    def mask(self) -> int | None:
+        """Stands for a masked token."""
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """What it puts in front of a text by itself, such as [CLS] or the start of a sequence."""
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """What it puts behind a text by itself, such as [SEP]."""
+
+    def encode(self, texts: Sequence[str]) -> list[Array]:
+        """Token numbers of each text, without what it puts around them."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Every byte of the UTF-8 text is a token; nothing stands around it."""
+
+    pad: int = 0
+    form: str = "bytes as tokens"
+    end: int | None = None
+    mask: int | None = None
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def encode(self, texts: Sequence[str]) -> list[Array]:
+        return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A tokenizer of transformers, read from a folder (:func:`pretrained`)."""
+
+    form: str
+    pad: int
+    end: int | None
+    mask: int | None
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    tokenizer: Any
+
+    def encode(self, texts: Sequence[str]) -> list[Array]:
+        """Raises InputError where a text holds what the tokenizer has no token for, not even an unknown one."""
+        try:
+            return [np.asarray(ids, dtype=np.int64) for ids in _plain(self.tokenizer, texts)]
+        except Exception as error:  # the Rust side raises nothing more precise; its words may quote the text
+            raise InputError(
+                "the tokenizer cannot encode this text",
+                self.form,
+                "use one with a token for unknown words, or one made for this model",
+            ) from error
+
+
+def choose(module: nn.Module, folder: Path | None, asked: str | None, model: str) -> Tokenizer:
+    """The tokenizer asked for, else that of the model's folder, else bytes where the vocabulary is that of bytes.
+
+    A module that does not say its vocabulary (no embedding by transformers' rules, no config) takes bytes.
+
+    Args:
+        folder: of the model, None where it has none.
+        asked: a folder (``--tokenizer``).
+        model: its name, for messages.
+
+    Raises:
+        InputError: a folder without a tokenizer or with a broken one; none at all for a larger vocabulary.
+    """
+    if asked is not None:
+        return pretrained(Path(asked), "--tokenizer")
+    if folder is not None and any((folder / name).is_file() for name in FILES):
+        return pretrained(folder, model)
+    known = modules.vocabulary(module)
+    if known is None or known == BYTES:
+        return Bytes()
+    if known == BYTES + 1:
+        return Bytes(pad=BYTES)
+    raise InputError(
+        f"no tokenizer for {model}", f"its vocabulary has {known:,} tokens, bytes need 256 or 257", NAME_IT
+    )
+
+
+def pretrained(folder: Path, place: str) -> Pretrained:
+    """The tokenizer of a folder, from its files alone.
+
+    Args:
+        place: who named the folder, for messages.
+
+    Raises:
+        InputError: no folder, no tokenizer in it, or one that cannot be read.
+    """
+    shown = printable(folder)
+    if not folder.is_dir():
+        raise InputError("no such folder", f"{place} {shown}", "name the folder that holds `tokenizer.json`")
+    if not any((folder / name).is_file() for name in FILES):
+        raise InputError("no tokenizer in this folder", shown, "name the folder that holds `tokenizer.json`")
+    try:
+        with _quiet():
+            tokenizer = _read(folder)
+            words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    except Exception as error:  # whatever its files make the library raise says that they are damaged
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            "the tokenizer cannot be read", f"{shown}: {printable(reason)[:160]}", "save it again, or use another"
+        ) from error
+    if not words:
+        raise InputError("the tokenizer holds no tokens but special ones", shown, "save it again, or use another")
+    with _quiet():
+        before, after = _frame(tokenizer, words)
+        end = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
+        return Pretrained(
+            form=f"tokens of {printable(folder.resolve().name)}",
+            pad=_first(tokenizer.pad_token_id, tokenizer.eos_token_id) or 0,
+            end=end,
+            mask=tokenizer.mask_token_id,
+            before=before,
+            after=after,
+            tokenizer=tokenizer,
+        )
+
+
+def _read(folder: Path) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    plain: Any = PreTrainedTokenizerFast
+    alone = folder / "tokenizer.json"
+    if alone.is_file() and not any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
+        return plain(tokenizer_file=str(alone))
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _plain(tokenizer: Any, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+    if not texts:
+        return []
+    with _quiet():
+        encoded = tokenizer(
+            list(texts),
+            add_special_tokens=special,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
+def _frame(tokenizer: Any, words: set[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the tokenizer puts in front of a text and behind it, read off words that it has tokens for."""
+    for probe in sorted(words, key=lambda word: (not word.isalpha(), word))[:PROBES]:
+        try:
+            (inner,), (whole,) = _plain(tokenizer, [probe]), _plain(tokenizer, [probe], special=True)
+        except Exception:  # a word that its own rules split into parts without a token
+            continue
+        for start in range(len(whole) - len(inner) + 1):
+            if inner and whole[start : start + len(inner)] == inner:
+                return tuple(whole[:start]), tuple(whole[start + len(inner) :])
+    return (), ()
+
+
+def _first(*numbers: int | None) -> int | None:
+    return next((number for number in numbers if number is not None), None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the warnings of transformers off the terminal, and leave its settings as they were."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
