@@ -26,6 +26,8 @@ from estimators.products import DENSE_LIMIT
 from reports.text import stage_line
 
 LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
+NOTE_EVERY = 1.0
+"""Seconds between two notes of the cost of a running stage."""
 NOT_REACHED = "the run has not reached this stage"
 
 
@@ -88,29 +90,29 @@ class _Attempt:
         self.began = time.perf_counter()
         self.before = known.cost
         legs: LegStore = store if store is not None else MemoryStore()
-        self.bench = Bench.build(opened, resolved, legs, events.progress)
+        self.stage, self.stage_began, self.noted = "", self.began, self.began
+        self.seconds = dict(known.cost.stages or {})
+        self.bench = Bench.build(opened, resolved, legs, self._progress)
         if not known.stages:
-            known = replace(known, warnings=self.bench.problem.findings)
+            known = replace(known, warnings=(*opened.findings, *self.bench.problem.findings))
             known = replace(known, task=replace(known.task, parameters=self.bench.problem.d))
         self.known = known
-        self.seconds = dict(known.cost.stages or {})
         self._save("started")
 
     def finish(self) -> Diagnosis:
-        stage, stage_began = "", self.began
         try:
             for stage, measure in STAGES.items():
                 if stage in self.known.stages:
                     continue
-                stage_began = time.perf_counter()
+                self.stage, self.stage_began = stage, time.perf_counter()
                 update = measure(self.bench, self.known)
-                spent = time.perf_counter() - stage_began
+                spent = time.perf_counter() - self.stage_began
                 self._take(stage, update, spent)
                 if update.amount:
                     line = stage_line(stage, update.parts[stage])
                     self.events.finished(stage, update.amount, spent, line)
         except KeyboardInterrupt:
-            self._spent(stage, time.perf_counter() - stage_began)
+            self.seconds = self._stages()
             self._save("interrupted")
             raise
         self._save("finished")
@@ -118,11 +120,32 @@ class _Attempt:
             self.store.report()
         return self.known
 
-    def _spent(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+    def _progress(self, stage: str, done: float, total: float) -> None:
+        """Pass it on, and now and then note the cost so far: a killed process has no time to."""
+        self.events.progress(stage, done, total)
+        now = time.perf_counter()
+        if self.store and self.stage and now - self.noted > NOTE_EVERY:
+            self.noted = now
+            self.store.spend(self._cost(self._stages()))
+
+    def _stages(self) -> dict[str, float]:
+        """Seconds by stage, the running one included."""
+        if not self.stage:
+            return self.seconds
+        running = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.stage_began
+        return {**self.seconds, self.stage: running}
+
+    def _cost(self, stages: Mapping[str, float]) -> Costs:
+        return Costs(
+            seconds=(self.before.seconds or 0.0) + time.perf_counter() - self.began,
+            forward_backward_passes=(self.before.forward_backward_passes or 0.0) + self.bench.passes,
+            attempts=(self.before.attempts or 0) + 1,
+            stages=stages,
+        )
 
     def _take(self, stage: str, update: Update, seconds: float) -> None:
-        self._spent(stage, seconds)
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.stage = ""
         vectors = {kind: _arrays(part) for kind, part in update.vectors.items()}
         self.known = replace(
             self.known,
@@ -135,13 +158,7 @@ class _Attempt:
         self._save("started")
 
     def _save(self, status: Literal["started", "finished", "interrupted"]) -> None:
-        cost = Costs(
-            seconds=(self.before.seconds or 0.0) + time.perf_counter() - self.began,
-            forward_backward_passes=(self.before.forward_backward_passes or 0.0) + self.bench.passes,
-            attempts=(self.before.attempts or 0) + 1,
-            stages=self.seconds,
-        )
-        self.known = replace(self.known, status=status, cost=cost)
+        self.known = replace(self.known, status=status, cost=self._cost(self.seconds))
         if self.store:
             self.store.save(self.known)
 

@@ -1,7 +1,8 @@
 """DIR: result.json, vectors.safetensors, runs.csv and report.html, each written to a side file and renamed.
 
 result.json is written last and names the stages that ended, so whatever it names is on disk. Finished runs of
-the race go to ``legs.jsonl`` at once; it is removed when the diagnosis ends.
+the race go to ``legs.jsonl`` at once, and while a stage runs ``spent.json`` notes what it has cost so far, for the
+case that the process is killed; both are removed when the diagnosis ends.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from diagnose.errors import InputError
-from diagnose.schema import RUN_COLUMNS, Diagnosis, unreadable
+from diagnose.schema import RUN_COLUMNS, Costs, Diagnosis, read_part, unreadable
 from diagnose.training.legs import Leg
 
 RESULT, VECTORS, RUNS, REPORT, LEGS = "result.json", "vectors.safetensors", "runs.csv", "report.html", "legs.jsonl"
-FILES = (RESULT, VECTORS, RUNS, REPORT, LEGS)
+SPENT = "spent.json"
+FILES = (RESULT, VECTORS, RUNS, REPORT, LEGS, SPENT)
 
 
 class Store:
@@ -81,7 +84,19 @@ class Store:
                 f"{self.directory}: {', '.join(differing)}",
                 "choose another folder with `--out`, or start again with `--fresh`",
             )
-        return stored
+        return replace(stored, cost=self._cost_until_death(stored.cost))
+
+    def spend(self, cost: Costs) -> None:
+        """Note the cost so far of a stage that is still running."""
+        self._replace(SPENT, json.dumps(asdict(cost), allow_nan=False).encode())
+
+    def _cost_until_death(self, stored: Costs) -> Costs:
+        """What an attempt that was killed had noted last, else the stored cost."""
+        try:
+            noted = read_part(Costs, json.loads((self.directory / SPENT).read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError):
+            return stored
+        return noted if (noted.seconds or 0) > (stored.seconds or 0) else stored
 
     def save(self, diagnosis: Diagnosis) -> None:
         """Write vectors and runs, then the result that names them; at first the result, which claims the folder."""
@@ -98,7 +113,8 @@ class Store:
         from reports import render
 
         self._replace(REPORT, render(Diagnosis.load(self.directory)).encode())
-        (self.directory / LEGS).unlink(missing_ok=True)
+        for name in (LEGS, SPENT):
+            (self.directory / name).unlink(missing_ok=True)
 
     @property
     def reported(self) -> bool:

@@ -1,0 +1,111 @@
+"""A run that is killed or interrupted in every stage in turn ends like one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagnose import pipeline
+from diagnose.settings import Settings
+from diagnose.stages import STAGES
+
+# Above 2,000 parameters nothing is formed densely, so the curvature stages report progress.
+MODEL, DATA = "mlp", "digits"
+ASKED: dict[str, Any] = {
+    "samples": 24,
+    "batch_size": 8,
+    "steps": 4,
+    "seeds": 1,
+    "probes": 4,
+    "gap": 2.0,
+    "optimizers": ("sgd", "adagrad"),
+    "learning_rates": (0.003, 0.03),
+}
+DRIVER = """
+import os, signal, sys
+from diagnose import cli, pipeline
+from diagnose.stages import STAGES
+
+stage, name, *words = sys.argv[1:]
+real, count = pipeline._Attempt._progress, 0
+
+def die():
+    os.kill(os.getpid(), getattr(signal, name))
+
+def progress(self, running, done, total):
+    global count
+    real(self, running, done, total)
+    count += self.stage == stage
+    if count == 1:
+        die()
+
+def verdict(*arguments):
+    die()
+    return STAGES["verdict"](*arguments)
+
+pipeline.NOTE_EVERY = 0.0
+if stage == "verdict":
+    pipeline.STAGES = {**STAGES, "verdict": verdict}
+elif stage:
+    pipeline._Attempt._progress = progress
+sys.exit(cli.main(words))
+"""
+
+
+def words(folder: Path) -> list[str]:
+    options = [MODEL, "--data", DATA, "--out", str(folder)]
+    for name, value in ASKED.items():
+        listed = value if isinstance(value, tuple) else (value,)
+        options += ["--" + name.replace("_", "-"), ",".join(map(str, listed))]
+    return options
+
+
+def attempt(folder: Path, stage: str, signal_name: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DRIVER, stage, signal_name, *words(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def stored(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    body: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return body, body.pop("cost")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    pipeline.execute(Settings(out=str(folder), **ASKED), MODEL, DATA)
+    return folder
+
+
+@pytest.mark.parametrize(("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130)])
+def test_a_run_stopped_in_every_stage_ends_like_one_left_alone(
+    signal_name: str, code: int, unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    seconds, passes = 0.0, 0.0
+    for number, stage in enumerate(STAGES, 1):
+        ended = attempt(folder, stage, signal_name)
+        assert ended.returncode == code, ended.stderr
+        if signal_name == "SIGINT":
+            body, cost = stored(folder)
+            assert body["status"] == "interrupted"
+            assert f"interrupted: stage {stage}" in ended.stderr or stage == "verdict"
+            assert cost["attempts"] == number
+            assert cost["seconds"] > seconds
+            assert cost["forward_backward_passes"] >= passes
+            seconds, passes = cost["seconds"], cost["forward_backward_passes"]
+    ended = attempt(folder, "", signal_name)
+    assert ended.returncode == 0, ended.stderr
+    (ours, cost), (theirs, plain) = stored(folder), stored(unbroken)
+    assert ours == theirs
+    assert cost["attempts"] == len(STAGES) + 1
+    assert cost["forward_backward_passes"] > plain["forward_backward_passes"]
+    assert set(cost["stages"]) == set(STAGES)
+    for name in ("runs.csv", "vectors.safetensors"):
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes()
+    assert not (folder / "spent.json").exists()
