@@ -10,6 +10,7 @@ from diagnose.schema import NOISE_SIDES, PARTS, SMOOTHNESS_SIDES, Diagnosis
 from estimators.results import stored_keys
 from reports import figures, race
 from reports.curves import best_curves
+from reports.deciles import NO_EMBEDDING
 from reports.figures import Reading, Zone
 from reports.numbers import bracket, duration, interval, measured, number, percent, ratio, ratio_interval
 from reports.sections.parts import Figure
@@ -215,6 +216,8 @@ def missing(diagnosis: Diagnosis) -> tuple[Group, ...]:
             groups.setdefault(next(iter(absent.values())), []).append(f"{name} (all of it)")
             continue
         for key, because in absent.items():
+            if key == "token_deciles" and because.startswith(NO_EMBEDDING):
+                continue  # no lack: the model has no rows of tokens
             groups.setdefault(because, []).append(f"{name}.{key}")
         for key in stored_keys(kind):
             for path, because in _nested(getattr(part, key), f"{name}.{key}"):

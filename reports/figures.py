@@ -12,8 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from reports.aggregates import PER_DECADE, Array, Bins, decades, picture_width
+from reports.deciles import Group, group_name, occurrences
 from reports.numbers import percent, rate
-from reports.svg import ADAGRAD, GREY, INK, ROW, SGD, THIRD, draw, row_text, rows, short, ticks
+from reports.svg import ADAGRAD, GREY, INK, ROW, SGD, THIRD, beside, draw, listed, row_text, rows, short, ticks
+
+LINE, NAMES, SIDE, NAME = 17, 164, 48, 28
+"""Figures of many rows: height of a row, width of the names and of the numbers beside the axes, letters of a name."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,58 @@ def tensors(prefix: str, shares: Sequence[tuple[str, float, float]], quantity: s
         axes.xaxis.set_major_locator(MaxNLocator(4))
 
     return draw(prefix, 44 + ROW * len(shares), paint, left=14, right=18, top=4)
+
+
+def layers(prefix: str, shares: Sequence[tuple[str, float, float]], quantity: str) -> Markup:
+    """For each layer, in the network's order, its share of the quantity (bar) and of the parameters (open mark)."""
+
+    def paint(panels: Sequence[Axes]) -> None:
+        axes = panels[0]
+        for k, (name, size, mass) in enumerate(shares):
+            axes.barh(k, mass, height=0.56, color=ADAGRAD, linewidth=0)
+            axes.plot(size, k, "o", color=INK, markerfacecolor="none", markersize=5.5, markeredgewidth=1, clip_on=False)
+            beside(axes, k, short(name, NAME), percent(mass))
+        axes.set_xlim(0, max(max(size, mass) for _, size, mass in shares) * 1.04)
+        axes.set_xlabel(f"▬ share of {quantity}\u2003○ of the parameters")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        listed(axes, len(shares))
+
+    return draw(prefix, 48 + LINE * len(shares), paint, left=NAMES, right=SIDE, top=6)
+
+
+def deciles(prefix: str, groups: Sequence[Group], label: str, quantity: str) -> Markup:
+    """The mean of a coordinate in each group of tokens: never seen (open square) apart from the ten tenths (dots).
+
+    Groups without a mean are left out; on a logarithmic axis a mean of 0 stands at the left edge.
+    """
+    known = [one for one in groups if one.get("mean") is not None]
+    means = [float(one["mean"]) for one in known]
+    positive = [value for value in means if value > 0]
+    log = max(positive) > 8 * min(positive)
+    apart = 0.6 if len(known) > 1 and not known[0]["decile"] else 0.0
+
+    def paint(panels: Sequence[Axes]) -> None:
+        axes = panels[0]
+        low, high = (min(positive) / 1.5, max(positive) * 1.5) if log else (0.0, max(positive) * 1.06)
+        if log:
+            axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        for k, (one, mean) in enumerate(zip(known, means, strict=True)):
+            seen = bool(one["decile"])
+            at, x = k + (apart if seen else 0.0), max(mean, low)
+            axes.plot([low, high], [at, at], color=GREY, linewidth=0.5, alpha=0.6)
+            look = {"color": ADAGRAD} if seen else {"color": INK, "markerfacecolor": "none", "markeredgewidth": 1.2}
+            axes.plot(x, at, "o" if seen else "s", markersize=6.5, clip_on=False, **look)
+            if not mean and log:
+                axes.annotate("0", (x, at), (7, 0), textcoords="offset points", va="center", fontsize=10)
+            name = f"{group_name(one).partition(' (')[0]}, {occurrences(one)}" if seen else group_name(one)
+            beside(axes, at, name, percent(one.get("share")))
+        axes.set_xlabel(f"{label}{' (logarithmic)' if log else ''}; right: share of {quantity}", loc="right")
+        ticks(axes, "x", log=log)
+        listed(axes, len(known) + apart)
+
+    return draw(prefix, 48 + LINE * (len(known) + apart), paint, left=NAMES, right=SIDE, top=6)
 
 
 def signed(prefix: str, positive: Bins, negative: Bins, total: int) -> Markup:

@@ -215,6 +215,29 @@ def rows(axes: Axes, count: int) -> None:
     axes.spines["left"].set_visible(False)
 
 
+def beside(axes: Axes, at: float, left: str, right: str) -> None:
+    """A name and a number on the line of a row, outside of the axes at the left and at the right."""
+    for x, offset, text, side in ((0.0, -10, left, "right"), (1.0, 10, right, "left")):
+        axes.annotate(
+            text,
+            (x, at),
+            (offset, 0),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            fontsize=_SMALL,
+            annotation_clip=False,
+        )
+
+
+def listed(axes: Axes, count: float) -> None:
+    """Axes of rows that are labelled beside them, the first on top, without a vertical axis."""
+    axes.set_ylim(count - 0.4, -0.6)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+
+
 def ticks(axes: Axes, which: str, *, log: bool) -> None:
     """Few ticks with plain labels ("0.01", "1,000") on the x or y axis, whose limits are already set."""
     axis = axes.xaxis if which == "x" else axes.yaxis

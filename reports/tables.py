@@ -7,21 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.curves import Curve, Rate
+from reports.deciles import group_name, occurrences
+from reports.layers import Layer
 from reports.numbers import bracket, interval, number, percent, rate, rounded
 from reports.text import method_name, printable, reason
 
-MOST_ROWS = 30
+MOST_ROWS = 60
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells under a caption that is unique in the page; the first ``text`` columns are left-aligned."""
+    """Text cells under a caption that is unique in the page; the first ``text`` columns are left-aligned.
+
+    A ``stacked`` table lays each row out as a block on a narrow screen, and folds away when it is long.
+    """
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     text: int = 1
     note: str = ""
+    stacked: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,22 @@ def entry(
     return Quantity(symbol, show(body[key]), "", meaning)
 
 
-def largest(table: Sequence[Mapping[str, Any]] | None, key: str) -> tuple[list[Mapping[str, Any]], str]:
-    """At most 30 rows, the largest ``key`` first, and a sentence about those left out."""
+def largest(table: Sequence[Mapping[str, Any]] | None, key: str, symbol: str) -> tuple[list[Mapping[str, Any]], str]:
+    """At most 60 rows, the largest ``key`` first, and a sentence that sums those left out."""
     ordered = sorted(table or (), key=lambda row: -(row.get(key) or 0.0))
-    left = len(ordered) - MOST_ROWS
-    note = (
-        f"The {MOST_ROWS} largest of {number(len(ordered))}; {number(left)} smaller ones are left out."
-        if left > 0
-        else ""
+    kept, left = ordered[:MOST_ROWS], ordered[MOST_ROWS:]
+    parameters = sum(row.get("parameters") or 0 for row in left)
+    return kept, _left_out(len(left), "tensors", parameters, sum(row.get(key) or 0.0 for row in left), symbol)
+
+
+def _left_out(count: int, what: str, parameters: int, total: float, symbol: str) -> str:
+    """What a table leaves out, summed; nothing where it is whole."""
+    if not count:
+        return ""
+    return (
+        f"The {MOST_ROWS} largest are shown. The other {number(count)} {what} have {number(parameters)} parameters "
+        f"and {symbol} {number(float(total))} together."
     )
-    return ordered[:MOST_ROWS], note
 
 
 def by_tensor(
@@ -92,12 +104,66 @@ def by_tensor(
     """One row for each tensor with its size and the given (key, heading, format); None without tensors."""
     if not table:
         return None
-    kept, note = largest(table, key)
+    kept, note = largest(table, key, next(heading for k, heading, _ in columns if k == key))
     rows = tuple(
         (printable(row.get("name", "")), number(row.get("parameters")), *(show(row.get(k)) for k, _, show in columns))
         for row in kept
     )
-    return Table(caption, ("tensor", "parameters", *(heading for _, heading, _ in columns)), rows, note=note)
+    return Table(
+        caption, ("tensor", "parameters", *(heading for _, heading, _ in columns)), rows, note=note, stacked=True
+    )
+
+
+def of_layers(caption: str, layers: Sequence[Layer], symbol: str, density: str = "") -> Table:
+    """One row for each layer in the network's order, the 60 largest; ``density`` heads l1/(√d·l2) where it is known."""
+    ranked = sorted(layers, key=lambda layer: -layer.share)
+    kept = {layer.name for layer in ranked[:MOST_ROWS]}
+    left = ranked[MOST_ROWS:]
+    rows = tuple(
+        (
+            printable(layer.name),
+            number(layer.tensors),
+            number(layer.parameters),
+            number(layer.l1),
+            percent(layer.share),
+            *((number(layer.density, 3),) if density else ()),
+        )
+        for layer in layers
+        if layer.name in kept
+    )
+    head = ("layer", "tensors", "parameters", symbol, "share of the sum", *((density,) if density else ()))
+    note = _left_out(len(left), "layers", sum(one.parameters for one in left), sum(one.l1 for one in left), symbol)
+    return Table(caption, head, rows, note=note, stacked=True)
+
+
+def of_layer_shares(caption: str, layers: Sequence[Layer], symbol: str) -> Table:
+    """The numbers of a figure by layer."""
+    rows = tuple((printable(one.name), percent(one.size), percent(one.share)) for one in layers)
+    return Table(caption, ("layer", "share of the parameters", f"share of {symbol}"), rows)
+
+
+def of_deciles(caption: str, groups: Sequence[Mapping[str, Any]], symbol: str, entry_symbol: str) -> Table:
+    """One row for each group of tokens, those never seen first."""
+    rows = tuple(
+        (
+            group_name(one),
+            occurrences(one),
+            number(one.get("tokens")),
+            number(one.get("l1")),
+            percent(one.get("share")),
+            number(one.get("mean")),
+            percent(one.get("dead_fraction")),
+        )
+        for one in groups
+    )
+    head = ("tokens", "seen", "rows", symbol, "share of the sum", f"mean {entry_symbol}", f"{entry_symbol} = 0")
+    return Table(caption, head, rows, stacked=True)
+
+
+def of_decile_means(caption: str, groups: Sequence[Mapping[str, Any]], symbol: str, entry_symbol: str) -> Table:
+    """The numbers of a figure by token frequency."""
+    rows = tuple((group_name(one), number(one.get("mean")), percent(one.get("share"))) for one in groups)
+    return Table(caption, ("tokens", f"mean {entry_symbol}", f"share of {symbol}"), rows)
 
 
 def shares(table: Sequence[Mapping[str, Any]] | None, key: str, most: int = 8) -> list[tuple[str, float, float]]:

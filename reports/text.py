@@ -85,6 +85,37 @@ def best_line(diagnosis: Diagnosis) -> str | None:
     return f"{line}, {percent(margin)} further down than the better of SGD and AdaGrad"
 
 
+def limits(diagnosis: Diagnosis) -> str | None:
+    """What bounds the answer: samples, length, steps, batch orders and samples for curvature; None where unknown."""
+    task, steps = diagnosis.task, diagnosis.training.steps
+    length = diagnosis.settings.get("max_length")
+    if task.samples is None:
+        return None
+    unit = "rows" if length is None else "sequences"
+    part = task.rows is not None and task.samples < task.rows
+    of = "" if task.rows is None else f"of {number(task.rows)} "
+    drawn = f"{number(task.samples)} {of}" if part or not of else f"all {number(task.samples)} "
+    text = f"The answer is that of {drawn}{unit}"
+    text += "" if length is None else f", each of at most {number(length)} tokens"
+    if steps is not None:
+        text += f"; of runs of {number(steps)} {_plural('step', steps)}"
+        text += "" if task.batch_size is None else f" in batches of {number(task.batch_size)}"
+        text += (
+            "" if task.seeds is None else f", with {number(task.seeds)} {_plural('order', task.seeds)} of the batches"
+        )
+    curved = task.curvature_samples
+    if curved is not None and curved < task.samples:
+        text += f"; curvature was measured on {number(curved)} of these {unit}"
+    more = [*(["more data"] if part else []), *(["a longer race"] if steps is not None else [])]
+    if length is not None:
+        more.append("longer sequences")
+    return f"{text}." + (f" {' or '.join(more).capitalize()} may give another answer." if more else "")
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
 def noise_side(density: float) -> str:
     """How a noise density reads against its own neutral value."""
     if density < NOISE_SIDES[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diagnose.schema import Diagnosis
 from reports.numbers import number, percent
-from reports.sections.parts import Section, concentration_figure, cost, tensor_figure, three
+from reports.sections.parts import Section, concentration_figure, cost, decile_parts, tensor_parts, three
 from reports.tables import Table, by_tensor, quantity
 from reports.text import noise_side, stage_line
 
@@ -27,6 +27,8 @@ def noise(diagnosis: Diagnosis) -> Section:
             f"{percent(part.dead_fraction)} of the coordinates have σ = 0, which lowers φ for a dull reason; "
             f"without them φ is {number(part.density_live)}."
         )
+    by_layer, layer_tables = tensor_parts("noise", "Noise", part.tensors, "‖σ‖₁", "φ(σ)")
+    by_token, token_tables, remarks = decile_parts("noise", "Noise", part.token_deciles, "‖σ‖₁", "σ", "noise")
     tensors = by_tensor(
         "Noise by tensor",
         part.tensors,
@@ -48,9 +50,9 @@ def noise(diagnosis: Diagnosis) -> Section:
         title="Gradient noise",
         question="Does the gradient noise sit in few coordinates, or is it spread over all of them?",
         finding=finding,
-        remarks=(),
+        remarks=remarks,
         cautions=tuple(cautions),
-        figures=drawn + tensor_figure("noise-tensors", part.tensors, "l1", "‖σ‖₁"),
+        figures=drawn + by_layer + by_token,
         quantities=(
             quantity(
                 part, "density", "φ(σ)", "density, ‖σ‖₁ over √d‖σ‖₂; 1 is uniform", interval_key="density_interval"
@@ -77,6 +79,6 @@ def noise(diagnosis: Diagnosis) -> Section:
             quantity(part, "gradient_l2", "‖∇f‖₂", "gradient at the start"),
             quantity(part, "samples", "n", "samples measured"),
         ),
-        tables=tuple(t for t in (tensors, scaling) if t),
+        tables=tuple(t for t in (*layer_tables, tensors, *token_tables, scaling) if t),
         cost=cost(diagnosis, "noise"),
     )

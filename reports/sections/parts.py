@@ -11,8 +11,11 @@ from markupsafe import Markup
 from diagnose.schema import Diagnosis
 from reports import figures
 from reports.aggregates import bins, concentration, share_holding
+from reports.deciles import by_embedding, finding, silent
+from reports.layers import by_layer, joined, largest_kind
 from reports.numbers import duration, number, percent
-from reports.tables import Quantity, Table, of_shares, shares
+from reports.tables import Quantity, Table, of_decile_means, of_deciles, of_layer_shares, of_layers, of_shares, shares
+from reports.text import printable
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,56 @@ def tensor_figure(prefix: str, table: Sequence[Mapping[str, Any]] | None, key: s
         caption += f" Shown are the {len(found)} largest of {number(len(table or ()))} tensors."
     svg = figures.tensors(prefix, found, symbol)
     return (Figure(prefix, svg, caption, of_shares(f"{symbol} by tensor, as drawn", found, symbol)),)
+
+
+MOST_LAYERS = 40
+"""A figure by layer has at most this many rows; neighbours in a list are joined until it has."""
+
+
+def tensor_parts(
+    prefix: str, title: str, table: Sequence[Mapping[str, Any]] | None, symbol: str, density: str = ""
+) -> tuple[tuple[Figure, ...], tuple[Table, ...]]:
+    """Figure and table by layer; for a network without numbered layers the figure by tensor and no table."""
+    layers = by_layer(table)
+    if not layers:
+        return tensor_figure(f"{prefix}-tensors", table, "l1", symbol), ()
+    drawn = joined(layers, MOST_LAYERS)
+    top = max(layers, key=lambda layer: layer.share)
+    caption = (
+        f"{printable(top.name)} holds most of {symbol}: {percent(top.share)} of it, with {percent(top.size)} of the "
+        "parameters."
+    )
+    kind = largest_kind(table)
+    if kind:
+        caption += f" Of the kinds of tensors in the layers, {printable(kind[0])} holds most: {percent(kind[1])}."
+    if sum(one.tensors for one in drawn) < sum(one.tensors for one in layers):
+        caption += f" Shown are the {number(len(drawn))} groups that hold most."
+    elif len(drawn) < len(layers):
+        caption += " Neighbouring layers are drawn together."
+    data = of_layer_shares(f"{symbol} by layer, as drawn", drawn, symbol)
+    svg = figures.layers(f"{prefix}-layers", [(one.name, one.size, one.share) for one in drawn], symbol)
+    return (Figure(f"{prefix}-layers", svg, caption, data),), (of_layers(f"{title} by layer", layers, symbol, density),)
+
+
+def decile_parts(
+    prefix: str, title: str, table: Sequence[Mapping[str, Any]] | None, symbol: str, entry: str, what: str
+) -> tuple[tuple[Figure, ...], tuple[Table, ...], tuple[str, ...]]:
+    """Figure, table and remarks of each token embedding; ``entry`` is the symbol of one coordinate."""
+    pictures, tables, remarks = [], [], []
+    for k, (name, groups) in enumerate(by_embedding(table).items()):
+        whose = printable(name)
+        whole = of_deciles(f"{title} by token frequency: {whose}", groups, symbol, entry)
+        said = finding(groups, f"the {what} of {whose}")
+        if any(one.get("mean") for one in groups):
+            svg = figures.deciles(f"{prefix}-tokens-{k}", groups, f"mean {entry} of a coordinate", symbol)
+            plotted = of_decile_means(f"{whole.caption}, as drawn", groups, symbol, entry)
+            pictures.append(Figure(f"{prefix}-tokens-{k}", svg, said, plotted))
+        else:
+            remarks.append(said)
+        note = silent(groups, whose, entry)
+        remarks += [note] if note else []
+        tables.append(whole)
+    return tuple(pictures), tuple(tables), tuple(remarks)
 
 
 def concentration_figure(prefix: str, vector: Mapping[str, Any], symbol: str) -> tuple[tuple[Figure, ...], str]:

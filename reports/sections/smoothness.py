@@ -7,7 +7,15 @@ from typing import Any
 from diagnose.schema import Diagnosis
 from reports import figures, race
 from reports.numbers import bracket, number, percent, ratio
-from reports.sections.parts import Figure, Section, concentration_figure, cost, fewer_samples
+from reports.sections.parts import (
+    Figure,
+    Section,
+    concentration_figure,
+    cost,
+    decile_parts,
+    fewer_samples,
+    tensor_parts,
+)
 from reports.tables import Quantity, Table, by_tensor, of_points, quantity
 from reports.text import method_name, scaled_sharpness, smoothness_side, stage_line
 
@@ -19,17 +27,27 @@ def smoothness(diagnosis: Diagnosis) -> Section:
         "smoothness-concentration", diagnosis.vectors.get("smoothness", {}), "the upper ‖L‖₁"
     )
     inflated = fewer_samples(diagnosis, part.samples)
-    tensors = by_tensor("Smoothness by tensor", part.tensors, "l1", (("l1", "Σ Lⱼ of the tensor", number),))
+    by_layer, layer_tables = tensor_parts("smoothness", "Smoothness", part.tensors, "‖L‖₁")
+    by_token, token_tables, remarks = decile_parts(
+        "smoothness", "Smoothness", part.token_deciles, "‖L‖₁", "L", "upper ‖L‖₁"
+    )
+    tensors = by_tensor("Smoothness by tensor", part.tensors, "l1", (("l1", "‖L‖₁ of the tensor", number),))
     return Section(
         id="smoothness",
         title="Smoothness",
         question="Is the curvature concentrated in few coordinates, so that a step size for each one pays?",
         finding=f"{_finding(part)} {sentence}".strip(),
-        remarks=(),
+        remarks=remarks,
         cautions=(inflated,) if inflated else (),
-        figures=(*_ladder(part, diagnosis.hessian_diagonal.exact is False), *drawn, *_along(part)),
+        figures=(
+            *_ladder(part, diagnosis.hessian_diagonal.exact is False),
+            *drawn,
+            *by_layer,
+            *by_token,
+            *_along(part),
+        ),
         quantities=_quantities(part),
-        tables=(tensors,) if tensors else (),
+        tables=tuple(t for t in (*layer_tables, tensors, *token_tables) if t),
         cost=cost(diagnosis, "smoothness"),
     )
 

@@ -33,6 +33,7 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
     "output.weight": (10, 32),
     "output.bias": (10,),
 }
+NO_EMBEDDING = "no token embedding among the parameters"
 SCRIPT, MARKUP = "<script>alert(1)</script>", "[red]x"
 METHODS = ("sgd", "adagrad", "adagrad-norm", "adam")
 WARNING = Finding(
@@ -238,7 +239,9 @@ def finished(name: str = "mlp", data: str = "digits") -> Diagnosis:
                 }
                 for key, v in sigma.items()
             ],
+            token_deciles=None,
             why={
+                "token_deciles": NO_EMBEDDING,
                 "density_interval": "the samples are a part of the data",
                 "l1_interval": "the samples are a part of the data",
                 "batch_scaling": NOT_YET,
@@ -274,7 +277,9 @@ def finished(name: str = "mlp", data: str = "digits") -> Diagnosis:
             global_l1=None,
             points=points,
             tensors=[{"name": k, "parameters": sizes[k], "l1": float(np.sum(v))} for k, v in smooth.items()],
+            token_deciles=None,
             why={
+                "token_deciles": NO_EMBEDDING,
                 "density_rotated": NOT_YET,
                 "hessian_11": "formed for d ≤ 2,000 alone",
                 "global_l1": "a closed form exists for linear models alone",
@@ -420,6 +425,108 @@ def hostile() -> Diagnosis:
         ),
         warnings=(replace(WARNING, found=f'{SCRIPT} & {MARKUP} "quoted" {{{{ 7*7 }}}}'),),
         vectors={kind: {rename[k]: v for k, v in named.items()} for kind, named in base.vectors.items()},
+    )
+
+
+def gpt2_shapes(layers: int = 12, vocabulary: int = 1000, width: int = 8) -> dict[str, tuple[int, ...]]:
+    """The tensors of a GPT-2 with a tied output head."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (vocabulary, width),
+        "transformer.wpe.weight": (64, width),
+    }
+    for k in range(layers):
+        for name, rows in (("attn.c_attn", 3), ("attn.c_proj", 1), ("mlp.c_fc", 4), ("mlp.c_proj", 4)):
+            shapes[f"transformer.h.{k}.{name}.weight"] = (rows * width, width)
+            shapes[f"transformer.h.{k}.{name}.bias"] = (rows * width,)
+        for name in ("ln_1", "ln_2"):
+            shapes |= {f"transformer.h.{k}.{name}.weight": (width,), f"transformer.h.{k}.{name}.bias": (width,)}
+    return shapes | {"transformer.ln_f.weight": (width,), "transformer.ln_f.bias": (width,)}
+
+
+def deciles(name: str, values: Array, unseen: float = 0.41) -> list[dict[str, Any]]:
+    """Rows by token frequency: counts by a power law over the tokens that occur, the first ones never seen."""
+    vocabulary = values.shape[0]
+    never = int(unseen * vocabulary)
+    counts = np.ceil(3000 / (1 + np.arange(vocabulary - never)[::-1]) ** 1.1).astype(int)
+    groups = [(0, np.arange(never), np.zeros(never, int))]
+    for decile, index in enumerate(np.array_split(np.arange(counts.size), 10), 1):
+        groups.append((decile, never + index, counts[index]))
+    return [
+        {
+            "tensor": name,
+            "decile": decile,
+            "tokens": int(rows.size),
+            "least": int(often.min()),
+            "most": int(often.max()),
+            "l1": float(values[rows].sum()),
+            "share": float(values[rows].sum() / values.sum()),
+            "mean": float(values[rows].mean()),
+            "dead_fraction": float((values[rows] == 0).mean()),
+        }
+        for decile, rows, often in groups
+        if rows.size
+    ]
+
+
+def language(layers: int = 12) -> Diagnosis:
+    """A GPT-2 on instruction rows: tensors by layer, an embedding by token frequency, long lines, opening notes."""
+    base, embedding = finished("gpt2", "alpaca"), "transformer.wte.weight"
+    shapes = gpt2_shapes(layers)
+    kinds = vectors(shapes)
+    frequent = np.geomspace(0.02, 50, shapes[embedding][0])[:, None]
+    for kind in ("noise", "smoothness"):
+        kinds[kind][embedding] *= frequent
+    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    sigma, smooth = kinds["noise"], kinds["smoothness"]
+    l2 = {name: float(np.sqrt(np.sum(v**2))) for name, v in sigma.items()}
+    line = (
+        "alpaca.json: 52,002 instruction rows, bytes as tokens, prompt template of the data set, loss on 2,914 "
+        "labelled tokens of the answers, 11 answers cut at 256 tokens, 887 rows dropped as no answer was left"
+    )
+    opening = Finding("batchnorm-eval", "note", "opening", f"measured in evaluation mode: {line}", line, line)
+    whole = float(sum(np.sum(v) for v in smooth.values()))
+    return replace(
+        base,
+        command="diagnose model.pt --data alpaca --max-length 256",
+        settings={"max_length": 256},
+        task=replace(
+            base.task,
+            parameters=sum(sizes.values()),
+            rows=52_002,
+            samples=32,
+            batch_size=4,
+            curvature_samples=8,
+            understood=(line, "model.pt: gpt2 with 12 layers (tied tensors counted once)"),
+        ),
+        noise=replace(
+            base.noise,
+            tensors=[
+                {
+                    "name": name,
+                    "parameters": sizes[name],
+                    "l1": float(np.sum(v)),
+                    "l2": l2[name],
+                    "density": float(np.sum(v)) / (math.sqrt(sizes[name]) * l2[name]),
+                    "dead_fraction": float(np.mean(v == 0)),
+                }
+                for name, v in sigma.items()
+            ],
+            token_deciles=deciles(embedding, sigma[embedding]),
+            why={k: v for k, v in base.noise.why.items() if k != "token_deciles"},
+        ),
+        smoothness=replace(
+            base.smoothness,
+            l1_lower=0.95 * whole,
+            l1_upper=whole,
+            samples=8,
+            tensors=[{"name": n, "parameters": sizes[n], "l1": float(np.sum(v))} for n, v in smooth.items()],
+            token_deciles=deciles(embedding, smooth[embedding]),
+            why={k: v for k, v in base.smoothness.why.items() if k != "token_deciles"},
+        ),
+        training=replace(base.training, steps=40),
+        warnings=(WARNING, opening),
+        vectors=kinds,
+        runs=rows(steps=40),
     )
 
 

@@ -36,7 +36,7 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(scope="module", params=["finished", "untrained", "hostile", "empty"])
+@pytest.fixture(scope="module", params=["finished", "untrained", "hostile", "empty", "language", "large"])
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / f"{request.param}.html"
     path.write_text(render(getattr(made, request.param)()), encoding="utf-8")
@@ -68,6 +68,37 @@ def test_silent_offline_and_without_sideways_scroll(browser: Any, file: Path, wi
     assert requests == [file.as_uri()]
     assert messages == []
     assert sideways(tab) == 0
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_tables_of_tensors_fold_names_and_never_scroll_sideways(browser: Any, file: Path, width: int) -> None:
+    tab, _, _ = opened(browser, file, width)
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    wide = tab.evaluate(
+        """[...document.querySelectorAll('table.stacked')].filter(table => {
+            const box = table.parentElement.getBoundingClientRect();
+            return [...table.querySelectorAll('th, td')].some(cell => {
+                const r = cell.getBoundingClientRect();
+                return getComputedStyle(cell.closest('tr').parentElement).clipPath === 'none'
+                    && (r.right > box.right + 1 || r.left < box.left - 1 || cell.scrollWidth > cell.clientWidth + 1);
+            });
+        }).map(table => table.caption.textContent)"""
+    )
+    assert wide == []
+    tab.close()
+
+
+def test_a_narrow_screen_labels_each_number(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(render(made.language()), encoding="utf-8")
+    labels = """[...document.querySelectorAll('#noise ~ .grid table.stacked td')].map(cell =>
+        getComputedStyle(cell, '::before').content)"""
+    tab, _, _ = opened(browser, path, 400)
+    assert '"share of the sum"' in tab.evaluate(labels)
+    tab.close()
+    tab, _, _ = opened(browser, path, 1280)
+    assert set(tab.evaluate(labels)) == {"none"}
     tab.close()
 
 

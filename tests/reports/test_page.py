@@ -26,6 +26,7 @@ DIAGNOSES: Mapping[str, Callable[[], Diagnosis]] = {
     "untrained": made.untrained,
     "hostile": made.hostile,
     "large": made.large,
+    "language": made.language,
     "empty": made.empty,
 }
 everything = pytest.mark.parametrize("name", DIAGNOSES)
@@ -175,11 +176,62 @@ def test_fewer_curvature_samples_are_said() -> None:
     assert "Measured on 5" not in render(full)
 
 
-def test_at_most_thirty_tensors_the_largest_first() -> None:
-    table = page("large").partition("<caption>Noise by tensor</caption>")[2].partition("</table>")[0]
-    names = re.findall(r"h\.(\d+)\.mlp", table)
-    assert names == [str(k) for k in range(299, 269, -1)]
-    assert "The 30 largest of 300; 270 smaller ones are left out." in page("large")
+def table_of(html: str, caption: str) -> str:
+    return html.partition(f"<caption>{caption}</caption>")[2].partition("</table>")[0]
+
+
+def test_at_most_sixty_tensors_the_largest_first_and_the_rest_summed() -> None:
+    names = re.findall(r"h\.(\d+)\.mlp", table_of(page("large"), "Noise by tensor"))
+    assert names == [str(k) for k in range(299, 239, -1)]
+    said = "The 60 largest are shown. The other 240 tensors have 79,999,920 parameters and ‖σ‖₁ 28,920 together."
+    assert said in page("large")
+
+
+def test_layers_come_before_tensors_in_both_sections() -> None:
+    html = page("language")
+    for title, key in (("Noise", "noise"), ("Smoothness", "smoothness")):
+        assert html.index(f"<caption>{title} by layer</caption>") < html.index(f"<caption>{title} by tensor</caption>")
+        found = re.findall(r'<th scope="row" role="rowheader"><bdi>([^<]*)', table_of(html, f"{title} by layer"))
+        assert found == [
+            "transformer.wte",
+            "transformer.wpe",
+            *(f"transformer.h.{k}" for k in range(12)),
+            "transformer.ln_f",
+        ]
+        assert f'id="{key}-layers-caption"' in html
+    assert "transformer.h.11.attn.c_attn.weight" in table_of(html, "Noise by tensor")
+    assert "by layer" not in page("finished")
+    assert 'id="noise-tensors-caption"' in page("finished")
+
+
+def test_long_tables_of_tensors_are_folded_away() -> None:
+    assert "<details><summary>Noise by tensor: 60 rows</summary>" in page("language")
+    assert "<summary>Noise by tensor" not in page("finished")
+
+
+def test_two_thousand_tensors_stay_small() -> None:
+    html = render(made.language(166))
+    assert len(made.gpt2_shapes(166)) > 1990
+    assert len(html.encode()) <= 600_000
+    for caption in ("Noise by layer", "Noise by tensor", "Smoothness by layer", "Smoothness by tensor"):
+        assert 2 < table_of(html, caption).count("<tr") <= 61
+
+
+def test_what_limits_the_answer_is_said() -> None:
+    assert (
+        "The answer is that of 32 of 52,002 sequences, each of at most 256 tokens; of runs of 40 steps in batches of "
+        "4, with 3 orders of the batches; curvature was measured on 8 of these sequences."
+    ) in page("language")
+    assert "The answer is that of 1,024 of 1,797 rows; of runs of 500 steps in batches of 32" in page("finished")
+    assert "What limits it" not in page("empty")
+
+
+def test_long_lines_of_the_opening_are_whole() -> None:
+    html = page("language")
+    line = (made.language().task.understood or ("",))[0]
+    assert len(line) > 200
+    assert f"<li>{line}</li>" in html.partition('id="reproduce"')[2]
+    assert f"measured in evaluation mode: {line}</b>" in html.partition('id="trust"')[2]
 
 
 def test_sides_are_shown_by_more_than_colour() -> None:

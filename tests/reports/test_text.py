@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diagnose.schema import Diagnosis
-from reports.text import best_line, headline, noise_side, printable, smoothness_side, stage_line, warning_line
+from reports.text import best_line, headline, limits, noise_side, printable, smoothness_side, stage_line, warning_line
 from tests.reports import made
 
 
@@ -63,6 +63,28 @@ def test_the_best_method_of_all() -> None:
         "Adam ended lowest of the 4 methods that ran, 1.8% further down than the better of SGD and AdaGrad"
     )
     assert best_line(made.untrained()) is None
+
+
+def test_limits_name_what_was_used() -> None:
+    base = made.finished()
+    whole = replace(
+        base,
+        task=replace(base.task, rows=1024, curvature_samples=1024, seeds=1),
+        training=replace(base.training, steps=1),
+    )
+    assert limits(whole) == (
+        "The answer is that of all 1,024 rows; of runs of 1 step in batches of 32, with 1 order of the batches. "
+        "A longer race may give another answer."
+    )
+    measured = replace(made.untrained(), settings={"max_length": 128})
+    assert limits(measured) == (
+        "The answer is that of 1,024 of 1,797 sequences, each of at most 128 tokens; curvature was measured on 512 of "
+        "these sequences. More data or longer sequences may give another answer."
+    )
+    assert limits(replace(measured, task=replace(measured.task, rows=None, curvature_samples=None), settings={})) == (
+        "The answer is that of 1,024 rows."
+    )
+    assert limits(made.empty()) is None
 
 
 STAGES = ("noise", "smoothness", "hessian_diagonal", "spectrum", "generalized_smoothness", "training")
