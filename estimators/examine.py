@@ -223,17 +223,16 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _module_findings(model: nn.Module) -> list[Finding]:
     found = []
-    dropout = [m.p for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
-    named = heads.dropout_rates(model)
-    if dropout or named:
-        layers = counted(len(dropout), "dropout layer") if dropout else "dropout in the model's config"
-        rate = max((*dropout, *named))
+    layers = [m.p for m in model.modules() if isinstance(m, _DropoutNd)]
+    rates = [rate for rate in layers or heads.dropout_rates(model) if rate > 0]
+    if rates:
+        where = counted(len(rates), "dropout layer") if layers else "dropout in the model's config"
         found.append(
             Finding(
                 code="dropout-on",
                 severity="note",
                 stage=STAGE,
-                found=f"{layers} with rates up to {rate:g}",
+                found=f"{where} with rates up to {max(rates):g}",
                 meaning="measured and trained with dropout off; dropout in your training adds noise that is not "
                 "counted here",
                 action="set the dropout rate to 0 in training too, or read the noise as a lower estimate",

@@ -98,15 +98,13 @@ def labelled_positions(samples: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dropout_rates(model: nn.Module) -> list[float]:
-    """Rates above 0 in a transformers config: some models hand them to a function, so that no layer shows them."""
+    """Rates in a transformers config, for models that hand them to a function, so that no layer shows them."""
     config = getattr(transformer(model), "config", None)
     named = {} if config is None else vars(config)
     return [
         float(value)
         for name, value in named.items()
-        if name.endswith(("dropout", "dropout_rate", "pdrop", "dropout_prob"))
-        and isinstance(value, float)
-        and value > 0
+        if name.endswith(("dropout", "dropout_rate", "pdrop", "dropout_prob")) and isinstance(value, float)
     ]
 
 

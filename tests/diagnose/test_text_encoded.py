@@ -116,7 +116,7 @@ def test_an_empty_answer_leaves_its_end_or_nothing(made: Make) -> None:
     assert found.tensors["labels"].tolist() == [[N, *ids("c")]]
     assert "1 dropped (nothing to predict)" in found.line
     assert found.findings[0].found == "1 of 2 rows dropped: nothing to predict"
-    assert found.findings[0].action == "nothing to do"
+    assert found.findings[0].action == "fill in the rows that are empty"
 
 
 def test_text_rows_are_labelled_throughout(made: Make) -> None:
@@ -140,11 +140,11 @@ def test_a_plain_module_gets_no_mask(made: Make) -> None:
 
 def test_bytes_of_instructions_are_costly_and_longer() -> None:
     module = cases.gpt2(257, positions=512)
-    source = instructions(("é" * 90, "x" * 200), ("a", "b"))
+    source = instructions(("é" * 150, "x" * 200), ("a", "b"))
     found = encode(source, module, "m", Bytes(256), Settings())
-    assert (found.length, found.costly) == (256, True)
-    assert found.tensors["input_ids"].shape == (2, 256)
-    assert found.tensors["input_ids"][1].tolist() == [97, 98] + [256] * 254
+    assert (found.length, found.costly) == (384, True)
+    assert found.tensors["input_ids"].shape == (2, 384)
+    assert found.tensors["input_ids"][1].tolist() == [97, 98] + [256] * 382
     assert encode(source, cases.gpt2(257, positions=200), "m", Bytes(256), Settings()).length == 200
     assert encode(texts("a" * 300), module, "m", Bytes(256), Settings()).length == 128
     assert not encode(texts("a" * 300), module, "m", Bytes(256), Settings()).costly
@@ -204,7 +204,8 @@ def test_few_dropped_rows_are_a_note(made: Make) -> None:
         return one.severity, one.action
 
     assert finding(96, 4) == ("note", "nothing to do")
-    assert finding(95, 5) == ("warning", "nothing to do")
+    assert finding(90, 10) == ("note", "nothing to do")
+    assert finding(89, 11) == ("warning", "use `--max-length 10`, which keeps nine rows in ten")
     assert finding(8, 2) == ("warning", "use `--max-length 10`, which keeps nine rows in ten")
     severity, action = finding(8, 2, positions=4)
     assert severity == "warning"
@@ -464,7 +465,7 @@ def alpaca(data_folder: Path) -> Rows:
 def test_alpaca_as_bytes(alpaca: Rows) -> None:
     module = cases.gpt2(257, positions=512)
     assert "`--max-length" in refused(alpaca, module, Bytes(256), max_length=128).hint
-    for length, dropped in ((None, 412), (256, 412), (512, 17)):
+    for length, dropped in ((None, 52), (256, 412), (512, 17)):
         found = encode(alpaca, module, "m", Bytes(256), Settings(max_length=length))
         assert found.tensors["labels"].shape[0] == 999 - dropped
         assert f"{dropped} dropped (answer beyond the cut)" in found.line

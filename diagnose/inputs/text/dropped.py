@@ -10,9 +10,7 @@ from diagnose.errors import InputError
 from estimators.results import Finding
 
 KEEP = 0.9
-"""Share of the rows that a suggested length keeps."""
-TOLERATED = 0.05
-"""From this share of dropped rows on the finding is a warning."""
+"""Share of the rows that a suggested length keeps; where fewer are kept the finding is a warning."""
 OTHER_WAY = "use a model with more positions, or a tokenizer that makes fewer tokens"
 
 
@@ -64,17 +62,17 @@ class Needs:
         if not count:
             return ()
         found = f"{count:,} of {len(self.needs):,} rows dropped: {self._why()}"
-        enough = self.beyond <= (1 - KEEP) * (len(self.needs) - self.empty)
+        few = count <= round((1 - KEEP) * len(self.needs), 9)
         return (
             Finding(
                 code="rows-dropped",
-                severity="warning" if count >= TOLERATED * len(self.needs) else "note",
+                severity="note" if few else "warning",
                 stage="opening",
                 found=found,
                 meaning="rows with long prompts are missing, so the numbers speak for the short ones"
                 if self.beyond
                 else "a row without anything to predict has no loss",
-                action="nothing to do" if enough else self._longer(),
+                action="nothing to do" if few else self._longer() if self.beyond else "fill in the rows that are empty",
             ),
         )
 

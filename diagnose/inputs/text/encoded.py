@@ -21,8 +21,9 @@ from estimators import heads
 from estimators.heads import IGNORED, Kind
 from estimators.results import Finding
 
-BYTES_LENGTH = 256
-"""Default length of instruction rows read as bytes: at 128 no answer is left of them."""
+BYTES_LENGTH = 384
+"""Default length of instruction rows read as bytes. Of the Alpaca rows all lose their answer at 128 bytes, 41% at 256,
+5% at 384 and 2% at 512, where curvature takes twice as long again."""
 
 
 @dataclass(frozen=True)
