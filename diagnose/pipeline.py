@@ -66,18 +66,21 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
     compared = comparable(opened, resolved)
     new = started(opened, resolved, compared, command or command_line(settings, model, data))
     if settings.out is None:
+        attempt = _Attempt(opened, resolved, None, events, new)
         events.opened(opened.understood)
-        return _Attempt(opened, resolved, None, events, new).finish()
+        return attempt.finish()
     with Store(settings.out) as store:
         known = store.opened(compared, settings.fresh) or new
-        events.opened(opened.understood)
         if known.status == "finished":
+            events.opened(opened.understood)
             if not store.reported:
                 store.report()
             return known
+        attempt = _Attempt(opened, resolved, store, events, known)
+        events.opened(opened.understood)
         if known.stages:
             events.resumed(known.stages)
-        return _Attempt(opened, resolved, store, events, known).finish()
+        return attempt.finish()
 
 
 class _Attempt:

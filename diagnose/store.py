@@ -7,6 +7,7 @@ case that the process is killed; both are removed when the diagnosis ends.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -34,6 +35,7 @@ class Store:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         hint = "choose another folder with `--out`"
+        self._made = not self.directory.exists()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             probe = self.directory / f".{os.getpid()}.partial"
@@ -50,6 +52,9 @@ class Store:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._made and error[0] is not None:
+            with contextlib.suppress(OSError):  # holds something
+                self.directory.rmdir()
         if self._lock is not None:
             os.close(self._lock)
 

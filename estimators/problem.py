@@ -21,8 +21,6 @@ from estimators.results import Finding
 
 Parameters = dict[str, Tensor]
 Samples = tuple[Tensor, Tensor] | dict[str, Tensor]
-CHUNK_ELEMENTS = 1 << 24
-"""Inputs and outputs of the samples that go through the model at once hold at most this many numbers."""
 
 
 class Passes:

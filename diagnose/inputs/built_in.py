@@ -42,8 +42,8 @@ def open_network(network: Network, data: Any, settings: Settings, dtype: torch.d
     source = read(data, settings)
     if isinstance(source, (Text, Rows, dict)):
         kind = "a mapping of tensors" if isinstance(source, dict) else "text"
-        hint = "use `gpt2-mini`" + ("; rows of numbers are not read from a `.txt`" if kind == "text" else "")
-        raise InputError(f"{network.name} takes rows of numbers, not {kind}", name, hint)
+        takes = "images" if network.takes == "images" else "rows of numbers"
+        raise InputError(f"{network.name} takes {takes}, not {kind}", name, "use `gpt2-mini`, or a language model")
     refuse_length(settings, name)
     refuse_tokenizer(settings, name)
     table = source if isinstance(source, Table) else checked(objects.table(source, name))

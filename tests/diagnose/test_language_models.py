@@ -36,7 +36,7 @@ def rows(count: int) -> list[dict[str, str | None]]:
 def small_gpt2(vocabulary: int) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 256}
+    special: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 256}
     config = GPT2Config(vocab_size=vocabulary, n_positions=256, n_embd=8, n_layer=3, n_head=2, **special)
     return GPT2LMHeadModel(config)
 
