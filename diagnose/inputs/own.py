@@ -58,7 +58,7 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     """Open data for a module that is in the number format and on the device of the run; it stays as it is.
 
     Raises:
-        InputError: data that can't be used, targets that don't fit the loss, a forward that fails on them.
+        InputError: data that can't be used, targets that don't fit the loss, tokens that the model doesn't know.
     """
     model = loaded.module
     source = read(data, settings)
@@ -77,7 +77,6 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
         _refuse_tokens(samples, loaded)
     else:
         samples = cast[0][index], cast[1][index]
-    modules.probe(model, samples)
     called = loss if isinstance(loss, str) else printable(getattr(loss, "__name__", "of yours"))
     counted = COUNTED.get(head(model) or "", "") if called == "cross-entropy" else ""
     lines = (model_line(loaded.name, model, loaded.form), whole.line, f"loss {called}{counted}")

@@ -167,7 +167,6 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (12, {}, "data of type int"),
     (loader([3, 4]), {}, "batches of different form"),
     (loader([]), {}, "no samples"),
-    ((X[:, :2], Y), {}, "the model cannot take these samples"),
     ((X, Y), {"max_length": 5}, "only text is cut"),
     ((X, Y), {"features": 5}, "only LIBSVM text"),
 ]
@@ -184,13 +183,6 @@ def test_the_place_of_a_nan_is_named() -> None:
         open_task(net(), (NAN, Y), Settings())
     with pytest.raises(InputError, match="inputs, row 5, column 2"):
         open_task("softmax", (NAN.numpy().astype(np.float64), Y.numpy()), Settings())
-
-
-def test_a_forward_that_fails_leaves_the_modes_as_they_were() -> None:
-    model = net()
-    with pytest.raises(InputError):
-        open_task(model, (X[:, :2], Y), Settings())
-    assert all(module.training for module in model.modules())
 
 
 def test_another_kind_of_model_is_refused() -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import estimators.examine as examine
 from estimators import InputError, Problem
 from estimators.products import dense_hessian, hessian
 from tests import checks, oracles
@@ -465,3 +466,31 @@ def test_a_function_named_like_a_loss_is_not_taken_for_it() -> None:
 
     problem = Problem(nn.Linear(3, 1), (torch.randn(8, 3), torch.randn(8)), squared)
     assert problem.loss_name is None
+
+
+@pytest.mark.parametrize(("limit", "allowed"), [("OUTER_NUMBERS", (100, 50)), ("SAVED_NUMBERS", (1200, 600))])
+def test_pieces_are_smaller_where_a_sample_holds_more(
+    limit: str, allowed: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the numbers allowed, half of the samples at once; the sums are the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 2)).double()
+    samples = (torch.randn(24, 3, dtype=torch.float64), torch.randint(0, 2, (24,)))
+    whole = Problem(model, samples)
+    assert whole._chunk == 24
+    sizes = []
+    for numbers in allowed:
+        monkeypatch.setattr(examine, limit, numbers)
+        cut = Problem(model, samples)
+        sizes.append(cut._chunk)
+        torch.testing.assert_close(cut.flatten(cut.gradient()), whole.flatten(whole.gradient()))
+    # A sample holds 3 + 2 numbers at both ends; its hidden layer of 50 is kept for backward.
+    assert sizes == ([20, 10] if limit == "OUTER_NUMBERS" else [sizes[0], sizes[0] // 2])
+    assert 1 < sizes[1] < sizes[0] < 24
+
+
+def test_a_forward_that_fails_leaves_the_modes_as_they_were() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)).train()
+    with pytest.raises(InputError, match="the model cannot take these samples"):
+        Problem(model, (torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0])))
+    assert all(module.training for module in model.modules())

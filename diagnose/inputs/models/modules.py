@@ -7,14 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from diagnose.errors import InputError
 from diagnose.inputs.data.objects import Samples
-from diagnose.inputs.models.networks import seeded
-from diagnose.settings import Family, Loss, printable
-from estimators.examine import refuse_coupled_modules
-from estimators.heads import transformer, with_decoder_inputs
+from diagnose.settings import Family, Loss
+from estimators.heads import transformer
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
@@ -104,40 +101,3 @@ def _targets(targets: Tensor, loss: Loss, dtype: torch.dtype) -> Tensor:
             raise InputError("targets are numbers to predict, not classes", "targets", 'use loss="squared"')
         return targets.long()
     return targets.long()
-
-
-def probe(model: nn.Module, samples: Samples) -> None:
-    """Send one sample through the module, in evaluation mode, and leave everything as it was.
-
-    Raises:
-        InputError: forward fails on it.
-    """
-    refuse_coupled_modules(model)
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad(), seeded(0):
-            _forward(model, samples)
-    except InputError:
-        raise
-    except Exception as error:  # whatever forward raises, it says that model and samples do not fit
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            "the model cannot take these samples",
-            f"{printable(type(model).__name__)}: {printable(reason)}",
-            "compare the shape and type of one sample with what forward takes",
-        ) from error
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _forward(model: nn.Module, samples: Samples) -> Any:
-    state = {name: tensor.detach().clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    if isinstance(samples, dict):
-        inputs = {name: tensor[:1] for name, tensor in samples.items() if name != "labels"}
-        one = with_decoder_inputs(model, {**inputs, "labels": samples["labels"][:1]})
-        del one["labels"]
-        return functional_call(model, state, (), one)
-    return functional_call(model, state, (samples[0][:1],))
