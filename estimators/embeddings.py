@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.heads import transformer
+from estimators.heads import input_embedding, transformer
 from estimators.problem import Problem
+from estimators.results import NO_EMBEDDING
 
 TOKENS = ("input_ids", "decoder_input_ids")
-NO_EMBEDDING = "no token embedding among the parameters"
 DECILES = 10
 
 
@@ -61,16 +61,10 @@ def _embedding(problem: Problem) -> str | None:
     """Name of the parameter whose rows are the tokens: a transformers model's input embedding, else the only one."""
     if not any(not tensor.is_floating_point() for tensor in _tokens(problem)):
         return None
-    inner = transformer(problem.model)
-    if inner is not None:
-        getter = getattr(inner, "get_input_embeddings", None)
-        layer = getter() if getter else None
-    else:
-        layers = [module for module in problem.model.modules() if isinstance(module, nn.Embedding)]
-        layer = layers[0] if len(layers) == 1 else None
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() != 2:
-        return None
+    weight = input_embedding(problem.model)
+    if weight is None and transformer(problem.model) is None:
+        weights = [module.weight for module in problem.model.modules() if isinstance(module, nn.Embedding)]
+        weight = weights[0] if len(weights) == 1 else None
     names = [name for name, parameter in problem.model.named_parameters() if parameter is weight]
     return names[0] if names and names[0] in problem.shapes else None
 

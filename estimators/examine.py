@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -98,14 +97,9 @@ def _saved(problem: Problem, few: Samples) -> int:
 
 def _output(problem: Problem, few: Samples) -> Any:
     """What forward returns; whatever it raises says that model and samples do not fit."""
-    state = {**problem._fixed, **problem.parameters}
-    positional = () if isinstance(few, dict) else (few[0],)
-    named: dict[str, Any] = {}
-    if isinstance(few, dict):
-        named = {name: tensor for name, tensor in few.items() if name != "labels"} | heads.arguments(problem.model)
     try:
         with torch.no_grad():
-            return functional_call(problem.model, state, positional, named)
+            return problem.output(problem.parameters, few)
     except (InputError, MemoryError):
         raise
     except Exception as error:

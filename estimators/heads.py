@@ -33,21 +33,29 @@ IGNORED = -100
 
 def transformer(model: nn.Module) -> nn.Module | None:
     """The outermost module with a head of :data:`KINDS`: the model itself or what it wraps; None without one."""
-    return next((module for module in model.modules() if _kind(module)), None)
+    return next((module for module in model.modules() if hasattr(module, "config") and kind(type(module))), None)
 
 
 def head(model: nn.Module) -> Kind | None:
     """What the model is trained for; None for a module that is no transformers model with a known head."""
     inner = transformer(model)
-    return None if inner is None else _kind(inner)
+    return None if inner is None else kind(type(inner))
 
 
-def _kind(module: nn.Module) -> Kind | None:
-    if not hasattr(module, "config"):
+def kind(cls: type) -> Kind | None:
+    """What a class is for, by its own name or that of a class that it extends; None for a head of another kind."""
+    names = [base.__name__ for base in cls.__mro__]
+    return next((one for name in names for ending, one in KINDS.items() if name.endswith(ending)), None)
+
+
+def input_embedding(model: nn.Module) -> Tensor | None:
+    """The weight whose rows are the tokens, (vocabulary, width), by the rules of transformers; None without one."""
+    inner: Any = transformer(model) or model
+    try:
+        weight = inner.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
         return None
-    names = [cls.__name__ for cls in type(module).__mro__]
-    kinds = (kind for name in names for ending, kind in KINDS.items() if name.endswith(ending))
-    return next(kinds, None)
+    return weight if isinstance(weight, Tensor) and weight.dim() == 2 else None
 
 
 def arguments(model: nn.Module) -> dict[str, Any]:
@@ -111,9 +119,8 @@ def dropout_rates(model: nn.Module) -> list[float]:
 @contextlib.contextmanager
 def experts_in_double(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """The plain way through experts while it lasts: the grouped kernel of transformers knows no float64."""
-    inner: Any = transformer(model)
-    before = getattr(getattr(inner, "config", None), "_experts_implementation", None)
-    if dtype != torch.float64 or before in (None, "eager"):
+    inner: Any = transformer(model) if dtype == torch.float64 else None
+    if getattr(getattr(inner, "config", None), "_experts_implementation", None) in (None, "eager"):
         yield
         return
     snapshot = inner.get_experts_implementation()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,12 +150,16 @@ class Problem:
 
         Call it inside :meth:`measuring`. It counts no pass: what differentiates it does.
         """
+        targets = samples["labels"] if isinstance(samples, dict) else samples[1]
+        return self._loss(self.output(parameters, samples), targets)
+
+    def output(self, parameters: Mapping[str, Tensor], samples: Samples) -> Any:
+        """What forward returns for the samples. Call it inside :meth:`measuring`."""
         state = {**self._fixed, **parameters}
         if isinstance(samples, dict):
             inputs = {name: tensor for name, tensor in samples.items() if name != "labels"}
-            output = functional_call(self.model, state, (), {**inputs, **self._arguments})
-            return self._loss(output, samples["labels"])
-        return self._loss(functional_call(self.model, state, (samples[0],)), samples[1])
+            return functional_call(self.model, state, (), {**inputs, **self._arguments})
+        return functional_call(self.model, state, (samples[0],))
 
     def chunks(self) -> Iterator[Samples]:
         """The samples in pieces that fit through the model at once, trimmed."""

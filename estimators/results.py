@@ -18,6 +18,8 @@ Progress = Callable[[str, float, float], None]
 """Called with (stage, done, total); done and total share a unit chosen by the caller."""
 
 BESIDE = {"stored": False}
+NO_EMBEDDING = "no token embedding among the parameters"
+"""Why a result has no ``token_deciles``: no lack, there was nothing to group."""
 Part = TypeVar("Part")
 
 

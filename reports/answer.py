@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnose.schema import NOISE_SIDES, PARTS, SMOOTHNESS_SIDES, Diagnosis
-from estimators.results import stored_keys
+from estimators.results import NO_EMBEDDING, stored_keys
 from reports import figures, race
 from reports.curves import best_curves
-from reports.deciles import NO_EMBEDDING
 from reports.figures import Reading, Zone
 from reports.numbers import bracket, duration, interval, measured, number, percent, ratio, ratio_interval
 from reports.sections.parts import Figure
@@ -216,7 +215,7 @@ def missing(diagnosis: Diagnosis) -> tuple[Group, ...]:
             groups.setdefault(next(iter(absent.values())), []).append(f"{name} (all of it)")
             continue
         for key, because in absent.items():
-            if key == "token_deciles" and because.startswith(NO_EMBEDDING):
+            if key == "token_deciles" and because == NO_EMBEDDING:
                 continue  # no lack: the model has no rows of tokens
             groups.setdefault(because, []).append(f"{name}.{key}")
         for key in stored_keys(kind):

@@ -8,8 +8,6 @@ from typing import Any
 from reports.numbers import number, percent
 
 Group = Mapping[str, Any]
-NO_EMBEDDING = "no token embedding"
-"""A reason that starts so is no lack: there was nothing to group."""
 TENTHS = 10
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from reports.aggregates import PER_DECADE, Array, Bins, decades, picture_width
 from reports.deciles import Group, group_name, occurrences
 from reports.numbers import percent, rate
-from reports.svg import ADAGRAD, GREY, INK, ROW, SGD, THIRD, beside, draw, listed, row_text, rows, short, ticks
+from reports.svg import ADAGRAD, GREY, INK, ROW, SGD, THIRD, beside, draw, row_text, rows, short, ticks
 
 LINE, NAMES, SIDE, NAME = 17, 164, 48, 28
 """Figures of many rows: height of a row, width of the names and of the numbers beside the axes, letters of a name."""
@@ -162,7 +162,7 @@ def layers(prefix: str, shares: Sequence[tuple[str, float, float]], quantity: st
         axes.set_xlabel(f"▬ share of {quantity}\u2003○ of the parameters")
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        listed(axes, len(shares))
+        rows(axes, len(shares), 0.6, 0.6)
 
     return draw(prefix, 48 + LINE * len(shares), paint, left=NAMES, right=SIDE, top=6)
 
@@ -196,7 +196,7 @@ def deciles(prefix: str, groups: Sequence[Group], label: str, quantity: str) -> 
             beside(axes, at, name, percent(one.get("share")))
         axes.set_xlabel(f"{label}{' (logarithmic)' if log else ''}; right: share of {quantity}", loc="right")
         ticks(axes, "x", log=log)
-        listed(axes, len(known) + apart)
+        rows(axes, len(known) + apart, 0.6, 0.6)
 
     return draw(prefix, 48 + LINE * (len(known) + apart), paint, left=NAMES, right=SIDE, top=6)
 

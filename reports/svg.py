@@ -208,9 +208,9 @@ def row_text(axes: Axes, row: int, left: str, right: str = "") -> None:
         )
 
 
-def rows(axes: Axes, count: int) -> None:
-    """Axes of labelled rows, the first on top, without a vertical axis."""
-    axes.set_ylim(count - 0.5, -0.62)
+def rows(axes: Axes, count: float, above: float = 0.62, below: float = 0.5) -> None:
+    """Axes of labelled rows, the first on top, without a vertical axis; room above the first and below the last."""
+    axes.set_ylim(count - 1 + below, -above)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
 
@@ -229,13 +229,6 @@ def beside(axes: Axes, at: float, left: str, right: str) -> None:
             fontsize=_SMALL,
             annotation_clip=False,
         )
-
-
-def listed(axes: Axes, count: float) -> None:
-    """Axes of rows that are labelled beside them, the first on top, without a vertical axis."""
-    axes.set_ylim(count - 0.4, -0.6)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
 
 
 def ticks(axes: Axes, which: str, *, log: bool) -> None:

@@ -136,12 +136,6 @@ def of_layers(caption: str, layers: Sequence[Layer], symbol: str, density: str =
     return Table(caption, head, rows, note=note, stacked=True)
 
 
-def of_layer_shares(caption: str, layers: Sequence[Layer], symbol: str) -> Table:
-    """The numbers of a figure by layer."""
-    rows = tuple((printable(one.name), percent(one.size), percent(one.share)) for one in layers)
-    return Table(caption, ("layer", "share of the parameters", f"share of {symbol}"), rows)
-
-
 def of_deciles(caption: str, groups: Sequence[Mapping[str, Any]], symbol: str, entry_symbol: str) -> Table:
     """One row for each group of tokens, those never seen first."""
     rows = tuple(
@@ -252,7 +246,9 @@ def of_points(caption: str, points: Sequence[Mapping[str, Any]]) -> Table:
     return Table(caption, head, tuple(rows))
 
 
-def of_shares(caption: str, found: Sequence[tuple[str, float, float]], quantity_name: str) -> Table:
-    """The numbers of a figure of tensors."""
+def of_shares(
+    caption: str, found: Sequence[tuple[str, float, float]], quantity_name: str, what: str = "tensor"
+) -> Table:
+    """The numbers of a figure of tensors or layers."""
     rows = tuple((printable(name), percent(size), percent(mass)) for name, size, mass in found)
-    return Table(caption, ("tensor", "share of the parameters", f"share of {quantity_name}"), rows)
+    return Table(caption, (what, "share of the parameters", f"share of {quantity_name}"), rows)

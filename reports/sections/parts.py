@@ -14,7 +14,7 @@ from reports.aggregates import bins, concentration, share_holding
 from reports.deciles import by_embedding, finding, silent
 from reports.layers import by_layer, joined, largest_kind
 from reports.numbers import duration, number, percent
-from reports.tables import Quantity, Table, of_decile_means, of_deciles, of_layer_shares, of_layers, of_shares, shares
+from reports.tables import Quantity, Table, of_decile_means, of_deciles, of_layers, of_shares, shares
 from reports.text import printable
 
 
@@ -100,8 +100,9 @@ def tensor_parts(
         caption += f" Shown are the {number(len(drawn))} groups that hold most."
     elif len(drawn) < len(layers):
         caption += " Neighbouring layers are drawn together."
-    data = of_layer_shares(f"{symbol} by layer, as drawn", drawn, symbol)
-    svg = figures.layers(f"{prefix}-layers", [(one.name, one.size, one.share) for one in drawn], symbol)
+    portions = [(one.name, one.size, one.share) for one in drawn]
+    data = of_shares(f"{symbol} by layer, as drawn", portions, symbol, "layer")
+    svg = figures.layers(f"{prefix}-layers", portions, symbol)
     return (Figure(f"{prefix}-layers", svg, caption, data),), (of_layers(f"{title} by layer", layers, symbol, density),)
 
 

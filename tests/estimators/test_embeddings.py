@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Problem, noise, smoothness
-from estimators.embeddings import NO_EMBEDDING, token_deciles
+from estimators.embeddings import token_deciles
 from estimators.problem import Samples
+from estimators.results import NO_EMBEDDING
 from tests.problems import BagOfTokens
 
 

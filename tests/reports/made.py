@@ -23,7 +23,15 @@ from diagnose.schema import (
     Verdict,
     absent,
 )
-from estimators.results import Finding, GeneralizedSmoothness, HessianDiagonal, Noise, Smoothness, Spectrum
+from estimators.results import (
+    NO_EMBEDDING,
+    Finding,
+    GeneralizedSmoothness,
+    HessianDiagonal,
+    Noise,
+    Smoothness,
+    Spectrum,
+)
 
 Array = NDArray[np.float64]
 SHAPES: Mapping[str, tuple[int, ...]] = {
@@ -33,7 +41,6 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
     "output.weight": (10, 32),
     "output.bias": (10,),
 }
-NO_EMBEDDING = "no token embedding among the parameters"
 SCRIPT, MARKUP = "<script>alert(1)</script>", "[red]x"
 METHODS = ("sgd", "adagrad", "adagrad-norm", "adam")
 WARNING = Finding(

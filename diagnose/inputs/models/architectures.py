@@ -16,7 +16,7 @@ from diagnose.inputs.models.catalogue import NETWORKS
 from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.reading import first_line
 from diagnose.settings import Settings, printable
-from estimators.heads import KINDS
+from estimators.heads import KINDS, kind
 
 CONFIG = "config.json"
 HEADS = "…" + ", …".join(KINDS)
@@ -38,16 +38,11 @@ def find_class(name: str) -> Any:
         raise InputError("the class cannot be imported", where, "install what it needs") from error
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         return None
-    if not has_head(found):
+    if kind(found) is None:
         raise InputError(
             f"{name} has no head that is measured", "architecture", f"these are: {HEADS}; {_with_head(name)}"
         )
     return found
-
-
-def has_head(cls: type) -> bool:
-    """Whether a class is for one of the tasks that are measured."""
-    return any(base.__name__.endswith(tuple(KINDS)) for base in cls.__mro__)
 
 
 def unknown_architecture(name: str, where: str) -> InputError:
@@ -110,7 +105,7 @@ def _class_from_folder(auto_map: Mapping[str, Any], name: str, folder: Path, set
     except Exception as error:  # whatever the code of the folder does
         where = f"{printable(reference)}: {type(error).__name__}: {first_line(error)}"
         raise InputError("the code of the folder cannot be loaded", where) from error
-    if not has_head(cls) or getattr(cls, "config_class", None) is None:
+    if kind(cls) is None or getattr(cls, "config_class", None) is None:
         raise InputError(f"{printable(name)} has no head that is measured", CONFIG, f"these are: {HEADS}")
     return cls
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from diagnose.errors import InputError
 from diagnose.inputs.data.objects import Samples
 from diagnose.settings import Family, Loss
-from estimators.heads import transformer
+from estimators.heads import input_embedding, transformer
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
@@ -57,14 +56,10 @@ def positions(model: nn.Module) -> int | None:
 
 def vocabulary(model: nn.Module) -> int | None:
     """Tokens that a model knows: rows of its input embedding, else what its config says; None if it tells neither."""
-    inner: Any = transformer(model) or model
-    try:
-        weight = inner.get_input_embeddings().weight
-    except (AttributeError, NotImplementedError):
-        weight = None
-    if isinstance(weight, Tensor) and weight.dim() == 2:
+    weight = input_embedding(model)
+    if weight is not None:
         return int(weight.shape[0])
-    size = getattr(getattr(inner, "config", None), "vocab_size", None)
+    size = getattr(getattr(transformer(model) or model, "config", None), "vocab_size", None)
     return size if isinstance(size, int) and size > 0 else None
 
 
