@@ -110,7 +110,7 @@ class _Attempt:
                 self.stage, self.stage_began = stage, time.perf_counter()
                 update = measure(self.bench, self.known)
                 spent = time.perf_counter() - self.stage_began
-                self._take(stage, update, spent)
+                self._take(stage, update)
                 if update.amount:
                     line = stage_line(stage, update.parts[stage])
                     self.events.finished(stage, update.amount, spent, line)
@@ -146,9 +146,8 @@ class _Attempt:
             stages=stages,
         )
 
-    def _take(self, stage: str, update: Update, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        self.stage = ""
+    def _take(self, stage: str, update: Update) -> None:
+        self.seconds, self.stage = self._stages(), ""
         vectors = {kind: _arrays(part) for kind, part in update.vectors.items()}
         self.known = replace(
             self.known,

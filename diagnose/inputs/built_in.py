@@ -11,8 +11,8 @@ from diagnose.inputs import own
 from diagnose.inputs.data import objects, targets
 from diagnose.inputs.data.tables import Array, Rows, Table, Text, checked
 from diagnose.inputs.models import networks
+from diagnose.inputs.models.catalogue import NETWORKS, Network
 from diagnose.inputs.models.loaded import Loaded
-from diagnose.inputs.models.networks import Network
 from diagnose.inputs.sampling import (
     Drawn,
     coordinates,
@@ -91,7 +91,7 @@ def _loss_of(network: Network, asked: Loss | None) -> str:
         raise InputError("a loss function fits a module of yours only", network.name, "name one of the losses")
     if asked in network.losses:
         return asked
-    others = [n.name for n in networks.NETWORKS.values() if asked in n.losses]
+    others = [n.name for n in NETWORKS.values() if asked in n.losses]
     raise InputError(
         f"{network.name} has the loss {' or '.join(network.losses)}, not {asked}",
         "--loss",

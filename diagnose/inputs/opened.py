@@ -13,9 +13,11 @@ from diagnose.errors import InputError
 from diagnose.inputs import built_in, own
 from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.fingerprint import fingerprint
-from diagnose.inputs.models import modules, networks
+from diagnose.inputs.models import modules
+from diagnose.inputs.models.catalogue import NETWORKS
 from diagnose.inputs.models.find import open_model
 from diagnose.inputs.models.loaded import Loaded
+from diagnose.inputs.models.weights import short
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
 from estimators.results import Finding
 
@@ -74,14 +76,14 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
         raise InputError(
             f"model of type {printable(type(model).__name__)}",
             "model",
-            "give a torch.nn.Module or one of " + ", ".join(networks.NETWORKS),
+            "give a torch.nn.Module or one of " + ", ".join(NETWORKS),
         )
     used, home = modules.home(drawn.model)
     for tensor in drawn.samples.values() if isinstance(drawn.samples, dict) else drawn.samples:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"a value too large for {_short(used)}", task_name(data), "use `--dtype float64`")
+            raise InputError(f"a value too large for {short(used)}", task_name(data), "use `--dtype float64`")
     name = drawn.loss if isinstance(drawn.loss, str) else getattr(drawn.loss, "__name__", "function")
-    resolved = replace(drawn.resolved, dtype=_short(used), device=str(home), loss=printable(name))
+    resolved = replace(drawn.resolved, dtype=short(used), device=str(home), loss=printable(name))
     opened = Opened(
         model_name=task_name(model),
         data_name=task_name(data),
@@ -109,10 +111,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError("no such device on this machine", f"--device {printable(name)}", "use `cpu`") from None
     return device
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _sample_line(resolved: Resolved, rows: int, family: Family) -> str:

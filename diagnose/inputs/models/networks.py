@@ -10,10 +10,8 @@ import torch
 from torch import nn
 
 from diagnose.errors import InputError
-from diagnose.inputs.models.catalogue import HIDDEN, NETWORKS, Network
+from diagnose.inputs.models.catalogue import HIDDEN, Network
 from diagnose.inputs.models.resnet import COLOURS, SMALLEST, ResNet20
-
-__all__ = ["NETWORKS", "POSITIONS", "VOCABULARY", "Network", "build", "language_model", "seeded"]
 
 CHANNELS = (16, 32)
 POOLED = 4

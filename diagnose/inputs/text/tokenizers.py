@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +13,7 @@ from torch import nn
 from diagnose.errors import InputError
 from diagnose.inputs.data.tables import Array
 from diagnose.inputs.models import modules
+from diagnose.inputs.models.architectures import silent
 from diagnose.settings import printable
 
 BYTES = 256
@@ -145,7 +144,7 @@ def pretrained(folder: Path, place: str) -> Pretrained:
     if not any((folder / name).is_file() for name in FILES):
         raise InputError("no tokenizer in this folder", shown, "name the folder that holds `tokenizer.json`")
     try:
-        with _quiet():
+        with silent():
             tokenizer = _read(folder)
             words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     except Exception as error:  # whatever its files make the library raise says that they are damaged
@@ -155,7 +154,7 @@ def pretrained(folder: Path, place: str) -> Pretrained:
         ) from error
     if not words:
         raise InputError("the tokenizer holds no tokens but special ones", shown, "save it again, or use another")
-    with _quiet():
+    with silent():
         before, after = _frame(tokenizer, words)
         end = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
         return Pretrained(
@@ -182,7 +181,7 @@ def _read(folder: Path) -> Any:
 def _plain(tokenizer: Any, texts: Sequence[str], special: bool = False) -> list[list[int]]:
     if not texts:
         return []
-    with _quiet():
+    with silent():
         encoded = tokenizer(
             list(texts),
             add_special_tokens=special,
@@ -208,19 +207,3 @@ def _frame(tokenizer: Any, words: set[str]) -> tuple[tuple[int, ...], tuple[int,
 
 def _first(*numbers: int | None) -> int | None:
     return next((number for number in numbers if number is not None), None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the warnings of transformers off the terminal, and leave its settings as they were."""
-    import transformers
-
-    logging: Any = transformers.utils.logging
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
