@@ -35,6 +35,8 @@ from diagnose.settings import Loss, Settings, printable, resolve, task_name
 from estimators.heads import head
 from estimators.results import Finding
 
+PADDED = {"input_ids", "attention_mask", "labels"}
+"""Tensors of a padded sequence with one entry for each token."""
 LANGUAGE = ("causal", "masked", "seq2seq")
 COUNTED = {
     "causal": " of the next token",
@@ -138,10 +140,8 @@ def _without_padding(samples: dict[str, Tensor]) -> dict[str, Tensor]:
     if mask is None or mask.dim() != 2:
         return samples
     width = int(mask.any(0).nonzero().max()) + 1 if bool(mask.any()) else mask.shape[1]
-    same = {key for key in ("input_ids", "attention_mask") if samples[key].shape == mask.shape}
-    if samples["labels"].shape == mask.shape and bool((samples["labels"][:, width:] < 0).all()):
-        same.add("labels")
-    elif samples["labels"].shape == mask.shape:
+    same = {key for key in PADDED & samples.keys() if samples[key].shape == mask.shape}
+    if "labels" in same and bool((samples["labels"][:, width:] >= 0).any()):
         return samples
     return {key: tensor[:, :width] if key in same else tensor for key, tensor in samples.items()}
 

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import diagnose
 from diagnose.errors import InputError
+from diagnose.inputs import open_task
 from diagnose.schema import Diagnosis
+from diagnose.settings import Settings
 
 QUICK: dict[str, Any] = {
     "samples": 6,
@@ -103,3 +106,23 @@ def test_not_a_number_among_the_weights_names_the_tensor(folder: Path, tmp_path:
     diagnose.save(model, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight"):
         diagnose.run(str(tmp_path / "model.pt"), str(folder.parent / "mine.json"), **QUICK)
+
+
+def test_sequences_lose_the_columns_that_are_padding_in_all_of_them() -> None:
+    tokens = torch.arange(1, 11).reshape(2, 5)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    rows = {"input_ids": tokens, "attention_mask": mask, "labels": torch.where(mask == 0, -100, tokens)}
+    opened, _ = open_task(small_gpt2(257), rows, Settings())
+    assert isinstance(opened.samples, dict)
+    assert {key: tuple(tensor.shape) for key, tensor in opened.samples.items()} == dict.fromkeys(rows, (2, 3))
+    kept, _ = open_task(small_gpt2(257), {**rows, "labels": tokens}, Settings())
+    assert isinstance(kept.samples, dict)
+    assert kept.samples["input_ids"].shape == (2, 5)  # a label there would be lost
+
+
+def test_embedded_sequences_have_no_token_numbers_to_cut() -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    rows = {"inputs_embeds": torch.randn(2, 3, 8), "attention_mask": mask, "labels": torch.tensor([[1, 2, -100]] * 2)}
+    opened, _ = open_task(small_gpt2(257), rows, Settings())
+    assert isinstance(opened.samples, dict)
+    assert opened.samples["inputs_embeds"].shape == (2, 3, 8)
