@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from estimators.embeddings import token_deciles
 from estimators.errors import InputError
 from estimators.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, not_converged, sharpness_run
+from estimators.losses import COARSE
 from estimators.max_cut import FEWEST_PRODUCTS, Bracket, bracket, dense_bracket
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Counted, dense_hessian, hessian
@@ -90,7 +91,7 @@ def smoothness(
         why["diagonal_sum"] = "measured by the Hessian diagonal"
     if not dense:
         found = capped(found, interval[1])
-    if problem.dtype in (torch.float16, torch.bfloat16):
+    if problem.precision in COARSE:
         confidence = None
         why["confidence"] = "rounding of half precision exceeds what the bounds allow for; use model.float()"
     if found.upper > (1 + gap) * found.lower * (1 + 1e-9):

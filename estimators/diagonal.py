@@ -74,7 +74,7 @@ def hessian_diagonal(
     sizes = unfolded(value.abs(), error)
     negative = None
     if used is None:
-        negative = float((value < -torch.finfo(problem.dtype).eps * value.abs().max()).double().mean())
+        negative = float((value < -torch.finfo(problem.precision).eps * value.abs().max()).double().mean())
         why = {"probes": "read off the formed Hessian, no probes"}
     else:
         why = {"negative_fraction": "the sign of a noisy estimate says little; see the bounds of each coordinate"}

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.heads import input_embedding, transformer
+from estimators.heads import IGNORED, input_embedding, transformer
 from estimators.problem import Problem
 from estimators.results import NO_EMBEDDING
 
-TOKENS = ("input_ids", "decoder_input_ids")
 DECILES = 10
 
 
@@ -59,7 +58,7 @@ def token_deciles(problem: Problem, vector: Mapping[str, Tensor]) -> tuple[list[
 
 def _embedding(problem: Problem) -> str | None:
     """Name of the parameter whose rows are the tokens: a transformers model's input embedding, else the only one."""
-    if not any(not tensor.is_floating_point() for tensor in _tokens(problem)):
+    if not any(not tokens.is_floating_point() for tokens, _ in _tokens(problem)):
         return None
     weight = input_embedding(problem.model)
     if weight is None and transformer(problem.model) is None:
@@ -69,16 +68,28 @@ def _embedding(problem: Problem) -> str | None:
     return names[0] if names and names[0] in problem.shapes else None
 
 
-def _tokens(problem: Problem) -> list[Tensor]:
-    if isinstance(problem.samples, dict):
-        return [problem.samples[key] for key in TOKENS if key in problem.samples]
-    return [problem.samples[0]]
+def _tokens(problem: Problem) -> list[tuple[Tensor, Tensor | None]]:
+    """Tensors of tokens, and where they are not padding; None: everywhere.
+
+    A decoder reads its answer up to the last label: what it is given there predicts it, and what follows is filled.
+    """
+    samples = problem.samples
+    if not isinstance(samples, dict):
+        return [(samples[0], None)]
+    found: list[tuple[Tensor, Tensor | None]] = []
+    if "input_ids" in samples:
+        mask = samples.get("attention_mask")
+        found.append((samples["input_ids"], None if mask is None else mask != 0))
+    if "decoder_input_ids" in samples:
+        mask, labels = samples.get("decoder_attention_mask"), samples["labels"]
+        ahead = (labels != IGNORED).flip(-1).cumsum(-1).flip(-1) > 0
+        found.append((samples["decoder_input_ids"], ahead if mask is None else mask != 0))
+    return found
 
 
 def _counts(problem: Problem, vocabulary: int) -> Tensor:
     counts = torch.zeros(vocabulary, dtype=torch.int64, device=problem.device)
-    for tokens in _tokens(problem):
-        mask = problem.samples.get("attention_mask") if isinstance(problem.samples, dict) else None
-        used = tokens[mask != 0] if mask is not None and mask.shape == tokens.shape else tokens
-        counts += torch.bincount(used.flatten().long(), minlength=vocabulary)[:vocabulary]
+    for tokens, used in _tokens(problem):
+        seen = tokens if used is None or used.shape != tokens.shape else tokens[used]
+        counts += torch.bincount(seen.flatten().long(), minlength=vocabulary)[:vocabulary]
     return counts

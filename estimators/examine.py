@@ -126,13 +126,13 @@ def _check_losses(problem: Problem, few: Samples) -> None:
         raise InputError(
             "the loss is not finite at the starting point", "sample " + str(int((~torch.isfinite(each)).nonzero()[0]))
         )
-    if not _close(each, again):
+    if not _close(each, again, problem.precision):
         raise InputError(
             "the loss changes between two evaluations of the same point",
             type(problem.model).__name__,
             "switch off what is random in forward (dropout called with training=True, sampling)",
         )
-    if not _close(each, alone):
+    if not _close(each, alone, problem.precision):
         raise InputError(
             "the loss of a sample depends on the other samples of its batch",
             type(problem.model).__name__,
@@ -144,6 +144,13 @@ def _check_own_loss(problem: Problem) -> None:
     """Where a transformers model gives a loss itself, ours is that of one sequence alone."""
     if problem.loss_name != "cross-entropy" or not isinstance(problem.samples, dict):
         return
+    other = heads.other_loss(problem.model)
+    if other is not None:
+        raise InputError(
+            f"the model is made for another loss: problem_type {other}",
+            type(problem.model).__name__,
+            "give the loss as a function, or set `problem_type` to null if each sample has one class",
+        )
     one = problem.take(slice(0, 1))
     assert isinstance(one, dict)
     with torch.no_grad():
@@ -152,7 +159,7 @@ def _check_own_loss(problem: Problem) -> None:
             return
         ours = problem.losses(problem.parameters, problem.trimmed(one))[0]
     # Equal up to rounding (1e-7 in float32, 5e-3 in bfloat16, as measured); a balancing term may be 1e-3 of the loss.
-    tolerance = 2e-2 if problem.dtype in (torch.float16, torch.bfloat16) else 1e-5
+    tolerance = 2e-2 if problem.precision in losses.COARSE else 1e-5
     if not abs(float(ours) - float(theirs)) <= tolerance * max(abs(float(theirs)), 0.1):
         raise InputError(
             f"the model's own loss of a sample is {float(theirs):.6g}, cross-entropy of its labels {float(ours):.6g}",
@@ -167,7 +174,7 @@ def _check_gradient(problem: Problem, few: Samples) -> list[str]:
     second, _ = _gradient(problem, few)
     if not bool(torch.isfinite(first).all()):
         raise InputError("the gradient is not finite at the starting point", type(problem.model).__name__)
-    if not _close(first, second):
+    if not _close(first, second, problem.precision):
         raise InputError("the gradient changes between two evaluations of the same point", type(problem.model).__name__)
     return _unreached(problem, unused) if problem.n > PROBE else unused
 
@@ -242,10 +249,9 @@ def _gradient(problem: Problem, few: Samples) -> tuple[Tensor, list[str]]:
     return torch.cat([part.reshape(-1) for part in parts if part is not None]), unused
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor, precision: torch.dtype) -> bool:
     scale = float(a.abs().max())
-    coarse = a.dtype in (torch.float16, torch.bfloat16)
-    return bool((a - b).abs().max() <= (5e-2 if coarse else 1e-4) * max(scale, 1e-12))
+    return bool((a - b).abs().max() <= (5e-2 if precision in losses.COARSE else 1e-4) * max(scale, 1e-12))
 
 
 def _module_findings(model: nn.Module) -> list[Finding]:
@@ -320,13 +326,13 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
                 action="remove them, or freeze them with requires_grad_(False)",
             )
         )
-    if problem.dtype in (torch.float16, torch.bfloat16):
+    if problem.precision in losses.COARSE:
         found.append(
             Finding(
                 code="low-precision",
                 severity="warning",
                 stage=STAGE,
-                found=f"weights in {str(problem.dtype).removeprefix('torch.')}",
+                found=f"weights in {str(problem.precision).removeprefix('torch.')}",
                 meaning="rounding of about 1 in 1,000 enters every gradient; small noise and curvature drown in it",
                 action="convert the model to float32 with model.float()",
             )

@@ -53,8 +53,8 @@ def noise(problem: Problem, *, rows: int | None = None, seed: int = 0, progress:
         raise InputError(f"{rows} rows cannot hold {problem.n} samples", "rows", "give the size of the whole data set")
     started, passes = time.perf_counter(), problem.passes.total
     moments, findings = gradient_moments(problem, progress)
-    sigma, exact = _standard_deviation(moments, problem.dtype), rows == problem.n
-    why = _reasons(moments, sigma, rows, problem.dtype)
+    sigma, exact = _standard_deviation(moments, problem.precision), rows == problem.n
+    why = _reasons(moments, sigma, rows, problem.precision)
     values = _values(moments.mean, sigma)
     known = "l1" not in why
     deciles: list[dict[str, Any]] | None = None

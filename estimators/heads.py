@@ -131,6 +131,12 @@ def experts_in_double(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         inner.set_experts_implementation(snapshot)
 
 
+def other_loss(model: nn.Module) -> str | None:
+    """What the config of a classifier names in place of one class for each sample; None for cross-entropy."""
+    named = getattr(getattr(transformer(model), "config", None), "problem_type", None)
+    return str(named) if named in ("regression", "multi_label_classification") else None
+
+
 def own_loss(model: nn.Module, state: Mapping[str, Tensor], samples: dict[str, Tensor]) -> Tensor | None:
     """The loss that a model computes itself when it is given labels, as those of transformers do; None without one."""
     inner = transformer(model) or model

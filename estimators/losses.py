@@ -13,6 +13,8 @@ from estimators.errors import InputError
 from estimators.heads import IGNORED, head
 
 LossFunction = Callable[[Any, Tensor], Tensor]
+COARSE = (torch.float16, torch.bfloat16)
+"""Number formats whose rounding drowns small noise and curvature."""
 NAMES = ("cross-entropy", "logistic", "squared")
 
 
@@ -45,6 +47,8 @@ def cross_entropy(output: Any, targets: Tensor) -> Tensor:
     Output (n, C) with targets (n,); (n, T, C) with targets (n, T).
     """
     logits = prediction(output)
+    if logits.dtype in COARSE:
+        logits = logits.float()  # as transformers does: the sum over classes would be rounded to three digits
     if logits.dim() == 2 and targets.dim() == 1:
         return F.cross_entropy(logits, targets, reduction="none")
     if logits.dim() > 3 or logits.shape[:-1] != targets.shape:

@@ -144,7 +144,7 @@ def _vmap_trouble(problem: Problem) -> str:
         # Whatever a model raises under vmap, the loop calls it without; the note quotes the beginning.
         return f"{type(error).__name__}: {' '.join(str(error).split())}"[:90].rstrip()
     # The scale of the whole gradient judges a tensor whose own is pure rounding (a bias that the softmax cancels).
-    rough = min(4096 * torch.finfo(problem.dtype).eps, 0.1)
+    rough = min(4096 * torch.finfo(problem.precision).eps, 0.1)
     whole = reference.abs().amax()
     pairs = zip(torch.split(rows, problem.sizes, 1), torch.split(reference, problem.sizes, 1), strict=True)
     for name, (ours, theirs) in zip(problem.names, pairs, strict=True):

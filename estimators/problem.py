@@ -77,6 +77,7 @@ class Problem:
         self._fixed.update((name, buffer.detach().clone()) for name, buffer in model.named_buffers())
         self.dtype = next(iter(self.parameters.values())).dtype
         self.device = next(iter(self.parameters.values())).device
+        self.precision = _coarsest(model)
         self.names = tuple(self.parameters)
         self.shapes = {name: p.shape for name, p in self.parameters.items()}
         self.sizes = [p.numel() for p in self.parameters.values()]
@@ -252,6 +253,12 @@ class Problem:
         from estimators.examine import examine
 
         self._chunk, self.findings = examine(self)
+
+
+def _coarsest(model: nn.Module) -> torch.dtype:
+    """The number format that rounds most, of all parameters: adapters in float32 may stand on a bfloat16 model."""
+    formats = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return max(formats, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _tensors(samples: Samples) -> list[Tensor]:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Problem, noise, smoothness
-from estimators.embeddings import token_deciles
+from estimators.embeddings import _counts, token_deciles
 from estimators.problem import Samples
 from estimators.results import NO_EMBEDDING
 from tests.problems import BagOfTokens
+from tests.transformers_cases import VOCABULARY, t5
 
 
 def bag(tokens: Tensor, vocabulary: int) -> Problem:
@@ -69,6 +70,18 @@ def test_padding_is_not_counted() -> None:
     assert found[0]["tokens"] == 5  # 0 and 5..8
     assert (found[-1]["tensor"], found[-1]["most"]) == ("transformer.wte.weight", 2)
     assert found[0]["dead_fraction"] < 1  # the tied head gives every token a gradient
+
+
+def test_a_decoder_counts_what_it_reads_of_its_answer() -> None:
+    """The encoder's mask has the shape of the answers here and must not be taken for theirs."""
+    prompts = torch.tensor([[1, 2, 2, 2], [3, 0, 0, 0]])
+    labels = torch.tensor([[4, 5, -100, -100], [5, 6, 7, 8]])
+    samples = {"input_ids": prompts, "attention_mask": (prompts != 0).long(), "labels": labels}
+    problem = Problem(t5(), samples)
+    counts = _counts(problem, VOCABULARY)
+    # Prompts: 1, 2 three times, 3. The decoder reads the start token 0 and all but the last label: 4; 5, 6, 7.
+    assert counts.tolist()[:9] == [2, 1, 3, 1, 1, 1, 1, 1, 0]
+    assert not counts[9:].any()
 
 
 @pytest.mark.parametrize(

@@ -107,3 +107,17 @@ def test_a_classifier_keeps_its_config() -> None:
     rows = {"input_ids": torch.randint(0, 11, (4, 5)), "labels": torch.tensor([0, 1, 2, 1])}
     Problem(model, rows)
     assert model.config.problem_type is None
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_a_classifier_for_another_loss_is_refused(kind: str, recwarn: pytest.WarningsRecorder) -> None:
+    config = transformers.BertConfig(
+        vocab_size=11, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, num_labels=3
+    )
+    config.problem_type = kind
+    model = transformers.BertForSequenceClassification(config)
+    rows = {"input_ids": torch.randint(0, 11, (4, 5)), "labels": torch.tensor([0, 1, 2, 1])}
+    with pytest.raises(InputError, match=f"problem_type {kind}"):
+        Problem(model, rows)
+    assert not recwarn
+    Problem(model, rows, lambda output, labels: output.logits.square().sum(1))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from estimators import Problem, noise
+from estimators import Problem, noise, smoothness
 from estimators.per_sample import _loop_moments, _vmap_rows, moments_of_rows
 from estimators.products import dense_hessian
 from tests.transformers_cases import BY_NAME, CASES, Case, answers, frozen, gpt2, idle, lora, mixtral, unpadded
@@ -191,6 +191,20 @@ def test_an_adapter(task: str | None) -> None:
     assert set(noise(problem).vectors) == {name for name, _ in model.named_parameters() if "lora_" in name}
     assert len(problem.names) == 4  # two matrices for each of two layers
     assert "frozen" in _found(problem, "frozen-parameters")
+
+
+def test_an_adapter_on_a_model_of_low_precision() -> None:
+    """Adapters in float32 on bfloat16: rounding enters all the same, and is said; the loss sums in float32."""
+    model, samples = lora(), answers()
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if "lora_" in name else torch.bfloat16)
+    problem = Problem(model, samples)
+    assert problem.dtype == torch.float32
+    assert _found(problem, "low-precision") == "weights in bfloat16"
+    assert smoothness(problem, gap=10.0).confidence is None
+    wanted = Oracle(lora(), samples).rows().mean(0)
+    gradient = problem.flatten(problem.gradient()).double()
+    assert float((gradient - wanted).norm()) < 0.1 * float(wanted.norm())
 
 
 LOW = [
