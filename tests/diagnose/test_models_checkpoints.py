@@ -21,6 +21,7 @@ from diagnose.inputs.models.catalogue import NETWORKS
 from diagnose.inputs.models.find import open_model
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.networks import build
+from diagnose.inputs.models.resnet import MEAN
 from diagnose.settings import Settings
 
 State = dict[str, Tensor]
@@ -154,8 +155,17 @@ def test_a_missing_weight_is_never_left_at_random(tmp_path: Path, lost: str) -> 
     assert f"{lost} is missing" in refused(tmp_path / "x.pt", architecture="resnet20").where
 
 
-def test_the_number_format_of_the_file_is_kept_and_said(tmp_path: Path) -> None:
+def test_the_mean_of_pixels_is_not_rounded_with_the_weights(tmp_path: Path) -> None:
+    state = {key: tensor.half() for key, tensor in built("resnet20").state_dict().items()}
+    torch.save(state, tmp_path / "x.pt")
+    found = opened(tmp_path / "x.pt", architecture="resnet20")
+    assert torch.equal(found.module.get_buffer("mean").flatten(), torch.tensor(MEAN))
+    assert found.form.endswith("stored as float16")
+
+
+def test_the_number_format_of_the_file_is_said(tmp_path: Path) -> None:
     for dtype in (torch.bfloat16, torch.float64):
+        used = torch.promote_types(dtype, torch.float32)
         for name, model in (("mlp", built("mlp")), ("GPT2LMHeadModel", tiny())):
             state = model.to(dtype).state_dict()
             content: dict[str, Any] = {"architecture": name, "config": {}, "state_dict": state}
@@ -163,7 +173,7 @@ def test_the_number_format_of_the_file_is_kept_and_said(tmp_path: Path) -> None:
                 content["config"] = model.config.to_dict() | {"dtype": "float32"}
             torch.save(content, tmp_path / "x.pt")
             found = opened(tmp_path / "x.pt")
-            assert same(found.module, state)
+            assert same(found.module, {key: t.to(used) for key, t in state.items()})
             assert f"stored as {str(dtype).removeprefix('torch.')}" in found.form
     torch.save({key: tensor.to(torch.int8) for key, tensor in built("mlp").state_dict().items()}, tmp_path / "x.pt")
     assert "int8" in refused(tmp_path / "x.pt", architecture="mlp").where

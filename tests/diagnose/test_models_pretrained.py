@@ -201,13 +201,45 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
     assert refused(tmp_path).what == "no table of files"
 
 
-def test_bfloat16_is_kept_and_said(tmp_path: Path) -> None:
+def test_bfloat16_is_said_and_opened_in_float32(tmp_path: Path) -> None:
     model: Any = tiny()
     model.to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     found = opened(tmp_path)
-    assert same(found.module, model.state_dict())
+    assert same(found.module, model.float().state_dict())
     assert found.form == "GPT2LMHeadModel, weights of the folder, stored as bfloat16"
+
+
+def test_what_a_model_computes_itself_is_not_rounded_with_its_weights(tmp_path: Path) -> None:
+    """The sinusoids of XGLM are in no file."""
+    from transformers import XGLMConfig, XGLMForCausalLM
+
+    torch.manual_seed(0)
+    config = XGLMConfig(vocab_size=20, d_model=8, ffn_dim=8, num_layers=1, attention_heads=2)
+    model: Any = XGLMForCausalLM(config)
+    exact = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert exact
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    found = dict(opened(tmp_path).module.named_buffers())
+    for name, buffer in exact.items():
+        assert torch.equal(found[name], buffer), name
+
+
+def test_several_formats_are_all_named(tmp_path: Path) -> None:
+    model: Any = tiny()
+    model.to(torch.bfloat16).transformer.wpe.half()
+    model.save_pretrained(tmp_path)
+    assert opened(tmp_path).form.endswith("stored as bfloat16, float16")
+
+
+def test_the_configuration_of_a_much_larger_model_takes_no_memory(tmp_path: Path) -> None:
+    """10^15 parameters: it would be noticed."""
+    tiny().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_embd": 10_000_000, "n_inner": 100_000}))
+    error = refused(tmp_path)
+    assert error.what == "the tensors do not fit GPT2LMHeadModel"
+    assert "c_attn.bias is (24,) in the file, (30000000,) in the model" in error.where
 
 
 def test_a_configuration_alone_gives_random_weights_of_the_seed(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def open_file(path: Path, settings: Settings) -> Loaded:
     if isinstance(found, nn.Module):
         if settings.architecture is not None:
             raise InputError("the file holds a whole module", "--architecture", "leave it out")
-        form = pretrained.described(type(found).__name__, found, "the file, unpickled")
+        form = pretrained.described(type(found).__name__, found.state_dict(), "the file, unpickled")
         return Loaded(weights.owned(found.cpu().eval()), where, form)
     if not isinstance(found, Mapping):
         what = f"{where}: it holds a {printable(type(found).__name__)}"
@@ -46,7 +46,7 @@ def open_file(path: Path, settings: Settings) -> Loaded:
         raise InputError(f"the file names its architecture, {printable(name)}", "--architecture", "leave it out")
     if name in NETWORKS:
         model = _built_in(NETWORKS[name], config or {}, tensors, where)
-        return Loaded(model, where, pretrained.described(f"{name} ({NETWORKS[name].form})", model, "the file"))
+        return Loaded(model, where, pretrained.described(f"{name} ({NETWORKS[name].form})", tensors, "the file"))
     cls = architectures.find_class(name)
     if cls is None:
         raise architectures.unknown_architecture(name, "--architecture" if settings.architecture else where)
@@ -58,7 +58,7 @@ def open_file(path: Path, settings: Settings) -> Loaded:
         config = reading.plain_json(beside)
     ready = pretrained.configured(cls, config, architectures.CONFIG if folder else where)
     model = pretrained.restored(cls, ready, tensors, where)
-    return Loaded(model, where, pretrained.described(name, model, "the file"), folder)
+    return Loaded(model, where, pretrained.described(name, tensors, "the file"), folder)
 
 
 def _named(found: Mapping[Any, Any], where: str) -> tuple[str | None, dict[str, Any] | None]:

@@ -22,6 +22,8 @@ from diagnose.settings import Settings, printable
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CHOSEN_HERE = ("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation")
 """Keys of a configuration that choose code rather than a model; they may even name kernels to fetch."""
+MUCH_LARGER = 2
+"""Times as many parameters as the file has numbers: no file of the model itself is so small, whatever is tied."""
 SAVED_FROM = "name the architecture and the config that it was saved from"
 
 
@@ -38,8 +40,9 @@ def open_folder(folder: Path, settings: Settings) -> Loaded:
         raise InputError(f"no {CONFIG} in the folder", where, "give a folder that save_pretrained wrote, or a file")
     config = reading.plain_json(folder / CONFIG)
     cls = class_of(config, folder, settings)
-    model = restored(cls, configured(cls, config, CONFIG), _tensors(folder, where), where)
-    return Loaded(model, where, described(cls.__name__, model, "the folder"), folder)
+    tensors = _tensors(folder, where)
+    model = restored(cls, configured(cls, config, CONFIG), tensors, where)
+    return Loaded(model, where, described(cls.__name__, tensors, "the folder"), folder)
 
 
 def open_config(path: Path, settings: Settings) -> Loaded:
@@ -75,7 +78,7 @@ def configured(cls: Any, config: Mapping[str, Any], where: str) -> Any:
 
 
 def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
-    """A model of the class with these weights, in their number format.
+    """A model of the class with these weights, in float32 at least.
 
     transformers converts names of older versions and restores ties whichever of the tied tensors is given; its
     account of what was missing is then judged here, without the exceptions that it makes for trained weights.
@@ -89,6 +92,7 @@ def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -
             empty = cls(config)
         ties = dict(empty.all_tied_weights_keys)
         clean = weights.unwrapped(tensors, empty.state_dict(), where)
+        _refuse_another_size(empty, clean, where)
         try:
             model, account = cls.from_pretrained(
                 None,
@@ -117,9 +121,9 @@ def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -
     return weights.owned(model.eval())
 
 
-def described(architecture: str, model: nn.Module, source: str) -> str:
+def described(architecture: str, tensors: Mapping[str, Tensor], source: str) -> str:
     """Class, origin and number format of weights, in words."""
-    formats = {weights.short(p.dtype) for p in model.parameters()} - {"float32"}
+    formats = {weights.short(t.dtype) for t in tensors.values() if t.is_floating_point()} - {"float32"}
     stored = f", stored as {', '.join(sorted(formats))}" if formats else ""
     return f"{architecture}, weights of {source}{stored}"
 
@@ -159,6 +163,16 @@ def _tensors(folder: Path, where: str) -> dict[str, Tensor]:
         raise InputError("weights as pickled pytorch_model.bin", where, hint)
     hint = f"give `{printable(folder / CONFIG)}` for random weights"
     raise InputError(f"no weights ({WEIGHTS}) in the folder", where, hint)
+
+
+def _refuse_another_size(empty: Any, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a configuration of a much larger model before memory is taken for what the file does not hold."""
+    held = sum(tensor.numel() for tensor in tensors.values())
+    tied = empty.all_tied_weights_keys
+    if sum(p.numel() for name, p in empty.named_parameters() if name not in tied) <= MUCH_LARGER * held:
+        return
+    plain, older = weights.compared(empty.state_dict(), tensors), _in_older_names(empty, tensors)
+    raise min(plain, older, key=len).error(where, type(empty).__name__, SAVED_FROM)
 
 
 def _in_older_names(empty: Any, tensors: Mapping[str, Tensor]) -> Misfit:

@@ -77,19 +77,24 @@ def inner_name(name: str) -> str:
 
 
 def number_format(tensors: Mapping[str, Tensor], where: str) -> torch.dtype:
-    """The number format of the weights; the widest where there are several.
+    """The number format for a model of these weights: the widest of theirs, and float32 at least.
+
+    What a model computes for itself (a mean of pixels, sinusoids for positions) is not in the file and would
+    otherwise be rounded with its weights.
 
     Raises:
         InputError: complex, quantised or other numbers that no derivative is taken of; no number at all.
     """
-    formats = set[torch.dtype]()
+    formats = {torch.float32}
+    found = False
     for name, tensor in tensors.items():
         if tensor.is_floating_point() or tensor.is_complex() or name.endswith(TRAINED):
             if tensor.dtype not in FORMATS:
                 what = f"{where}: {printable(name)} is {short(tensor.dtype)}"
                 raise InputError("weights in a number format without derivatives", what, "save them as float32")
             formats.add(tensor.dtype)
-    if not formats:
+            found = True
+    if not found:
         kinds = ", ".join(sorted({short(tensor.dtype) for tensor in tensors.values()})) or "no tensor"
         raise InputError("no floating-point weights", f"{where}: {kinds}", "save them as float32")
     return reduce(torch.promote_types, formats)
@@ -114,7 +119,7 @@ def compared(has: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Misfit
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str, architecture: str) -> nn.Module:
-    """The module with these weights, in their number format; every tensor must find its place.
+    """The module with these weights, in float32 at least; every tensor must find its place.
 
     Raises:
         InputError: naming the first tensors that differ.
