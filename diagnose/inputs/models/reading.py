@@ -88,7 +88,7 @@ def plain_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError("the file cannot be read", f"{where}: {error.strerror}") from None
     if not isinstance(found, dict):
-        raise InputError("no JSON object", where, "a config.json is { ... } with `architectures` and `model_type`")
+        raise InputError("no JSON object", where, "it is { ... }, with names and values")
     return found
 
 
