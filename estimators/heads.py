@@ -117,6 +117,21 @@ def dropout_rates(model: nn.Module) -> list[float]:
 
 
 @contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while it lasts, and the random state put back at its end."""
+    training = [module for module in model.modules() if module.training]
+    state = torch.random.get_rng_state()
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        torch.random.set_rng_state(state)
+
+
+@contextlib.contextmanager
 def experts_in_double(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """The plain way through experts while it lasts: the grouped kernel of transformers knows no float64."""
     inner: Any = transformer(model) if dtype == torch.float64 else None

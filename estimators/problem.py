@@ -208,17 +208,9 @@ class Problem:
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         """Evaluation mode, attention that has second derivatives, and the random state put back at the end."""
-        training = [module for module in self.model.modules() if module.training]
-        state = torch.random.get_rng_state()
-        for module in training:
-            module.training = False
-        try:
-            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), heads.experts_in_double(self.model, self.dtype):
-                yield
-        finally:
-            for module in training:
-                module.training = True
-            torch.random.set_rng_state(state)
+        experts = heads.experts_in_double(self.model, self.dtype)
+        with heads.evaluating(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), experts:
+            yield
 
     # -- opening -----------------------------------------------------------------------------------
 

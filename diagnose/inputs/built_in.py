@@ -7,12 +7,10 @@ from typing import Any
 import torch
 
 from diagnose.errors import InputError
-from diagnose.inputs import own
 from diagnose.inputs.data import objects, targets
-from diagnose.inputs.data.tables import Array, Rows, Table, Text, checked
+from diagnose.inputs.data.tables import SCALED, Array, Rows, Table, Text, checked
 from diagnose.inputs.models import networks
 from diagnose.inputs.models.catalogue import NETWORKS, Network
-from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.sampling import (
     Drawn,
     coordinates,
@@ -23,6 +21,7 @@ from diagnose.inputs.sampling import (
     refuse_length,
     refuse_tokenizer,
     shown,
+    table_line,
     target_tensor,
 )
 from diagnose.settings import Loss, Settings, resolve, task_name
@@ -34,19 +33,8 @@ def open_network(network: Network, data: Any, settings: Settings, dtype: torch.d
     Raises:
         InputError: a loss that the model doesn't have, data of a kind that it can't take, unfit labels.
     """
-    loss = _loss_of(network, settings.loss)
-    if network.takes == "text":
-        model = networks.build(network, (), 0, settings.seed).to(device, dtype)
-        return own.open_module(Loaded(model, network.name, network.form), data, settings)
-    name = task_name(data)
-    source = read(data, settings)
-    if isinstance(source, (Text, Rows, dict)):
-        kind = "a mapping of tensors" if isinstance(source, dict) else "text"
-        takes = "images" if network.takes == "images" else "rows of numbers"
-        raise InputError(f"{network.name} takes {takes}, not {kind}", name, "use `gpt2-mini`, or a language model")
-    refuse_length(settings, name)
-    refuse_tokenizer(settings, name)
-    table = source if isinstance(source, Table) else checked(objects.table(source, name))
+    loss = loss_of(network, settings.loss)
+    table = table_for(network, data, settings)
     return _open_table(network, table, shown(data, table), loss, settings, dtype, device)
 
 
@@ -59,13 +47,12 @@ def _open_table(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Drawn:
-    inputs, divisor, notes = _inputs(network, table)
-    encoded = targets.encode(table, loss, network.name, _instead(network))
+    inputs, divisor, notes = inputs_for(network, table)
+    encoded = targets.encode(table, loss, network.name, instead(network))
     shape = tuple(inputs.shape[1:])
     model = networks.build(network, shape, encoded.outputs, settings.seed).to(device, dtype)
     resolved = resolve(settings, network.family, coordinates(model), table.rows)
     index = draw(table.rows, resolved.samples, settings.seed)
-    what = f"{shape[0]:,} features" if len(shape) == 1 else "images of " + "×".join(map(str, shape))
     return Drawn(
         model=model,
         samples=(
@@ -78,13 +65,14 @@ def _open_table(
         resolved=resolved,
         lines=(
             model_line(network.name, model, network.form),
-            ", ".join([f"{name}: {table.rows:,} rows", what, encoded.note, *notes]),
+            table_line(name, table.rows, shape, encoded.note, notes),
             f"loss {loss}",
         ),
     )
 
 
-def _loss_of(network: Network, asked: Loss | None) -> str:
+def loss_of(network: Network, asked: Loss | None) -> str:
+    """The loss asked for, else the network's default; InputError for one that it doesn't have."""
     if asked is None:
         return network.losses[0]
     if not isinstance(asked, str):
@@ -99,17 +87,30 @@ def _loss_of(network: Network, asked: Loss | None) -> str:
     )
 
 
-def _instead(network: Network) -> str:
+def instead(network: Network) -> str:
     """What to use for targets that are numbers to predict."""
     return "use `--loss squared`" if "squared" in network.losses else "use `mlp` with `--loss squared`"
 
 
-def _inputs(network: Network, table: Table) -> tuple[Array, float, tuple[str, ...]]:
+def table_for(network: Network, data: Any, settings: Settings) -> Table:
+    """The data for a network that takes rows of numbers or images; InputError for text and for mappings."""
+    name = task_name(data)
+    source = read(data, settings)
+    if isinstance(source, (Text, Rows, dict)):
+        kind = "a mapping of tensors" if isinstance(source, dict) else "text"
+        takes = "images" if network.takes == "images" else "rows of numbers"
+        raise InputError(f"{network.name} takes {takes}, not {kind}", name, "use `gpt2-mini`, or a language model")
+    refuse_length(settings, name)
+    refuse_tokenizer(settings, name)
+    return source if isinstance(source, Table) else checked(objects.table(source, name))
+
+
+def inputs_for(network: Network, table: Table) -> tuple[Array, float, tuple[str, ...]]:
     """The inputs in the form that the model takes, their divisor, and how they were read."""
     if network.takes == "rows":
         return table.inputs.reshape(table.rows, -1), table.divisor, table.notes
     if table.images is not None:
-        return table.images, 1.0, ("pixels scaled to [0, 1]",)
+        return table.images, 1.0, (SCALED,)
     if table.inputs.ndim == 4:
         return table.inputs, table.divisor, table.notes
     hint = "use `mlp`, or save the images with their shape (n, C, H, W) in a `.npz` file"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diagnose.errors import InputError
-from diagnose.inputs.data.tables import Table
+from diagnose.inputs.data.tables import SCALED, Table
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.reading import plain_json
 from diagnose.inputs.sampling import floating
@@ -22,8 +22,8 @@ BYTE = 255
 """The largest pixel of one byte."""
 
 
-def standardised(table: Table, loaded: Loaded) -> tuple[Tensor, str]:
-    """Pixels as the image processor in the model's folder makes them, as they are without one; and a note on them.
+def standardised(table: Table, loaded: Loaded) -> tuple[Tensor, tuple[str, ...]]:
+    """Pixels as the image processor in the model's folder makes them, as they are without one; and how they were read.
 
     Raises:
         InputError: rows that are no images, images of a size or number of channels that the model can't take,
@@ -45,15 +45,16 @@ def standardised(table: Table, loaded: Loaded) -> tuple[Tensor, str]:
     tensor = floating(pixels, np.arange(table.rows), divisor, torch.float32)
     low, high = float(tensor.min()), float(tensor.max())
     within = low >= 0 and high <= 1
+    notes = table.notes if table.images is None else (SCALED,)
     processor = _processor(loaded, int(pixels.shape[1]))
     if processor is None:
-        return tensor, "pixels in [0, 1]" if within else "pixels as in the file"
+        return tensor, notes if within else (*notes, "pixels as in the file")
     if processor.scale is not None and not within:
         what = f"pixels from {low:g} to {high:g}, and {PROCESSOR} starts from bytes"
         raise InputError(what, table.name, "save them as uint8, or scaled to [0, 1]")
     tensor = tensor * (divisor if processor.scale is None else processor.scale) - processor.offset
     tensor = (tensor - _channels(processor.mean)) / _channels(processor.deviation)
-    return tensor, f"pixels standardised as {PROCESSOR} says"
+    return tensor, (*notes, f"pixels standardised as {PROCESSOR} says")
 
 
 @dataclass(frozen=True)

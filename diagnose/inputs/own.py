@@ -12,9 +12,10 @@ from torch import Tensor
 
 from diagnose.errors import InputError
 from diagnose.inputs import images
+from diagnose.inputs.built_in import inputs_for, instead, loss_of, table_for
 from diagnose.inputs.data import targets
 from diagnose.inputs.data.objects import Samples
-from diagnose.inputs.data.tables import Rows, Table, Text
+from diagnose.inputs.data.tables import SCALED, Rows, Table, Text
 from diagnose.inputs.models import modules
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.sampling import (
@@ -27,18 +28,20 @@ from diagnose.inputs.sampling import (
     refuse_length,
     refuse_tokenizer,
     shown,
+    table_line,
     target_tensor,
 )
 from diagnose.inputs.text import tokenizers
 from diagnose.inputs.text.encoded import encode
 from diagnose.settings import Loss, Settings, printable, resolve, task_name
-from estimators.heads import head
+from estimators.heads import Kind, head
 from estimators.results import Finding
 
 PADDED = {"input_ids", "attention_mask", "labels"}
 """Tensors of a padded sequence with one entry for each token."""
 LANGUAGE = ("causal", "masked", "seq2seq")
-COUNTED = {
+DEFAULT = "cross-entropy"
+COUNTED: dict[Kind | None, str] = {
     "causal": " of the next token",
     "masked": " of the masked tokens",
     "seq2seq": " of the answer's tokens",
@@ -47,10 +50,11 @@ COUNTED = {
 
 @dataclass(frozen=True)
 class _Whole:
-    """All samples, before the draw; ``length`` and ``costly`` are those of text."""
+    """All samples, before the draw; ``counted``, ``length`` and ``costly`` are those of text."""
 
     samples: Samples
     line: str
+    counted: str = ""
     length: int | None = None
     costly: bool = False
     findings: tuple[Finding, ...] = ()
@@ -62,11 +66,10 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     Raises:
         InputError: data that can't be used, targets that don't fit the loss, tokens that the model doesn't know.
     """
-    model = loaded.module
-    source = read(data, settings)
-    loss = settings.loss or "cross-entropy"
+    model, network = loaded.module, loaded.network
+    loss = (settings.loss or DEFAULT) if network is None else loss_of(network, settings.loss)
     dtype, home = modules.home(model)
-    whole = _samples_for(loaded, source, data, settings, loss)
+    whole = _samples_for(loaded, data, settings, loss)
     cast = modules.cast(whole.samples, loss, dtype, home)
     rows = int((cast["labels"] if isinstance(cast, dict) else cast[1]).shape[0])
     kind = modules.family(model, cast)
@@ -80,39 +83,27 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     else:
         samples = cast[0][index], cast[1][index]
     called = loss if isinstance(loss, str) else printable(getattr(loss, "__name__", "of yours"))
-    counted = COUNTED.get(head(model) or "", "") if called == "cross-entropy" else ""
-    lines = (model_line(loaded.name, model, loaded.form), whole.line, f"loss {called}{counted}")
+    counted = whole.counted or COUNTED.get(head(model), "")
+    lines = (model_line(loaded.name, model, loaded.form), whole.line, f"loss {called}" + counted * (loss == DEFAULT))
     return Drawn(model, samples, loss, rows, kind, resolved, lines, whole.findings)
 
 
-def _samples_for(
-    loaded: Loaded, source: Table | Text | Rows | Samples, data: Any, settings: Settings, loss: Loss
-) -> _Whole:
+def _samples_for(loaded: Loaded, data: Any, settings: Settings, loss: Loss) -> _Whole:
     """All samples for a module, and a line that says how they were read."""
-    model, name = loaded.module, task_name(data)
+    model, name, network = loaded.module, task_name(data), loaded.network
+    source = read(data, settings) if network is None or network.takes == "text" else table_for(network, data, settings)
     if isinstance(source, (Text, Rows)):
         tokenizer = tokenizers.choose(model, loaded.folder, settings.tokenizer, loaded.name)
         encoded = encode(source, model, loaded.name, tokenizer, settings)
-        return _Whole(encoded.tensors, encoded.line, encoded.length, encoded.costly, encoded.findings)
+        counted = COUNTED["causal"] if head(model) is None else ""
+        samples: Samples = encoded.tensors
+        if not modules.takes(model, "input_ids"):
+            samples = encoded.tensors["input_ids"], encoded.tensors["labels"]
+        return _Whole(samples, encoded.line, counted, encoded.length, encoded.costly, encoded.findings)
     refuse_length(settings, name)
     refuse_tokenizer(settings, name)
     if isinstance(source, Table):
-        kind = head(model)
-        if kind in (*LANGUAGE, "sequence"):
-            hint = "use `pydoc-topics`, a `.txt` file or rows of text, or a model for numbers such as `mlp`"
-            raise InputError(f"{loaded.name} takes text, not rows of numbers", name, hint)
-        encoded_targets = targets.encode(
-            source, loss if isinstance(loss, str) else "squared", loaded.name, "use `--loss squared`"
-        )
-        labels = target_tensor(encoded_targets.values, np.arange(source.rows), torch.float64)
-        inputs, note = _inputs(loaded, source)
-        line = ", ".join(
-            [f"{shown(data, source)}: {source.rows:,} rows of shape {tuple(inputs.shape[1:])}", encoded_targets.note]
-            + ([note] if note else [])
-        )
-        if kind == "image":
-            return _Whole({"pixel_values": inputs, "labels": labels}, line)
-        return _Whole((inputs, labels), line)
+        return _from_table(loaded, source, shown(data, source), loss)
     if isinstance(source, dict):
         if "input_ids" in source and source["labels"].dim() > 1:
             return _Whole(source, f"{name}: {source['labels'].shape[0]:,} sequences")
@@ -122,16 +113,34 @@ def _samples_for(
     return _Whole(source, f"{name}: inputs {tuple(inputs.shape)}, targets {tuple(labels.shape)}")
 
 
-def _inputs(loaded: Loaded, table: Table) -> tuple[Tensor, str]:
-    """The inputs as the module takes them, in float64 but for images of bytes, and how they were read."""
+def _from_table(loaded: Loaded, table: Table, name: str, loss: Loss) -> _Whole:
+    """All rows of a table as the module takes them."""
+    kind, network = head(loaded.module), loaded.network
+    if kind in (*LANGUAGE, "sequence"):
+        hint = "use `pydoc-topics`, a `.txt` file or rows of text, or a model for numbers such as `mlp`"
+        raise InputError(f"{loaded.name} takes text, not rows of numbers", name, hint)
+    inputs, notes = _inputs(loaded, table)
+    known = modules.classes(loaded.module, inputs[:1]) if loss == DEFAULT else None
+    other = "use `--loss squared`" if network is None else instead(network)
+    encoded = targets.encode(table, loss if isinstance(loss, str) else None, loaded.name, other, known)
+    labels = target_tensor(encoded.values, np.arange(table.rows), torch.float64)
+    line = table_line(name, table.rows, tuple(inputs.shape[1:]), encoded.note, notes)
+    return _Whole({"pixel_values": inputs, "labels": labels} if kind == "image" else (inputs, labels), line)
+
+
+def _inputs(loaded: Loaded, table: Table) -> tuple[Tensor, tuple[str, ...]]:
+    """The inputs as the module takes them, in float64 but for images, and how they were read."""
     everything = np.arange(table.rows)
-    if not modules.wants_images(loaded.module):
-        return floating(table.inputs, everything, table.divisor, torch.float64), ""
+    if loaded.network is not None:
+        inputs, divisor, notes = inputs_for(loaded.network, table)
+        return floating(inputs, everything, divisor, torch.float64), notes
     if head(loaded.module) == "image":
         return images.standardised(table, loaded)
+    if not modules.wants_images(loaded.module):
+        return floating(table.inputs, everything, table.divisor, torch.float64), table.notes
     if table.images is not None:
-        return floating(table.images, everything, 1.0, torch.float32), ""
-    return floating(table.inputs, everything, table.divisor, torch.float32), ""
+        return floating(table.images, everything, 1.0, torch.float32), (SCALED,)
+    return floating(table.inputs, everything, table.divisor, torch.float32), table.notes
 
 
 def _without_padding(samples: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -80,6 +80,12 @@ def shown(data: Any, source: Table) -> str:
     return catalogue.shown_name(data, source) if isinstance(data, (str, Path)) else task_name(data)
 
 
+def table_line(name: str, rows: int, shape: tuple[int, ...], targets: str, notes: tuple[str, ...]) -> str:
+    """How rows of numbers were read; ``shape`` is that of one, ``targets`` and ``notes`` are words."""
+    what = f"{shape[0]:,} features" if len(shape) == 1 else "images of " + "×".join(map(str, shape))
+    return ", ".join([f"{name}: {rows:,} rows", what, targets, *notes])
+
+
 def model_line(name: str, model: nn.Module, form: str) -> str:
     d = coordinates(model)
     tied = sum(1 for _ in model.named_parameters(remove_duplicate=False)) > sum(1 for _ in model.named_parameters())

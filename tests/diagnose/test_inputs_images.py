@@ -64,9 +64,9 @@ def wanted(x: Any, body: dict[str, Any]) -> torch.Tensor:
     ],
 )
 def test_a_processor_is_followed(tmp_path: Path, body: dict[str, Any]) -> None:
-    found, note = standardised(pixels(BYTES), loaded(tmp_path, body))
+    found, notes = standardised(pixels(BYTES), loaded(tmp_path, body))
     torch.testing.assert_close(found.double(), wanted(BYTES, body), rtol=1e-5, atol=1e-5)
-    assert note == f"pixels standardised as {PROCESSOR} says"
+    assert notes == (f"pixels standardised as {PROCESSOR} says",)
 
 
 def test_pixels_scaled_already_are_the_same_images(tmp_path: Path) -> None:
@@ -76,12 +76,12 @@ def test_pixels_scaled_already_are_the_same_images(tmp_path: Path) -> None:
 
 
 def test_without_a_processor_pixels_stay(tmp_path: Path) -> None:
-    found, note = standardised(pixels(BYTES), loaded(tmp_path))
+    found, notes = standardised(pixels(BYTES), loaded(tmp_path))
     torch.testing.assert_close(found, torch.from_numpy(BYTES).float() / 255)
-    assert note == "pixels in [0, 1]"
-    found, note = standardised(pixels(BYTES.astype(np.float32)), loaded(tmp_path))
+    assert notes == ()
+    found, notes = standardised(pixels(BYTES.astype(np.float32)), loaded(tmp_path))
     assert torch.equal(found, torch.from_numpy(BYTES).float())
-    assert note == "pixels as in the file"
+    assert notes == ("pixels as in the file",)
 
 
 def test_floats_that_are_no_bytes_and_not_scaled_are_refused_with_a_processor(tmp_path: Path) -> None:

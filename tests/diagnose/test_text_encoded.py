@@ -135,7 +135,7 @@ def test_labels_of_rows_are_of_no_use_to_a_language_model(made: Make) -> None:
 def test_a_plain_module_gets_no_mask(made: Make) -> None:
     found = encode(instructions(("a b", "c"), ("d", "e")), nn.Embedding(9, 9), "m", Bytes(), Settings())
     assert set(found.tensors) == {"input_ids", "labels"}
-    assert found.tensors["labels"].tolist() == [[N, N, N, 99], [N, 101, N, N]]
+    assert found.tensors["labels"].tolist() == [[N, N, 99, N], [101, N, N, N]]  # beside the token before
 
 
 def test_bytes_of_instructions_are_costly_and_longer() -> None:
@@ -172,7 +172,7 @@ def test_labels_are_the_bytes_of_the_answer_within_the_cut(pairs: list[tuple[str
     for (prompt, answer), tokens, labels in zip(kept, found.tensors["input_ids"], found.tensors["labels"], strict=True):
         whole = (prompt + answer).encode()[:size]
         assert bytes(tokens[: len(whole)].tolist()) == whole
-        assert bytes(labels[labels != N].tolist()) == whole[len(prompt) :]
+        assert bytes(labels[labels != N].tolist()) == whole[max(len(prompt), 1) :]
     assert found.tensors["input_ids"].shape[1] == max(min(len(p + a), size) for p, a in kept)
 
 
@@ -347,6 +347,17 @@ def test_class_numbers(
     assert how in found.line
 
 
+def test_names_that_a_classifier_does_not_know(made: Make) -> None:
+    found = refused(labelled(("a", "negative"), ("b", "positive")), cases.bert(2, ("good", "bad")), made())
+    assert found.what == "labels negative, positive, m knows good, bad"
+
+
+def test_numbers_that_name_classes(made: Make) -> None:
+    source = labelled(("a", 7), ("b", 3))
+    found = encode(source, cases.bert(2, ("7", "3")), "m", made(), Settings())
+    assert found.tensors["labels"].tolist() == [0, 1]
+
+
 def test_a_classifier_pads_with_its_own_token(made: Make) -> None:
     module = cases.bert(2)
     module.config.pad_token_id = 5  # type: ignore[union-attr]
@@ -373,7 +384,7 @@ def test_text_with_a_tokenizer_is_one_stream(made: Make) -> None:
     found = encode(text, cases.gpt2(), "m", made("[CLS]", "[SEP]"), Settings(max_length=3))
     blocks = [ids("a b c"), ids("d e f")]
     assert listed(found) == {"input_ids": blocks, "labels": blocks}
-    assert found.line == ("mine (t.txt): 7 tokens in 2 blocks of 3, the last 1 tokens dropped, tokens of letters0")
+    assert found.line == ("mine (t.txt): 7 tokens in 2 blocks of 3, the last token dropped, tokens of letters0")
 
 
 def test_text_as_bytes_is_unchanged() -> None:

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 
 from diagnose.errors import InputError
-from diagnose.inputs.data.tables import Array, Table
+from diagnose.inputs.data.tables import SCALED, Array, Table
 from diagnose.settings import printable
 
 CHANNELS = (1, 3, 4)
@@ -66,7 +66,7 @@ def _table(x: Array, y: Array, keys: tuple[str, str], name: str) -> Table:
     images, layout = channels_first(x)
     notes.append(f"layout {layout}")
     if x.dtype == np.uint8:
-        notes.append("pixels scaled to [0, 1]")
+        notes.append(SCALED)
     return Table(name, images, targets, notes=tuple(notes), divisor=255.0 if x.dtype == np.uint8 else 1.0)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from diagnose.errors import InputError
 
 Array = NDArray[Any]
+SCALED = "pixels scaled to [0, 1]"
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diagnose.errors import InputError
 from diagnose.inputs.data.tables import Array, Table
@@ -12,6 +15,9 @@ from diagnose.settings import printable
 
 MANY = 20
 """With more labels than this, and a different one for every second row, they are numbers and no classes."""
+GENERIC = re.compile(r"LABEL_\d+")
+"""What transformers calls classes that nobody named."""
+LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -23,22 +29,35 @@ class Encoded:
     note: str
 
 
-def encode(table: Table, loss: str, model: str, instead: str) -> Encoded:
-    """The targets of a table for a loss.
+@dataclass(frozen=True)
+class Classes:
+    """What a classifier that exists tells apart: its number of outputs, and their names where it has any."""
 
-    Classes are numbered in the order of their labels; for the logistic loss the smaller label is -1.
+    outputs: int
+    names: Mapping[str, int] = field(default_factory=dict)
+
+
+def encode(table: Table, loss: str | None, model: str, instead: str, known: Classes | None = None) -> Encoded:
+    """The targets of a table for a loss; None: a function, which takes the numbers of the file.
+
+    Classes are numbered by :func:`class_numbers` for a model that exists, else in the order of their labels; for
+    the logistic loss the smaller label is -1.
 
     Args:
         model: name of the model, for messages.
         instead: what to use when the targets turn out to be numbers to predict.
+        known: classes of a model that exists.
 
     Raises:
         InputError: labels that do not fit the loss, or a single class.
     """
-    if loss == "squared":
+    if loss is None or loss == "squared":
         if table.targets.dtype.kind == "U":
-            raise InputError("labels are words, not numbers", table.name, "leave `--loss squared` out")
-        return Encoded(table.targets.astype(np.float64), 1, "numbers to predict")
+            hint = "leave `--loss squared` out" if loss else "number the classes"
+            raise InputError("labels are words, not numbers", table.name, hint)
+        whole = loss is None and table.targets.dtype.kind != "f"
+        note = "numbers to predict" if loss else "targets as in the file"
+        return Encoded(table.targets.astype(np.int64 if whole else np.float64), 1, note)
     labels = _classes(table, model, instead)
     count = len(labels)
     if loss == "logistic":
@@ -48,7 +67,56 @@ def encode(table: Table, loss: str, model: str, instead: str) -> Encoded:
         values = np.where(table.targets == labels[1], 1.0, -1.0)
         read = f" (label {_label(labels[0])} is -1, {_label(labels[1])} is +1)"
         return Encoded(values, 1, "2 classes" + ("" if list(labels) == [-1, 1] else read))
+    if known is not None:
+        values, note = class_numbers(table.targets, known, model, table.name)
+        return Encoded(values, known.outputs, note)
     return Encoded(np.searchsorted(labels, table.targets).astype(np.int64), count, f"{count} classes")
+
+
+def class_numbers(labels: Array, known: Classes, model: str, name: str) -> tuple[NDArray[np.int64], str]:
+    """The output of a model that each label stands for, and how it was found.
+
+    By the model's own names where these hold all labels; else whole numbers as they are, where all are outputs;
+    else in the order of the labels, where that is no guess against anything that the model says.
+
+    Args:
+        labels: shape (n,), whole numbers or words.
+        name: of the data, for messages.
+
+    Raises:
+        InputError: a model with one output, more classes than outputs, labels that the model can't place.
+    """
+    if known.outputs == 1:
+        raise InputError(f"{model} has one output", name, "give a classifier with two classes or more")
+    distinct, which = np.unique(labels, return_inverse=True)
+    words = labels.dtype.kind == "U"
+    classes: list[int | str] = [str(label) if words else int(label) for label in distinct]
+    count = f"{len(classes):,} classes"
+    if len(classes) > known.outputs:
+        raise InputError(f"{count}, {model} has {known.outputs}", name, "use a model with as many outputs")
+    if all(str(label) in known.names for label in classes):
+        numbers, how = [known.names[str(label)] for label in classes], "numbered by the model's names"
+    elif not words and all(0 <= int(label) < known.outputs for label in classes):
+        numbers, how = [int(label) for label in classes], "numbered as in the file"
+    else:
+        _refuse_a_guess(classes, words, known, model, name)
+        numbers, how = list(range(len(classes))), "numbered in sorted order"
+    return np.asarray(numbers, dtype=np.int64)[which], f"{count}, {how}"
+
+
+def _refuse_a_guess(classes: list[int | str], words: bool, known: Classes, model: str, name: str) -> None:
+    """The order of the labels says nothing where the model names its classes or has more of them."""
+    named = [word for word in known.names if not GENERIC.fullmatch(word)]
+    if words and named:
+        what = f"labels {_listed(classes)}, {model} knows {_listed(named)}"
+        raise InputError(what, name, "name the classes as the model does, or by their numbers from 0")
+    if not words and len(classes) != known.outputs:
+        what = f"labels {_listed(classes)}, {model} has the outputs 0 to {known.outputs - 1}"
+        raise InputError(what, name, "number the classes as the model does")
+
+
+def _listed(names: Sequence[int | str]) -> str:
+    return ", ".join(printable(name) for name in names[:LISTED]) + (", …" if len(names) > LISTED else "")
 
 
 def _classes(table: Table, model: str, instead: str) -> Array:

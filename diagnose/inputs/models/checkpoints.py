@@ -45,8 +45,10 @@ def open_file(path: Path, settings: Settings) -> Loaded:
     elif settings.architecture is not None:
         raise InputError(f"the file names its architecture, {printable(name)}", "--architecture", "leave it out")
     if name in NETWORKS:
-        model = _built_in(NETWORKS[name], config or {}, tensors, where)
-        return Loaded(model, where, pretrained.described(f"{name} ({NETWORKS[name].form})", tensors, "the file"))
+        network = NETWORKS[name]
+        model = _built_in(network, config or {}, tensors, where)
+        form = pretrained.described(f"{name} ({network.form})", tensors, "the file")
+        return Loaded(model, where, form, network=network)
     cls = architectures.find_class(name)
     if cls is None:
         raise architectures.unknown_architecture(name, "--architecture" if settings.architecture else where)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from diagnose.errors import InputError
-from diagnose.inputs.models import checkpoints, factories, pretrained
+from diagnose.inputs.models import checkpoints, factories, networks, pretrained
 from diagnose.inputs.models.catalogue import NETWORKS, Network, named
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.schema import NOT_YET
@@ -19,7 +19,7 @@ WAYS = "a built-in name, a checkpoint, a folder or config.json of transformers, 
 
 
 def open_model(word: str, settings: Settings) -> Network | Loaded:
-    """What a word names: a network that is built to fit the data later, or a model with its weights on the CPU.
+    """What a word names: a network that is built to fit its data later, or a model with its weights on the CPU.
 
     Random weights follow ``settings.seed``; ``architecture``, ``trust_pickle`` and ``trust_remote_code`` apply.
 
@@ -29,7 +29,9 @@ def open_model(word: str, settings: Settings) -> Network | Loaded:
     network = NETWORKS.get(word)
     if network is not None:
         _refuse_architecture(settings, f"{word} is an architecture itself")
-        return network
+        if network.takes != "text":
+            return network
+        return Loaded(networks.build(network, (), 0, settings.seed), network.name, network.form, network=network)
     shown, path = printable(word), Path(word)
     if word.startswith("hf:") or word.lower().endswith(LATER):
         raise InputError(f"model `{shown}`", NOT_YET, f"give {WAYS}")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from diagnose.inputs.models.catalogue import Network
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -17,9 +19,11 @@ class Loaded:
         name: what the user named, the last part of a path.
         form: in words, for the line that says what was understood: class and origin of the weights.
         folder: where its tokenizer and image processor may lie.
+        network: the built-in architecture that it is, which says its losses and what it takes.
     """
 
     module: nn.Module
     name: str
     form: str
     folder: Path | None = None
+    network: Network | None = None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from diagnose.errors import InputError
 from diagnose.inputs.data.objects import Samples
+from diagnose.inputs.data.targets import Classes
 from diagnose.settings import Family, Loss
-from estimators.heads import input_embedding, transformer
+from estimators.heads import evaluating, input_embedding, transformer
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
@@ -30,9 +33,16 @@ def home(model: nn.Module) -> tuple[torch.dtype, torch.device]:
 
 def family(model: nn.Module, samples: Samples) -> Family:
     """Linear for a single linear layer, language for labels at every position, else network."""
-    if isinstance(samples, dict):
-        return "language" if samples["labels"].dim() > 1 else "network"
-    return "linear" if isinstance(model, nn.Linear) else "network"
+    inputs, labels = (None, samples["labels"]) if isinstance(samples, dict) else samples
+    if labels.dim() > 1 and (inputs is None or not inputs.is_floating_point()):
+        return "language"
+    return "linear" if inputs is not None and isinstance(model, nn.Linear) else "network"
+
+
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether forward has an argument of this name, or takes any."""
+    known = inspect.signature((transformer(model) or model).forward).parameters
+    return name in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
 
 
 def wants_images(model: nn.Module) -> bool:
@@ -61,6 +71,29 @@ def vocabulary(model: nn.Module) -> int | None:
         return int(weight.shape[0])
     size = getattr(getattr(transformer(model) or model, "config", None), "vocab_size", None)
     return size if isinstance(size, int) and size > 0 else None
+
+
+def classes(model: nn.Module, inputs: Tensor | None = None) -> Classes | None:
+    """What a classifier tells apart: by its config, else by what it returns for these inputs, shape (1, C).
+
+    None where neither tells; what forward has against the inputs is said when the problem is opened.
+    """
+    config = getattr(transformer(model), "config", None)
+    outputs = getattr(config, "num_labels", None)
+    if isinstance(outputs, int):
+        named = getattr(config, "label2id", None)
+        names = named.items() if isinstance(named, dict) else ()
+        return Classes(outputs, {str(word): number for word, number in names if isinstance(number, int)})
+    if inputs is None:
+        return None
+    dtype, device = home(model)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with evaluating(model), torch.no_grad():
+        try:
+            output = functional_call(model, buffers, (inputs.to(device, dtype),))
+        except Exception:
+            return None
+    return Classes(int(output.shape[1])) if isinstance(output, Tensor) and output.dim() == 2 else None
 
 
 def cast(samples: Samples, loss: Loss, dtype: torch.dtype, device: torch.device) -> Samples:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from diagnose.errors import InputError
 from diagnose.inputs.data.tables import Array, Rows, Text
+from diagnose.inputs.data.targets import class_numbers
 from diagnose.inputs.models import modules
-from diagnose.inputs.text import blocks, classes, cutting
+from diagnose.inputs.text import blocks, cutting
 from diagnose.inputs.text.cutting import Row
 from diagnose.inputs.text.dropped import Needs
 from diagnose.inputs.text.tokenizers import Bytes, Tokenizer
@@ -54,7 +55,8 @@ def encode(source: Text | Rows, module: nn.Module, model: str, tokenizer: Tokeni
     classifiers text with its class. Prompt and answer are encoded apart, so that no token holds parts of both.
 
     Args:
-        module: a module without a known head is taken for a causal one that has no attention mask.
+        module: a module without a known head is taken for a causal one that has no attention mask; it gets labels
+            that are shifted already, the next token at each position.
         model: its name, for messages.
 
     Raises:
@@ -104,7 +106,7 @@ def _blocks(
     line = ", ".join([f"{_title(source)}: {blocks.note(stream, size)}", tokenizer.form, *source.notes])
     if kind != "masked":
         tokens = torch.from_numpy(cut)
-        return {"input_ids": tokens, "labels": tokens.clone()}, line
+        return _shifted({"input_ids": tokens, "labels": tokens.clone()}, kind), line
     unmasked = (Row(block, block, 1, False) for block in cut)
     rows = list(_masked(unmasked, tokenizer, seed, framed=False))
     return _tensors(rows, filler=0, attention=False), line
@@ -140,10 +142,12 @@ def _rows(
     numbers, rows = map(list, zip(*cutting.kept(every, size), strict=True))
     if kind == "masked":
         rows = list(_masked(rows, tokenizer, seed, framed=True))
-    tensors = _tensors(rows, _filler(module, kind, tokenizer), attention=kind is not None)
+    tensors = _shifted(_tensors(rows, _filler(module, kind, tokenizer), attention=kind is not None), kind)
     how = ""
     if kind == "sequence":
-        labels, how = classes.numbers(source.labels, module, model, source.name)
+        known = modules.classes(module)
+        assert known is not None  # every classifier of transformers counts its labels
+        labels, how = class_numbers(np.asarray(source.labels), known, model, source.name)
         tensors["labels"] = torch.from_numpy(labels[numbers])
     _refuse_unknown(tensors, np.asarray(numbers), "row", module, model, source.name)
     line = _line(source, kind, tokenizer, size, rows, how, needs)
@@ -184,6 +188,15 @@ def _tensors(rows: list[Row], filler: int, attention: bool) -> dict[str, Tensor]
     if attention and bool((sizes < width).any()):
         tensors["attention_mask"] = (torch.arange(width) < sizes[:, None]).long()
     return tensors
+
+
+def _shifted(tensors: dict[str, Tensor], kind: Kind | None) -> dict[str, Tensor]:
+    """Each label beside the token before it for a module of no known head: its loss shifts none, as causal ones do."""
+    if kind is not None:
+        return tensors
+    labels = torch.full_like(tensors["labels"], IGNORED)
+    labels[:, :-1] = tensors["labels"][:, 1:]
+    return {**tensors, "labels": labels}
 
 
 def _filler(module: nn.Module, kind: Kind | None, tokenizer: Tokenizer) -> int:
