@@ -119,7 +119,7 @@ def _reasons(moments: Moments, sigma: Tensor, rows: int, dtype: torch.dtype) -> 
     n, exact = moments.count, rows == moments.count
     ratios = ("density", "density_interval", "density_live", "effective_dimension")
     if not exact:
-        reason = f"the samples are a draw of {n} of {rows} rows; intervals for the whole data set are {NOT_YET}"
+        reason = f"the samples are a draw of {n:,} of {rows:,} rows; intervals for the whole data set are {NOT_YET}"
         why |= dict.fromkeys(("density_interval", "l1_interval"), reason)
     if n == 1 and not exact:
         tables = ("tensors", "token_deciles")

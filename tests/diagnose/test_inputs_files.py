@@ -204,3 +204,11 @@ def test_features_mean_something_for_libsvm_alone(tmp_path: Path, monkeypatch: p
 def test_takes_features_by_ending() -> None:
     assert files.takes_features(Path("a4a.gz"))
     assert not files.takes_features(Path("a.npz"))
+
+
+def test_a_readme_is_no_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text("what is here")
+    monkeypatch.setenv("DIAGNOSE_DATA", str(tmp_path))
+    with pytest.raises(InputError) as refused:
+        catalogue.load("README.json", None)
+    assert "did you mean" not in refused.value.hint

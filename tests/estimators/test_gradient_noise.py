@@ -239,7 +239,7 @@ def test_a_draw_has_no_interval() -> None:
     assert (result.l1, result.l2, result.density) == (whole.l1, whole.l2, whole.density)
     for key in ("l1_interval", "density_interval"):
         assert getattr(result, key) is None
-        assert "a draw of 40 of 1000 rows" in result.why[key]
+        assert "a draw of 40 of 1,000 rows" in result.why[key]
 
 
 def test_fewer_rows_than_samples_are_refused() -> None:

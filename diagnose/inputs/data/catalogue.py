@@ -130,7 +130,8 @@ def _unknown(word: str, folder: str | None) -> InputError:
     """What to say of a name that is nothing: the nearest one, else where it is looked for."""
     known = [*embedded.NAMES, *KNOWN]
     if folder and Path(folder).is_dir():
-        known += sorted({path.name.partition(".")[0] for path in Path(folder).iterdir() if path.is_file()})
+        held = [path.name for path in Path(folder).iterdir() if path.is_file()]
+        known += sorted({name.partition(".")[0] for name in held if not name.lower().startswith("readme")})
     shown = printable(word)
     what = "no such file" if Path(word).suffix else "unknown data"
     near = difflib.get_close_matches(word, known, n=1)

@@ -40,5 +40,6 @@ def cut(text: Text, size: int) -> Array:
 def note(text: Text, size: int) -> str:
     """How the text was cut, in words."""
     rest = text.tokens.size % size
-    tail = f", the last {rest} {text.unit} dropped" if rest else ""
+    end = f"the last {text.unit.removesuffix('s')}" if rest == 1 else f"the last {rest:,} {text.unit}"
+    tail = f", {end} dropped" if rest else ""
     return f"{text.tokens.size:,} {text.unit} in {text.tokens.size // size:,} blocks of {size}{tail}"
