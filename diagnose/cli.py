@@ -22,12 +22,11 @@ from typing import Annotated, Any
 import typer
 
 from diagnose import __version__
-from diagnose.errors import BUG, FINISHED, INTERRUPTED, UNUSABLE, InputError
+from diagnose.errors import BUG, DISK_FULL, FINISHED, INTERRUPTED, UNUSABLE, InputError
 from diagnose.schema import NOT_YET
 from diagnose.settings import OPTIMIZERS, Settings, check, command_line, default_directory, flag, printable
 from diagnose.usage import HELP, LATER_COMMANDS, USAGE, Command, number, separated, whole
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
 NAMES: dict[str, Any] = {"help_option_names": ["--help", "-h"]}
@@ -35,10 +34,13 @@ NAMES: dict[str, Any] = {"help_option_names": ["--help", "-h"]}
 
 @dataclass(frozen=True)
 class Job:
-    """What the words asked for: a call that returns the exit code, and the folder that it writes."""
+    """What the words asked for: a call that returns the exit code, the folder that it writes, and whether the
+    same words go on with it after an interruption.
+    """
 
     folder: str
     call: Callable[[], int]
+    resumes: bool = False
 
 
 def _option(name: str, metavar: str | None = None) -> Any:
@@ -131,7 +133,7 @@ def diagnose_command(
         fresh=fresh,
     )
     check(settings)
-    context.obj.append(Job(str(settings.out), partial(_diagnose, settings, model, data)))
+    context.obj.append(Job(str(settings.out), partial(_diagnose, settings, model, data), resumes=not plan))
 
 
 @report.command(cls=Command, context_settings=NAMES)
@@ -182,19 +184,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a character that the terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     previous = signal.signal(signal.SIGTERM, _terminate)
-    folder = ""
+    folder, resumes = "", False
     try:
         job = _parse(words)
         if isinstance(job, int):
             return job
-        folder = job.folder
+        folder, resumes = job.folder, job.resumes
         code = job.call()
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
     except KeyboardInterrupt as interrupt:
         _tell(f"interrupted: {interrupt}" if str(interrupt) else "interrupted")
-        _tell(f"hint: `{_again(words)}` goes on from there")
+        if resumes:
+            _tell(f"hint: `{_again(words)}` goes on from there")
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output went away; the folder is complete
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -256,6 +256,17 @@ def test_an_interrupt_says_how_to_go_on(
     ]
 
 
+def test_nothing_goes_on_after_an_interrupted_plan(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "plan", stop)
+    assert cli.main(["softmax", "--data", "iris", "--plan"]) == 130
+    assert capsys.readouterr().err == "interrupted: before the first stage\n"
+
+
 @pytest.mark.parametrize(
     ("error", "what"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import sys
 import zipfile
 from argparse import Namespace
@@ -9,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -221,6 +224,22 @@ def test_a_pickled_module_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
     assert refused(tmp_path / "x.pt", trust_pickle=True, architecture="mlp").hint == "leave it out"
 
 
+class Command:
+    def __reduce__(self) -> Any:
+        return os.system, ("exit 1",)
+
+
+def test_what_a_pickle_would_run_is_named(tmp_path: Path) -> None:
+    torch.save({"a": Command()}, tmp_path / "x.pt")
+    error = refused(tmp_path / "x.pt")
+    assert (error.what, "--trust-pickle" in error.hint) == ("a pickled file", True)
+    assert f"such as {os.system.__module__}.system" in error.where
+    (tmp_path / "y.pkl").write_bytes(pickle.dumps({"w": np.zeros(3)}, protocol=4))
+    error = refused(tmp_path / "y.pkl")
+    assert error.what == "a pickled file"
+    assert error.where == "y.pkl: it holds Python objects, which run code when read"
+
+
 def test_a_state_dict_beside_pickled_objects_is_read_where_it_is_trusted(tmp_path: Path) -> None:
     state = built("mlp").state_dict()
     torch.save({"model": state, "args": Namespace(lr=1)}, tmp_path / "x.pt")
@@ -332,6 +351,7 @@ def test_an_unknown_architecture_gets_the_nearest_name(tmp_path: Path) -> None:
     assert refused(tmp_path / "x.pt", architecture="resnet2").hint == "did you mean `resnet20`?"
     assert "built-in name" in refused(tmp_path / "x.pt", architecture="zzz").hint
     assert refused(tmp_path / "x.pt", architecture="zzz").where == "--architecture"
+    assert "Auto" not in refused(tmp_path / "x.pt", architecture="AutoModelForCausalLM").hint
 
 
 def test_a_file_that_names_its_architecture_needs_no_option(tmp_path: Path) -> None:

@@ -232,6 +232,29 @@ def test_several_formats_are_all_named(tmp_path: Path) -> None:
     assert opened(tmp_path).form.endswith("stored as bfloat16, float16")
 
 
+def test_a_configuration_beyond_the_memory_is_refused(tmp_path: Path) -> None:
+    tiny().config.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"], "n_embd": 10_000_000}))
+    assert "1,200,000,510,000,000 parameters take" in refused(path).what
+
+
+def test_a_configuration_of_many_more_layers_than_tensors(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "n_layer": 10_000_000}))
+    assert "10,000,000 layers, and" in refused(tmp_path).where
+
+
+def test_a_pointer_in_place_of_the_weights_and_a_number_of_many_digits(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert refused(tmp_path).hint == "fetch it with `git lfs pull`"
+    (tmp_path / "config.json").write_text('{"n_layer": ' + "9" * 5000 + "}")
+    assert refused(tmp_path).what == "no JSON"
+
+
 def test_the_configuration_of_a_much_larger_model_takes_no_memory(tmp_path: Path) -> None:
     """10^15 parameters: it would be noticed."""
     tiny().save_pretrained(tmp_path)

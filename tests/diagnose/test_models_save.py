@@ -104,14 +104,17 @@ def test_what_could_not_be_built_again_is_refused(tmp_path: Path, model: nn.Modu
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     model = build(NETWORKS["logreg"], (2,), 1, 0)
+    os.mkfifo(tmp_path / "pipe")
     for path, what in (
         (tmp_path, "a folder"),
         (tmp_path / "nowhere" / "x.pt", "no such folder"),
         (tmp_path / "x.safetensors", "holds no architecture"),
+        (tmp_path / ("x" * 250), "the file cannot be written"),
+        (tmp_path / "pipe", "no regular file"),
     ):
         with pytest.raises(InputError, match=what):
             diagnose.save(model, path)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,10 @@ def unknown_architecture(name: str, where: str) -> InputError:
     """The error for a name that is neither built in nor in transformers."""
     import transformers
 
-    valid = [*NETWORKS, *(each for each in dir(transformers) if each.endswith(tuple(KINDS)))]
+    valid = [
+        *NETWORKS,
+        *(each for each in dir(transformers) if each.endswith(tuple(KINDS)) and not each.startswith("Auto")),
+    ]
     near = difflib.get_close_matches(name, valid, n=1)
     either = f"a built-in name ({', '.join(NETWORKS)}) or a class of transformers"
     return InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ CHOSEN_HERE = ("_attn_implementation", "attn_implementation", "_experts_implemen
 """Keys of a configuration that choose code rather than a model; they may even name kernels to fetch."""
 MUCH_LARGER = 2
 """Times as many parameters as the file has numbers: no file of the model itself is so small, whatever is tied."""
+MANY_LAYERS = 1000
+"""Building more than these, which no model has, could take longer than anyone waits."""
+FLOAT32 = 4
+"""Bytes of a number."""
 SAVED_FROM = "name the architecture and the config that it was saved from"
 
 
@@ -55,6 +60,7 @@ def open_config(path: Path, settings: Settings) -> Loaded:
     cls = class_of(config, path.parent, settings)
     ready = configured(cls, config, CONFIG)
     with seeded(settings.seed), silent(), _refusals(cls, path.name):
+        _refuse_beyond_memory(cls, ready, path.name)
         model = cls(ready)
     return Loaded(
         model.eval(), printable(path.name), f"{cls.__name__}, weights at random, seed {settings.seed}", path.parent
@@ -87,6 +93,10 @@ def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -
         InputError: naming the first tensors that differ; weights that it cannot convert.
     """
     stored = weights.number_format(tensors, where)
+    layers = getattr(config, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > max(MANY_LAYERS, len(tensors)):
+        found = f"{where}: {layers:,} layers, and {len(tensors):,} tensors in the file"
+        raise InputError(f"the tensors do not fit {cls.__name__}", found, SAVED_FROM)
     with silent(), seeded(0), _refusals(cls, where):
         with torch.device("meta"):
             empty = cls(config)
@@ -136,6 +146,8 @@ def _refusals(cls: type, where: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # its classes check their configurations with whatever comes to hand
+        if "can't allocate memory" in str(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = printable(" ".join(lines[:2])) or type(error).__name__
         raise InputError(f"{cls.__name__} refuses it", f"{printable(where)}: {reason}", "check the config") from error
@@ -163,6 +175,16 @@ def _tensors(folder: Path, where: str) -> dict[str, Tensor]:
         raise InputError("weights as pickled pytorch_model.bin", where, hint)
     hint = f"give `{printable(folder / CONFIG)}` for random weights"
     raise InputError(f"no weights ({WEIGHTS}) in the folder", where, hint)
+
+
+def _refuse_beyond_memory(cls: Any, config: Any, name: str) -> None:
+    """Refuse a configuration whose weights alone are more than the machine's memory, before it is filled."""
+    with torch.device("meta"), seeded(0):
+        size = sum(parameter.numel() for parameter in cls(config).parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if FLOAT32 * size > memory:
+        what = f"{size:,} parameters take {FLOAT32 * size / 1e9:,.0f} GB, this machine has {memory / 1e9:,.0f}"
+        raise InputError(what, printable(name), "use a smaller configuration")
 
 
 def _refuse_another_size(empty: Any, tensors: Mapping[str, Tensor], where: str) -> None:

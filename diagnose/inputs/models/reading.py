@@ -23,6 +23,9 @@ from diagnose.settings import printable
 
 STATE_DICT_HINT = "save the tensors alone: `torch.save(model.state_dict(), FILE)`"
 AGAIN = "copy or save it again"
+REFUSED = re.compile(r"unsupported (?:(?:global|class)\S* (?:GLOBAL )?([\w.]+)|operand)", re.IGNORECASE)
+"""What torch says of a pickle that is more than tensors; an operand it does not know is one of a newer pickle."""
+LFS = b"version https://git-lfs"
 
 
 def read(path: Path, trust_pickle: bool) -> Any:
@@ -42,8 +45,8 @@ def read(path: Path, trust_pickle: bool) -> Any:
         raise InputError("the file cannot be read", f"{where}: {error.strerror}") from None
     if not start:
         raise InputError("empty file", where, AGAIN)
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError("a pointer to a large file, not the file", where, "fetch it with `git lfs pull`")
+    if start.startswith(LFS):
+        raise _pointer(where)
     if start[8:9] == b"{" and start[7:8] == b"\0":
         return safetensors(path)
     zipped = start.startswith(b"PK")
@@ -66,10 +69,17 @@ def safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except SafetensorError as error:
+        with path.open("rb") as file:
+            if file.read(len(LFS)) == LFS:
+                raise _pointer(printable(path.name)) from None
         where = f"{printable(path.name)}: {first_line(error)}"
         raise InputError("a damaged safetensors file", where, AGAIN) from None
     except OSError as error:
         raise InputError("the file cannot be read", f"{printable(path.name)}: {error.strerror}") from None
+
+
+def _pointer(where: str) -> InputError:
+    return InputError("a pointer to a large file, not the file", where, "fetch it with `git lfs pull`")
 
 
 def plain_json(path: Path) -> dict[str, Any]:
@@ -83,7 +93,7 @@ def plain_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError("broken JSON", f"{where}, line {error.lineno}: {error.msg}", AGAIN) from None
-    except (UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, nested without end
         raise InputError("no JSON", where, AGAIN) from None
     except OSError as error:
         raise InputError("the file cannot be read", f"{where}: {error.strerror}") from None
@@ -128,14 +138,15 @@ def _unpickled(path: Path, where: str, zipped: bool, trust_pickle: bool) -> Any:
             warnings.simplefilter("ignore")  # about old files; what cannot be read is told below
             return torch.load(path, weights_only=True, map_location="cpu", mmap=zipped)
     except pickle.UnpicklingError as error:
-        refused = re.search(r"Unsupported (?:global|class|operand)\S* (?:GLOBAL )?([\w.]+)", str(error))
+        refused = REFUSED.search(str(error))
         if refused is None:
             raise InputError("no checkpoint, or a damaged one", where, AGAIN) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError("a damaged checkpoint", f"{where}: {first_line(error)}", AGAIN) from None
     if trust_pickle:
         return _trusted(path, where, zipped)
-    what = f"it holds Python objects such as {printable(refused[1])}, which run code when read"
+    such = f" such as {printable(refused[1])}" if refused[1] else ""
+    what = f"it holds Python objects{such}, which run code when read"
     raise InputError("a pickled file", f"{where}: {what}", f"{STATE_DICT_HINT}; or `--trust-pickle` if you trust it")
 
 

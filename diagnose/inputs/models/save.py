@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import json
 import os
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diagnose.errors import InputError
+from diagnose.errors import DISK_FULL, InputError
 from diagnose.inputs.models import architectures, networks
 from diagnose.inputs.models.catalogue import CLASSES, NETWORKS, Network
 from diagnose.inputs.models.networks import seeded
@@ -107,13 +108,16 @@ def _write(checkpoint: dict[str, Any], path: Path) -> Path:
         raise InputError("a safetensors file holds no architecture", where, f"use `{printable(path.stem)}.pt`")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError("a folder" if path.is_dir() else "no such folder", where, "give the path of a file")
+    if path.exists() and not path.is_file():
+        raise InputError("no regular file", where, "give the path of a file")
     side = path.with_name(f".{path.name}.partial")
     try:
         with side.open("wb") as file:
             torch.save(checkpoint, file)
-    except PermissionError as error:
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            side.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or error.errno in DISK_FULL:
+            raise
         raise InputError("the file cannot be written", f"{where}: {error.strerror}", "choose another place") from None
-    except BaseException:
-        side.unlink(missing_ok=True)
-        raise
     return side
