@@ -82,7 +82,7 @@ def _checkpoint(model: nn.Module) -> dict[str, Any]:
         if misfit:
             raise InputError(f"a {name} that was changed", str(misfit), f"merge what was added, or {FACTORY}")
         text = model.config.to_json_string(use_diff=False)
-        head = {"architecture": name, "config": _portable(json.loads(text))}
+        head = {"architecture": name, "config": portable(json.loads(text))}
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     return {**head, "state_dict": state}
 
@@ -94,11 +94,11 @@ def _as_built(model: nn.Module, recipe: dict[str, Any]) -> bool:
     return str(again) == str(model) and not compared(again.state_dict(), model.state_dict())
 
 
-def _portable(config: Any) -> Any:
+def portable(config: Any) -> Any:
     """A configuration, at every depth, without what it says of files."""
     if isinstance(config, dict):
-        return {key: _portable(value) for key, value in config.items() if key not in PATHS}
-    return [_portable(value) for value in config] if isinstance(config, list) else config
+        return {key: portable(value) for key, value in config.items() if key not in PATHS}
+    return [portable(value) for value in config] if isinstance(config, list) else config
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> Path:
