@@ -19,6 +19,7 @@ thread with torch 2.13 in float32, milliseconds for all samples, loop against vm
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 
 import torch
@@ -142,7 +143,7 @@ def _vmap_trouble(problem: Problem) -> str:
         rows = _vmap_rows(problem, problem.take(torch.tensor(chosen, device=problem.device)))
     except Exception as error:
         # Whatever a model raises under vmap, the loop calls it without; the note quotes the beginning.
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:90].rstrip()
+        return textwrap.shorten(f"{type(error).__name__}: {error}", 90, placeholder=" …")
     # The scale of the whole gradient judges a tensor whose own is pure rounding (a bias that the softmax cancels).
     rough = min(4096 * torch.finfo(problem.precision).eps, 0.1)
     whole = reference.abs().amax()

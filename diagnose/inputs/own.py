@@ -16,7 +16,7 @@ from diagnose.inputs.built_in import inputs_for, instead, loss_of, table_for
 from diagnose.inputs.data import targets
 from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.data.tables import SCALED, Rows, Table, Text
-from diagnose.inputs.models import modules
+from diagnose.inputs.models import modules, networks
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.sampling import (
     Drawn,
@@ -93,7 +93,7 @@ def _samples_for(loaded: Loaded, data: Any, settings: Settings, loss: Loss) -> _
     model, name, network = loaded.module, task_name(data), loaded.network
     source = read(data, settings) if network is None or network.takes == "text" else table_for(network, data, settings)
     if isinstance(source, (Text, Rows)):
-        tokenizer = tokenizers.choose(model, loaded.folder, settings.tokenizer, loaded.name)
+        tokenizer = tokenizers.choose(model, loaded.folder, settings, loaded.name)
         encoded = encode(source, model, loaded.name, tokenizer, settings)
         counted = COUNTED["causal"] if head(model) is None else ""
         samples: Samples = encoded.tensors
@@ -133,6 +133,8 @@ def _inputs(loaded: Loaded, table: Table) -> tuple[Tensor, tuple[str, ...]]:
     everything = np.arange(table.rows)
     if loaded.network is not None:
         inputs, divisor, notes = inputs_for(loaded.network, table)
+        if loaded.network.name == "resnet20":
+            networks.refuse_images(inputs.shape[1:])
         return floating(inputs, everything, divisor, torch.float64), notes
     if head(loaded.module) == "image":
         return images.standardised(table, loaded)

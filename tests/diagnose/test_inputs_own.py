@@ -184,6 +184,13 @@ def test_a_checkpoint_refuses_what_the_name_refuses(tmp_path: Path) -> None:
         open_task(str(tmp_path / "m.pt"), "pydoc-topics", Settings())
 
 
+def test_grey_images_are_none_for_a_resnet20(tmp_path: Path) -> None:
+    """One channel would be broadcast against the mean of three."""
+    save(build(NETWORKS["resnet20"], (3, 8, 8), 10, 0), tmp_path / "m.pt")
+    with pytest.raises(InputError, match="takes images of 3 channels, these have 1"):
+        open_task(str(tmp_path / "m.pt"), "digits", Settings())
+
+
 def test_the_line_says_how_rows_were_read(tmp_path: Path) -> None:
     opened, _ = open_task(nn.Linear(30, 2), "breast-cancer", Settings())
     line = (

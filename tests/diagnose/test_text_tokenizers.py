@@ -16,6 +16,7 @@ from torch import nn
 from diagnose.errors import InputError
 from diagnose.inputs.models.modules import vocabulary
 from diagnose.inputs.text.tokenizers import Bytes, Pretrained, choose, pretrained
+from diagnose.settings import Settings
 from tests.diagnose import text_cases as cases
 
 verbosity: Any = transformers.utils.logging.get_verbosity
@@ -27,7 +28,7 @@ def listed(tokenizer: Any, *texts: str) -> list[list[int]]:
 
 @pytest.mark.parametrize(("size", "pad"), [(256, 0), (257, 256)])
 def test_bytes_where_the_vocabulary_is_that_of_bytes(size: int, pad: int) -> None:
-    tokenizer = choose(cases.gpt2(size), None, None, "m")
+    tokenizer = choose(cases.gpt2(size), None, Settings(), "m")
     assert tokenizer == Bytes(pad)
     assert (tokenizer.end, tokenizer.mask, tokenizer.before, tokenizer.after) == (None, None, (), ())
 
@@ -40,23 +41,23 @@ def test_bytes_are_the_utf8_of_the_text(text: str) -> None:
 def test_a_module_that_does_not_say_its_vocabulary_takes_bytes() -> None:
     module = nn.Sequential(nn.Embedding(300, 4), nn.Linear(4, 300))
     assert vocabulary(module) is None
-    assert choose(module, None, None, "m") == Bytes()
+    assert choose(module, None, Settings(), "m") == Bytes()
 
 
 def test_no_tokenizer_is_an_error_that_names_the_option(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     for folder in (None, tmp_path):
         with pytest.raises(InputError, match=r"no tokenizer for m: its vocabulary has 32 tokens") as refused:
-            choose(cases.gpt2(), folder, None, "m")
+            choose(cases.gpt2(), folder, Settings(), "m")
         assert "`--tokenizer`" in refused.value.hint
 
 
 def test_the_one_asked_for_comes_before_the_one_of_the_model(tmp_path: Path) -> None:
     own, asked = cases.saved(tmp_path / "own"), cases.saved(tmp_path / "asked", words=("more",))
     module = cases.gpt2(256)
-    assert choose(module, own, None, "m").form == "tokens of own"
-    assert choose(module, own, str(asked), "m").form == "tokens of asked"
-    assert choose(module, None, str(asked), "m").form == "tokens of asked"
+    assert choose(module, own, Settings(), "m").form == "tokens of own"
+    assert choose(module, own, Settings(tokenizer=str(asked)), "m").form == "tokens of asked"
+    assert choose(module, None, Settings(tokenizer=str(asked)), "m").form == "tokens of asked"
 
 
 def test_special_tokens_and_what_stands_around_a_text(tmp_path: Path) -> None:
@@ -124,9 +125,27 @@ def test_nothing_reaches_the_terminal(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_folder_that_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="no tokenizer in this folder"):
-        choose(cases.gpt2(), None, str(tmp_path), "m")
+        choose(cases.gpt2(), None, Settings(tokenizer=str(tmp_path)), "m")
     with pytest.raises(InputError, match="no such folder: --tokenizer"):
-        choose(cases.gpt2(), None, str(tmp_path / "nothing"), "m")
+        choose(cases.gpt2(), None, Settings(tokenizer=str(tmp_path / "nothing")), "m")
+
+
+def test_code_of_a_folder_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
+    folder = cases.saved(tmp_path / "a")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}))
+    (folder / "own.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\nclass Own(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    with pytest.raises(InputError, match="the tokenizer is Python code in the folder") as refused:
+        choose(cases.gpt2(), folder, Settings(), "m")
+    assert "--trust-remote-code" in refused.value.hint
+    tokenizer = choose(cases.gpt2(), folder, Settings(trust_remote_code=True), "m")
+    assert listed(tokenizer, "a b") == [cases.ids("a b")]
+    (folder / "own.py").write_text("raise SystemExit")
+    with pytest.raises(InputError, match="the tokenizer cannot be read"):
+        choose(cases.gpt2(), folder, Settings(trust_remote_code=True), "m")
 
 
 @pytest.mark.parametrize(

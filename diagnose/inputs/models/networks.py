@@ -52,13 +52,18 @@ def _built(network: Network, shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 def resnet20(shape: tuple[int, ...], classes: int) -> nn.Module:
     """ResNet-20 for images of three channels and any size from 8 x 8 on."""
+    refuse_images(shape)
+    return ResNet20(classes)
+
+
+def refuse_images(shape: tuple[int, ...]) -> None:
+    """Raise InputError for images that a resnet20 doesn't take; one channel would pass for three."""
     colours, height, width = shape
     if colours != COLOURS:
         raise InputError(f"resnet20 takes images of {COLOURS} channels, these have {colours}", "", "use `cnn`")
     if min(height, width) < SMALLEST:
         what = f"resnet20 takes images of at least {SMALLEST}×{SMALLEST} pixels, these have {height}×{width}"
         raise InputError(what, "", "use `cnn`")
-    return ResNet20(classes)
 
 
 def mlp(features: int, outputs: int) -> nn.Module:

@@ -14,7 +14,7 @@ from diagnose.errors import InputError
 from diagnose.inputs.data.tables import Array
 from diagnose.inputs.models import modules
 from diagnose.inputs.models.architectures import silent
-from diagnose.settings import printable
+from diagnose.settings import Settings, printable
 
 BYTES = 256
 FILES = (
@@ -102,23 +102,23 @@ class Pretrained:
             ) from error
 
 
-def choose(module: nn.Module, folder: Path | None, asked: str | None, model: str) -> Tokenizer:
+def choose(module: nn.Module, folder: Path | None, settings: Settings, model: str) -> Tokenizer:
     """The tokenizer asked for, else that of the model's folder, else bytes where the vocabulary is that of bytes.
 
     A module that does not say its vocabulary (no embedding by transformers' rules, no config) takes bytes.
 
     Args:
         folder: of the model, None where it has none.
-        asked: a folder (``--tokenizer``).
+        settings: ``tokenizer``, a folder, and ``trust_remote_code`` apply.
         model: its name, for messages.
 
     Raises:
         InputError: a folder without a tokenizer or with a broken one; none at all for a larger vocabulary.
     """
-    if asked is not None:
-        return pretrained(Path(asked), "--tokenizer")
+    if settings.tokenizer is not None:
+        return pretrained(Path(settings.tokenizer), "--tokenizer", settings.trust_remote_code)
     if folder is not None and any((folder / name).is_file() for name in FILES):
-        return pretrained(folder, model)
+        return pretrained(folder, model, settings.trust_remote_code)
     known = modules.vocabulary(module)
     if known is None or known == BYTES:
         return Bytes()
@@ -129,11 +129,12 @@ def choose(module: nn.Module, folder: Path | None, asked: str | None, model: str
     )
 
 
-def pretrained(folder: Path, place: str) -> Pretrained:
+def pretrained(folder: Path, place: str, trusted: bool = False) -> Pretrained:
     """The tokenizer of a folder, from its files alone.
 
     Args:
         place: who named the folder, for messages.
+        trusted: run the code that the folder brings along.
 
     Raises:
         InputError: no folder, no tokenizer in it, or one that cannot be read.
@@ -145,10 +146,13 @@ def pretrained(folder: Path, place: str) -> Pretrained:
         raise InputError("no tokenizer in this folder", shown, "name the folder that holds `tokenizer.json`")
     try:
         with silent():
-            tokenizer = _read(folder)
+            tokenizer = _read(folder, trusted)
             words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
-    except Exception as error:  # whatever its files make the library raise says that they are damaged
+    except (Exception, SystemExit) as error:  # whatever its files make the library raise says that they are damaged
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason and not trusted:
+            hint = "`--trust-remote-code` runs it, if you trust its origin"
+            raise InputError("the tokenizer is Python code in the folder", shown, hint) from None
         raise InputError(
             "the tokenizer cannot be read", f"{shown}: {printable(reason)[:160]}", "save it again, or use another"
         ) from error
@@ -168,14 +172,14 @@ def pretrained(folder: Path, place: str) -> Pretrained:
         )
 
 
-def _read(folder: Path) -> Any:
+def _read(folder: Path, trusted: bool) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     plain: Any = PreTrainedTokenizerFast
     alone = folder / "tokenizer.json"
     if alone.is_file() and not any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
         return plain(tokenizer_file=str(alone))
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
 
 
 def _plain(tokenizer: Any, texts: Sequence[str], special: bool = False) -> list[list[int]]:
