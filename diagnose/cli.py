@@ -165,6 +165,9 @@ def models_command(
     settings = Settings(seed=whole(seed, "seed"), fresh=fresh)
     check(settings)
     if save is None:
+        for given, option in ((fresh, "--fresh"), (settings.seed != Settings.seed, "--seed")):
+            if given:
+                raise InputError("only a model that is written takes it", option, "add `--save FILE`")
         context.obj.append(Job("", partial(_list_models, name)))
         return
     if name is None:

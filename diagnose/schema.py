@@ -240,7 +240,9 @@ class Diagnosis:
             raise InputError(
                 "no result.json", str(folder), "name a directory that `diagnose MODEL --data DATA` wrote"
             ) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise InputError(f"{path.name} cannot be read", f"{path}: {error.strerror}", "check it") from None
+        except ValueError as error:
             raise unreadable(path, error) from None
         vectors, runs = read_vectors(folder / "vectors.safetensors"), read_runs(folder / "runs.csv")
         try:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from estimators import heads, losses
 from estimators.errors import InputError
@@ -42,6 +43,15 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
 
 
+def refuse_unmade(model: nn.Module) -> None:
+    """InputError for parameters that hold no numbers yet, or complex ones."""
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter) or parameter.is_meta:
+            raise InputError("a parameter without numbers", name, "run forward once, or load the weights, before this")
+        if parameter.is_complex():
+            raise InputError("complex parameters are not measured", name, "give the model in real numbers")
+
+
 def refuse_coupled_modules(model: nn.Module) -> None:
     """InputError for a layer that lets the samples of a batch depend on each other."""
     for name, module in model.named_modules():
@@ -69,6 +79,7 @@ def _check_outputs(problem: Problem, few: Samples) -> int:
     tensors = few.values() if isinstance(few, dict) else few[:1]
     numbers = sum(tensor[:1].numel() for tensor in tensors)
     if problem.loss_name is not None:
+        losses.check_output(output, min(PROBE, problem.n))
         full = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
         losses.check_targets(problem.loss_name, output, full, heads.head(problem.model) == "causal")
         numbers += losses.prediction(output)[:1].numel()
@@ -102,7 +113,7 @@ def _output(problem: Problem, few: Samples) -> Any:
             return problem.output(problem.parameters, few)
     except (InputError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             "the model cannot take these samples",

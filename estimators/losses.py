@@ -77,6 +77,23 @@ def squared(output: Any, targets: Tensor) -> Tensor:
     return 0.5 * (values.reshape(targets.shape) - targets).square().reshape(targets.shape[0], -1).sum(1)
 
 
+def check_output(output: Any, n: int) -> None:
+    """What forward returns for n samples, for one of the named losses.
+
+    Raises:
+        InputError: no tensor, no real numbers, not one row for each sample.
+    """
+    values = prediction(output)
+    if not values.is_floating_point():
+        raise InputError(f"the model returns {values.dtype} numbers", "forward", "return logits in floating point")
+    if values.shape[:1] != (n,):
+        raise InputError(
+            f"the model returns shape {tuple(values.shape)} for {n} samples",
+            "forward",
+            "return one row for each sample; compare the shape of one sample with what forward takes",
+        )
+
+
 def check_targets(loss: str, output: Any, targets: Tensor, causal: bool) -> None:
     """Hold the targets of all samples against the output of one.
 

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from estimators import heads, losses
 from estimators.errors import InputError
+from estimators.examine import examine, refuse_unmade
 from estimators.results import Finding
 
 Parameters = dict[str, Tensor]
@@ -60,6 +61,7 @@ class Problem:
     ) -> None:
         if torch.is_inference_mode_enabled():
             raise InputError("gradients are off", "torch.inference_mode()", "leave the inference mode for this call")
+        refuse_unmade(model)
         self.model = model
         self.loss_name = loss if isinstance(loss, str) else None
         self.parameters: Parameters = {}
@@ -242,8 +244,6 @@ class Problem:
 
     def _examine(self) -> None:
         """Checks of a new problem: targets, coupling, determinism; sets the chunk size and the findings."""
-        from estimators.examine import examine
-
         self._chunk, self.findings = examine(self)
 
 

@@ -19,6 +19,7 @@ from diagnose.inputs.models.find import open_model
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.weights import short
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
+from estimators.examine import refuse_unmade
 from estimators.results import Finding
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -64,6 +65,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
     dtype = None if settings.dtype is None else DTYPES[settings.dtype]
     device = None if settings.device is None else _device(str(settings.device))
     if isinstance(model, nn.Module):
+        refuse_unmade(model)
         drawn = own.open_module(Loaded(modules.placed(model, dtype, device), task_name(model), ""), data, settings)
     elif isinstance(model, (str, Path)):
         dtype, device = dtype or torch.float32, device or torch.device("cpu")

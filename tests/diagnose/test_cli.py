@@ -72,6 +72,8 @@ BAD: list[tuple[str, str, str]] = [
     ("models resnet20 --save x.safetensors", "a safetensors file holds no architecture", "`x.pt`"),
     ("models resnet20 --save x.pt --seed x", "`x` is not a whole number: --seed", ""),
     ("models resnet20 --save x.pt --seed -1", "not a whole number of at least 0: --seed", ""),
+    ("models --fresh", "only a model that is written takes it: --fresh", "add `--save FILE`"),
+    ("models mlp --seed 3", "only a model that is written takes it: --seed", "add `--save FILE`"),
     ("models --sav x.pt", "unknown option: --sav", "did you mean `--save`?"),
     ("calibrate", "calibrate: not available in this version", ""),
     *((f"logreg --data iris {name}", f"{name}: not available in this version", "") for name in usage.LATER_OPTIONS),

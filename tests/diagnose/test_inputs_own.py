@@ -215,6 +215,12 @@ def test_a_loss_of_ones_own_gets_the_numbers_of_the_file(tmp_path: Path) -> None
         open_task(nn.Linear(4, 9), str(table(tmp_path, ["a", "b"])), Settings(loss=loss))
 
 
+@pytest.mark.parametrize("model", [lambda: nn.LazyLinear(3), lambda: nn.Linear(4, 3, device="meta")])
+def test_a_model_without_numbers(tmp_path: Path, model: Any) -> None:
+    with pytest.raises(InputError, match="without numbers"):
+        open_task(model(), str(table(tmp_path, [0, 1])), Settings())
+
+
 # -- text for a module without a head that transformers knows --------------------------------------
 
 

@@ -171,6 +171,34 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     assert "transformer.h.1.ln_1.weight is not in the model" in refused(tmp_path).where
 
 
+def test_tensors_of_no_use_are_left_over_and_said(tmp_path: Path) -> None:
+    """What BERT was pretrained with besides its masked tokens, and a constant of older versions."""
+    model = saved("bert-masked", tmp_path)
+    extra = {
+        "bert.pooler.dense.weight": torch.zeros(8, 8),
+        "bert.pooler.dense.bias": torch.zeros(8),
+        "cls.seq_relationship.weight": torch.zeros(2, 8),
+        "bert.encoder.layer.0.attention.self.masked_bias": torch.tensor(-1e4),
+    }
+    whole = {**{key: tensor.clone() for key, tensor in model.state_dict().items()}, **extra}
+    save_file(whole, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = opened(tmp_path)
+    assert same(found.module, model.state_dict())
+    named = "bert.encoder.layer.0.attention.self.masked_bias, bert.pooler.dense.bias, bert.pooler.dense.weight, …"
+    assert found.form.endswith(f", not used: {named} (4 of {len(whole)} tensors)")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cls.predictions.decoder.scale", "bert.encoder.layer.0.attention.norm.weight", "bert.encoder.layer.7.a.weight"],
+)
+def test_a_tensor_that_would_change_the_model_is_refused(tmp_path: Path, name: str) -> None:
+    model = saved("bert-masked", tmp_path)
+    whole = {**{key: tensor.clone() for key, tensor in model.state_dict().items()}, name: torch.zeros(8)}
+    save_file(whole, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert f"{name} is not in the model" in refused(tmp_path).where
+
+
 def test_a_body_without_its_head_is_refused_and_named(tmp_path: Path) -> None:
     bert(transformers.BertModel).save_pretrained(tmp_path)
     error = refused(tmp_path)
@@ -365,6 +393,10 @@ def test_code_of_a_folder_runs_only_where_it_is_trusted(tmp_path: Path, monkeypa
     found = opened(folder, trust_remote_code=True)
     assert type(found.module).__name__ == "HouseForCausalLM"
     assert same(found.module, model.state_dict())
+    elsewhere = {key: f"someone/model--{value}" for key, value in auto_map.items()}
+    (folder / "config.json").write_text(json.dumps({**ours, "auto_map": elsewhere}))
+    assert "code of someone/model, which is not here" in refused(folder, trust_remote_code=True).what
+    (folder / "config.json").write_text(json.dumps(ours))
     (folder / "modeling.py").write_text("1/0\n")
     assert "ZeroDivisionError" in refused(folder, trust_remote_code=True).where
 

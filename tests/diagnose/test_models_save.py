@@ -111,10 +111,20 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         (tmp_path / "x.safetensors", "holds no architecture"),
         (tmp_path / ("x" * 250), "the file cannot be written"),
         (tmp_path / "pipe", "no regular file"),
+        (tmp_path / "a\0b", "no name of a file"),
     ):
         with pytest.raises(InputError, match=what):
             diagnose.save(model, path)
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    model = build(NETWORKS["logreg"], (2,), 1, 0)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.pt").symlink_to(tmp_path / "folder" / "x.pt")
+    diagnose.save(model, tmp_path / "link.pt")
+    assert (tmp_path / "link.pt").is_symlink()
+    assert same(opened(tmp_path / "folder" / "x.pt").module, model.state_dict())
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,8 @@ def test_a_folder_that_is_no_tokenizer(tmp_path: Path) -> None:
         choose(cases.gpt2(), None, Settings(tokenizer=str(tmp_path / "nothing")), "m")
 
 
-def test_code_of_a_folder_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
+def test_code_of_a_folder_runs_only_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
     folder = cases.saved(tmp_path / "a")
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())

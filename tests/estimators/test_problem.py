@@ -494,3 +494,49 @@ def test_a_forward_that_fails_leaves_the_modes_as_they_were() -> None:
     with pytest.raises(InputError, match="the model cannot take these samples"):
         Problem(model, (torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0])))
     assert all(module.training for module in model.modules())
+
+
+class Fixed(nn.Module):
+    """Returns what a function makes of its logits, (n, 3)."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.layer(x))
+
+
+def leave(logits: Tensor) -> Tensor:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda logits: logits[:1], "returns shape .1, 3. for 4 samples"),
+        (lambda logits: logits.T, "returns shape .3, 4. for 4 samples"),
+        (lambda logits: logits.long(), "returns torch.int64 numbers"),
+        (lambda logits: logits + 1j, "returns torch.complex64 numbers"),
+        (leave, "cannot take these samples"),
+    ],
+)
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
+def test_what_forward_returns_is_checked(change: Callable[[Tensor], Tensor], match: str, loss: str) -> None:
+    targets = torch.zeros(6, 3) if loss == "squared" else torch.zeros(6, dtype=torch.long)
+    with pytest.raises(InputError, match=match):
+        Problem(Fixed(change), (torch.ones(6, 4), targets), loss)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (lambda: nn.LazyLinear(3), "without numbers"),
+        (lambda: nn.Linear(4, 3, device="meta"), "without numbers"),
+        (lambda: nn.Linear(4, 3, dtype=torch.complex64), "complex parameters"),
+    ],
+)
+def test_parameters_that_are_no_real_numbers(model: Callable[[], nn.Module], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        Problem(model(), (torch.ones(6, 4), torch.zeros(6, dtype=torch.long)))

@@ -97,6 +97,9 @@ def _class_from_folder(auto_map: Mapping[str, Any], name: str, folder: Path, set
     reference = next((each for each in auto_map.values() if str(each).rpartition(".")[2] == name), None)
     if reference is None or find_class(name) is not None:
         return None
+    if "--" in str(reference):
+        what = f"{printable(name)} is Python code of {printable(str(reference).partition('--')[0])}, which is not here"
+        raise InputError(what, CONFIG, "save the model with its code beside it")
     if not settings.trust_remote_code:
         hint = "`--trust-remote-code` runs it, if you trust its origin"
         raise InputError(f"{printable(name)} is Python code in the folder", CONFIG, hint)

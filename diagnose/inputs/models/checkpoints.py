@@ -13,6 +13,7 @@ from diagnose.inputs.models import architectures, networks, pretrained, reading,
 from diagnose.inputs.models.catalogue import NETWORKS, Network
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.settings import Settings, printable
+from estimators.examine import refuse_unmade
 
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 """Where training checkpoints keep the weights."""
@@ -30,6 +31,7 @@ def open_file(path: Path, settings: Settings) -> Loaded:
     if isinstance(found, nn.Module):
         if settings.architecture is not None:
             raise InputError("the file holds a whole module", "--architecture", "leave it out")
+        refuse_unmade(found)
         form = pretrained.described(type(found).__name__, found.state_dict(), "the file, unpickled")
         return Loaded(weights.owned(found.cpu().eval()), where, form)
     if not isinstance(found, Mapping):
@@ -46,8 +48,8 @@ def open_file(path: Path, settings: Settings) -> Loaded:
         raise InputError(f"the file names its architecture, {printable(name)}", "--architecture", "leave it out")
     if name in NETWORKS:
         network = NETWORKS[name]
-        model = _built_in(network, config or {}, tensors, where)
-        form = pretrained.described(f"{name} ({network.form})", tensors, "the file")
+        model, spare = _built_in(network, config or {}, tensors, where)
+        form = pretrained.described(f"{name} ({network.form})", tensors, "the file", spare)
         return Loaded(model, where, form, network=network)
     cls = architectures.find_class(name)
     if cls is None:
@@ -59,8 +61,8 @@ def open_file(path: Path, settings: Settings) -> Loaded:
             raise InputError(f"no configuration of {name}", where, hint)
         config = reading.plain_json(beside)
     ready = pretrained.configured(cls, config, architectures.CONFIG if folder else where)
-    model = pretrained.restored(cls, ready, tensors, where)
-    return Loaded(model, where, pretrained.described(name, tensors, "the file"), folder)
+    model, spare = pretrained.restored(cls, ready, tensors, where)
+    return Loaded(model, where, pretrained.described(name, tensors, "the file", spare), folder)
 
 
 def _named(found: Mapping[Any, Any], where: str) -> tuple[str | None, dict[str, Any] | None]:
@@ -93,14 +95,18 @@ def _state_dict(found: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     raise InputError("no state dict in the file", f"{where}: {what}", reading.STATE_DICT_HINT)
 
 
-def _built_in(network: Network, config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> nn.Module:
-    """A built-in model with these weights; its sizes are those of the tensors, the images' shape the config's."""
+def _built_in(
+    network: Network, config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> tuple[nn.Module, list[str]]:
+    """A built-in model with these weights, and those without use; its sizes are those of the tensors, the images'
+    shape is the config's.
+    """
     if network.takes == "text":
         model: Any = networks.build(network, (), 0, 0)
         cls, ready = type(model), model.config
         return pretrained.restored(cls, ready, tensors, where)
     shape, outputs = _sizes(network, config, tensors, where)
-    return weights.fill(networks.build(network, shape, outputs, 0), tensors, where, network.name)
+    return weights.fill(networks.build(network, shape, outputs, 0), tensors, where, network.name), []
 
 
 def _sizes(

@@ -15,6 +15,7 @@ from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.reading import first_line, importing_from_here
 from diagnose.settings import printable
+from estimators.examine import refuse_unmade
 
 FORM = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 """Two dotted Python names with a colon between."""
@@ -55,6 +56,7 @@ def open_factory(word: str, seed: int) -> Loaded:
     if not isinstance(model, nn.Module):
         kind = printable(type(model).__name__)
         raise InputError(f"the factory returns a {kind}", where, "return a torch.nn.Module")
+    refuse_unmade(model)
     form = f"{printable(type(model).__name__)} made with seed {seed}"
     return Loaded(model.cpu().eval(), where, form)
 

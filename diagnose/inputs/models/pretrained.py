@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ MUCH_LARGER = 2
 """Times as many parameters as the file has numbers: no file of the model itself is so small, whatever is tied."""
 MANY_LAYERS = 1000
 """Building more than these, which no model has, could take longer than anyone waits."""
+CONSTANTS = (".masked_bias", ".inv_freq", ".position_ids")
+"""What older versions wrote into files and newer ones compute."""
 FLOAT32 = 4
 """Bytes of a number."""
-SAVED_FROM = "name the architecture and the config that it was saved from"
+SAVED_FROM = "give the config and the class that these weights were saved with"
 
 
 def open_folder(folder: Path, settings: Settings) -> Loaded:
@@ -39,6 +41,8 @@ def open_folder(folder: Path, settings: Settings) -> Loaded:
         InputError: no config, no weights, a class that cannot be measured, tensors that do not fit.
     """
     where = printable(folder.name or folder.resolve().name)
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError("the folder cannot be read", where, "check its permissions")
     if (folder / "adapter_config.json").is_file():
         raise InputError("an adapter without its model", where, "save the whole: `model.merge_and_unload()`")
     if not (folder / CONFIG).is_file():
@@ -46,8 +50,8 @@ def open_folder(folder: Path, settings: Settings) -> Loaded:
     config = reading.plain_json(folder / CONFIG)
     cls = class_of(config, folder, settings)
     tensors = _tensors(folder, where)
-    model = restored(cls, configured(cls, config, CONFIG), tensors, where)
-    return Loaded(model, where, described(cls.__name__, tensors, "the folder"), folder)
+    model, spare = restored(cls, configured(cls, config, CONFIG), tensors, where)
+    return Loaded(model, where, described(cls.__name__, tensors, "the folder", spare), folder)
 
 
 def open_config(path: Path, settings: Settings) -> Loaded:
@@ -83,11 +87,13 @@ def configured(cls: Any, config: Mapping[str, Any], where: str) -> Any:
         return cls.config_class.from_dict({key: value for key, value in config.items() if key not in CHOSEN_HERE})
 
 
-def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
-    """A model of the class with these weights, in float32 at least.
+def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -> tuple[nn.Module, list[str]]:
+    """A model of the class with these weights, in float32 at least, and the names of those that it has no use for.
 
     transformers converts names of older versions and restores ties whichever of the tied tensors is given; its
-    account of what was missing is then judged here, without the exceptions that it makes for trained weights.
+    account of what was missing is then judged here, without the exceptions that it makes for trained weights. What
+    a file holds besides is of no use to the model where it is a constant, or belongs to a module that the model
+    does not have outside of its layers (the pooler of a body, a second head).
 
     Raises:
         InputError: naming the first tensors that differ; weights that it cannot convert.
@@ -119,23 +125,34 @@ def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -
                 raise
             raise misfit.error(where, cls.__name__, SAVED_FROM) from None
     lost = {*account["missing_keys"], *_excused(model, clean)}
+    spare = sorted(name for name in account["unexpected_keys"] if _is_spare(name, empty))
     misfit = Misfit(
         missing=sorted(name for name in lost if not name.endswith(weights.COUNTER) and ties.get(name) not in lost),
-        unexpected=sorted(account["unexpected_keys"]),
+        unexpected=sorted(set(account["unexpected_keys"]).difference(spare)),
         shapes=sorted((name, tuple(was), tuple(has)) for name, was, has in account["mismatched_keys"]),
     )
     if misfit:
         older = _in_older_names(empty, clean)
         named = older if 0 < len(older) <= len(misfit) else misfit
         raise named.error(where, cls.__name__, SAVED_FROM)
-    return weights.owned(model.eval())
+    return weights.owned(model.eval()), spare
 
 
-def described(architecture: str, tensors: Mapping[str, Tensor], source: str) -> str:
-    """Class, origin and number format of weights, in words."""
+def described(architecture: str, tensors: Mapping[str, Tensor], source: str, spare: Sequence[str] = ()) -> str:
+    """Class, origin and number format of weights, and those that are not used, in words."""
     formats = {weights.short(t.dtype) for t in tensors.values() if t.is_floating_point()} - {"float32"}
     stored = f", stored as {', '.join(sorted(formats))}" if formats else ""
-    return f"{architecture}, weights of {source}{stored}"
+    listed = ", ".join(printable(name) for name in spare[: weights.LISTED]) + ", …" * (len(spare) > weights.LISTED)
+    unused = f", not used: {listed} ({len(spare):,} of {len(tensors):,} tensors)" if spare else ""
+    return f"{architecture}, weights of {source}{stored}{unused}"
+
+
+def _is_spare(name: str, model: nn.Module) -> bool:
+    """Whether the model computes the same with or without a tensor of this name, so that it may be left over."""
+    if name.endswith(CONSTANTS):
+        return True
+    owner = name.rpartition(".")[0]
+    return not any(part.isdecimal() for part in owner.split(".")) and owner not in dict(model.named_modules())
 
 
 @contextmanager

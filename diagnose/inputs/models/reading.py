@@ -75,7 +75,8 @@ def safetensors(path: Path) -> dict[str, Tensor]:
         where = f"{printable(path.name)}: {first_line(error)}"
         raise InputError("a damaged safetensors file", where, AGAIN) from None
     except OSError as error:
-        raise InputError("the file cannot be read", f"{printable(path.name)}: {error.strerror}") from None
+        what = error.strerror or first_line(error)
+        raise InputError("the file cannot be read", f"{printable(path.name)}: {what}") from None
 
 
 def _pointer(where: str) -> InputError:

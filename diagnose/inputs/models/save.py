@@ -33,7 +33,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: a model of another class; a file that cannot be written.
     """
-    _write(_checkpoint(model), Path(path)).replace(path)
+    side, target = _write(_checkpoint(model), Path(path))
+    side.replace(target)
 
 
 def write_built_in(network: Network, path: Path, seed: int, fresh: bool) -> nn.Module:
@@ -49,11 +50,11 @@ def write_built_in(network: Network, path: Path, seed: int, fresh: bool) -> nn.M
     else:
         hint = f"`diagnose {network.name} --data DATA` builds it to fit"
         raise InputError(f"the size of {network.name} follows the data", "--save", hint)
-    side = _write(_checkpoint(model), path)
-    if path.is_file() and not fresh and not filecmp.cmp(side, path, shallow=False):
+    side, target = _write(_checkpoint(model), path)
+    if target.is_file() and not fresh and not filecmp.cmp(side, target, shallow=False):
         side.unlink()
         raise InputError("the file exists and holds something else", printable(path), "`--fresh` replaces it")
-    side.replace(path)
+    side.replace(target)
     return model
 
 
@@ -101,16 +102,19 @@ def portable(config: Any) -> Any:
     return [portable(value) for value in config] if isinstance(config, list) else config
 
 
-def _write(checkpoint: dict[str, Any], path: Path) -> Path:
-    """Write to a side file and return it."""
+def _write(checkpoint: dict[str, Any], path: Path) -> tuple[Path, Path]:
+    """Write to a side file; returns it and the file whose place it takes, of a link the one that it stands for."""
     where = printable(path)
+    if "\0" in str(path):
+        raise InputError("no name of a file", where, "give the path of a file")
     if path.suffix == ".safetensors":
         raise InputError("a safetensors file holds no architecture", where, f"use `{printable(path.stem)}.pt`")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError("a folder" if path.is_dir() else "no such folder", where, "give the path of a file")
     if path.exists() and not path.is_file():
         raise InputError("no regular file", where, "give the path of a file")
-    side = path.with_name(f".{path.name}.partial")
+    target = Path(os.path.realpath(path))
+    side = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with side.open("wb") as file:
             torch.save(checkpoint, file)
@@ -120,4 +124,4 @@ def _write(checkpoint: dict[str, Any], path: Path) -> Path:
         if not isinstance(error, OSError) or error.errno in DISK_FULL:
             raise
         raise InputError("the file cannot be written", f"{where}: {error.strerror}", "choose another place") from None
-    return side
+    return side, target

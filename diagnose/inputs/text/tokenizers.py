@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,8 @@ def pretrained(folder: Path, place: str, trusted: bool = False) -> Pretrained:
     shown = printable(folder)
     if not folder.is_dir():
         raise InputError("no such folder", f"{place} {shown}", "name the folder that holds `tokenizer.json`")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError("the folder cannot be read", shown, "check its permissions")
     if not any((folder / name).is_file() for name in FILES):
         raise InputError("no tokenizer in this folder", shown, "name the folder that holds `tokenizer.json`")
     try:
