@@ -32,7 +32,8 @@ class Ritz:
     """A Lanczos run: coefficients of the tridiagonal matrix, its eigenvalues, and bounds beyond both ends.
 
     ``upper`` is at least the largest eigenvalue, ``lower`` at most the smallest, each with probability
-    1 - delta/2 over the start.
+    1 - delta/2 over the start. ``basis``, where it was kept, holds the orthonormal vectors q_1..q_m as rows and
+    ``residual`` is beta_m q_{m+1}: A Q' = Q' T + residual e_m' with T = :meth:`tridiagonal` needs no further product.
     """
 
     alphas: list[float]
@@ -40,6 +41,14 @@ class Ritz:
     values: np.ndarray
     lower: float
     upper: float
+    basis: Tensor | None = None
+    residual: Tensor | None = None
+    closed: tuple[int, ...] = ()
+
+    def tridiagonal(self) -> np.ndarray:
+        """T, shape (m, m): no coupling where a Krylov space was closed and another one opened."""
+        off = [0.0 if k + 1 in self.closed else beta for k, beta in enumerate(self.betas[:-1])]
+        return np.diag(self.alphas) + np.diag(off, 1) + np.diag(off, -1)
 
     @property
     def steps(self) -> int:
@@ -100,6 +109,7 @@ def lanczos(
     generator: torch.Generator,
     stop: Callable[[Ritz], bool] = lambda _: False,
     check_from: int = 6,
+    keep: bool = False,
 ) -> Ritz:
     """Lanczos with full re-orthogonalisation on a symmetric operator.
 
@@ -115,6 +125,7 @@ def lanczos(
         delta: probability of failure of the two bounds together.
         generator: draws the fresh vectors.
         stop: asked every second step from ``check_from`` on.
+        keep: leave basis and residual in the result, (steps + 1) d numbers.
     """
     unit = torch.finfo(start.dtype).eps
     basis = torch.empty(steps, start.numel(), dtype=start.dtype, device=start.device)
@@ -128,11 +139,14 @@ def lanczos(
         off = [0.0 if k + 1 in closed else beta for k, beta in enumerate(betas[:-1])]
         values = eigh_tridiagonal(np.array(alphas), np.array(off), eigvals_only=True)
         slack = 100 * unit * scale if complete or closed else 0.0
+        tail = torch.zeros_like(z) if complete or len(alphas) in closed else z
+        kept = (basis[: len(alphas)], tail, tuple(closed)) if keep else ()
         if complete:
-            return Ritz(list(alphas), list(betas), values, float(values[0]) - slack, float(values[-1]) + slack)
+            low, high = float(values[0]) - slack, float(values[-1]) + slack
+            return Ritz(list(alphas), list(betas), values, low, high, *kept)
         upper = _bound(alphas, betas, closed, n, delta / 2) + slack
         lower = -_bound([-a for a in alphas], betas, closed, n, delta / 2) - slack
-        return Ritz(list(alphas), list(betas), values, lower, upper)
+        return Ritz(list(alphas), list(betas), values, lower, upper, *kept)
 
     for j in range(min(steps, n)):
         basis[j] = q

@@ -195,3 +195,21 @@ def test_progress_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(done <= total for _, done, total in calls)
     assert result.steps is not None
     assert result.cost.passes == pytest.approx(1 + 2 * result.steps)
+
+
+@pytest.mark.parametrize("rank", [None, 5])
+def test_the_kept_basis_gives_the_products(rank: int | None) -> None:
+    """A Q' = Q' T + r e_m', also where Krylov spaces were closed on the way (rank 5)."""
+    g = torch.Generator().manual_seed(3)
+    a = torch.randn(60, 60 if rank is None else rank, generator=g, dtype=torch.float64)
+    matrix = a + a.T if rank is None else a @ a.T
+    start = random_start(60, g, matrix)
+    run = lanczos(lambda block: matrix @ block, start, 60, 12, 1e-3, g, keep=True)
+    assert run.basis is not None
+    assert run.residual is not None
+    q = run.basis.T
+    wanted = q @ torch.from_numpy(run.tridiagonal())
+    wanted[:, -1] += run.residual
+    torch.testing.assert_close(q.T @ q, torch.eye(12, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(matrix @ q, wanted, rtol=0, atol=1e-8 * float(matrix.abs().max()))
+    assert lanczos(lambda block: matrix @ block, start, 60, 12, 1e-3, g).basis is None
