@@ -74,6 +74,9 @@ class Settings:
         "width of the smoothness bracket to reach, upper/lower - 1; default 0.05, 0.01 where H is formed",
         above=0.0,
     )
+    rotate: bool = option(
+        False, "measure and train in coordinates that are rotated at random: a control, not your training"
+    )
     training: bool = option(True, "measure only, train nothing")
     plan: bool = option(False, "print passes, minutes and memory of each stage, and stop")
     quiet: bool = option(False, "print the path of the report alone")
@@ -95,6 +98,7 @@ class Resolved:
     optimizers: tuple[str, ...]
     learning_rates: tuple[float, ...] | None
     gap: float | None
+    rotate: bool
     training: bool
     dtype: str
     device: str
@@ -199,6 +203,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         optimizers=several(settings.optimizers),
         learning_rates=None if settings.learning_rates is None else several(settings.learning_rates),
         gap=settings.gap,
+        rotate=settings.rotate,
         training=settings.training,
         dtype=settings.dtype or "float32",
         device=settings.device or "cpu",

@@ -22,7 +22,9 @@ from diagnose.verdict import bounds, decide
 from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
 from estimators.problem import Parameters, Problem
+from estimators.products import DENSE_LIMIT
 from estimators.results import Finding, GeneralizedSmoothness, Progress, Smoothness
+from estimators.rotation import rotated, rotated_density
 
 if TYPE_CHECKING:
     from diagnose.inputs import Opened
@@ -48,6 +50,8 @@ class Bench:
     def build(cls, opened: Opened, resolved: Resolved, legs: LegStore, progress: Progress) -> Bench:
         """Raises InputError where :class:`estimators.Problem` does."""
         problem = Problem(opened.model, opened.samples, opened.loss)
+        if resolved.rotate:
+            problem = rotated(problem, stream(resolved.seed, "rotation"))
         curvature = problem
         if resolved.curvature_samples < problem.n:
             generator = torch.Generator().manual_seed(stream(resolved.seed, "curvature"))
@@ -88,12 +92,26 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
     seed = stream(bench.resolved.seed, "smoothness")
     part = estimators.smoothness(bench.curvature, gap=bench.resolved.gap, seed=seed, progress=bench.progress)
     start = _point("start", 0, bench.curvature, part)
-    why = {**part.why, "density_rotated": NOT_YET}
-    del why["points"]
-    part = replace(part, points=[start], why=why)
+    turned, reason = _rotated_density(bench, part)
+    why = {**part.why, "density_rotated": reason}
+    for key, value in (("points", start), ("density_rotated", turned)):
+        if value is not None:
+            del why[key]
+    part = replace(part, points=[start], density_rotated=turned, why=why)
     return Update(
         {"smoothness": part}, {"smoothness": part.vectors}, part.warnings, amount=f"{part.products:,} products"
     )
+
+
+def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]:
+    """R_L after a random rotation, or None and the reason."""
+    if bench.resolved.rotate:
+        return None, "everything here is measured after a random rotation"
+    if bench.curvature.d > DENSE_LIMIT:
+        return None, f"above {DENSE_LIMIT:,} parameters `--rotate` measures it"
+    if not part.sharpness:
+        return None, "the Hessian is zero"
+    return rotated_density(bench.curvature, stream(bench.resolved.seed, "rotation")), ""
 
 
 def spectrum(bench: Bench, _: Diagnosis) -> Update:

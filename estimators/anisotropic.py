@@ -147,7 +147,7 @@ def closed_form(problem: Problem) -> float | None:
     """
     layer = _only_linear(problem.model)
     bound = {"logistic": 0.25, "squared": 1.0, "cross-entropy": 0.5}.get(problem.loss_name or "")
-    if layer is None or bound is None or isinstance(problem.samples, dict):
+    if layer is None or bound is None or isinstance(problem.samples, dict) or problem.unrotated is not None:
         return None
     if len(problem.parameters) != len(list(layer.parameters())):
         return None

@@ -7,7 +7,7 @@ products with the Hessian (``products.py``) and per-sample gradient moments (``p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from typing import Any
 
@@ -47,6 +47,9 @@ class Problem:
             counts the samples.
         loss: ``"cross-entropy"``, ``"logistic"`` (targets +-1), ``"squared"`` (half the squared error), or
             a function (output, targets) -> one loss for each sample, shape (n,).
+
+    ``unrotated`` turns the parameters into those of the model in a problem of other coordinates (``rotation.py``), else
+    it is None.
 
     Raises:
         InputError: nothing to differentiate, NaN in the weights, a loss that is not finite, differs between
@@ -90,6 +93,7 @@ class Problem:
         self._trims = self.loss_name == "cross-entropy" and isinstance(self.samples, dict) and heads.keeps_logits(model)
         self.n = next(iter(_tensors(self.samples))).shape[0]
         self.passes = Passes()
+        self.unrotated: Callable[[Parameters], Parameters] | None = None
         self._dense: Tensor | None = None
         self._chunk = self.n
         self.findings: tuple[Finding, ...] = ()
@@ -158,7 +162,8 @@ class Problem:
 
     def output(self, parameters: Mapping[str, Tensor], samples: Samples) -> Any:
         """What forward returns for the samples. Call it inside :meth:`measuring`."""
-        state = {**self._fixed, **parameters}
+        own = parameters if self.unrotated is None else self.unrotated(dict(parameters))
+        state = {**self._fixed, **own}
         if isinstance(samples, dict):
             inputs = {name: tensor for name, tensor in samples.items() if name != "labels"}
             return functional_call(self.model, state, (), {**inputs, **self._arguments})

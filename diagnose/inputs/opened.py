@@ -22,6 +22,7 @@ from diagnose.settings import Family, Loss, Resolved, Settings, check, printable
 from estimators.examine import refuse_unmade
 from estimators.results import Finding
 
+ROTATED = "coordinates turned by a random rotation (--rotate): a control, not your training"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -94,7 +95,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
         loss=drawn.loss,
         rows=drawn.rows,
         family=drawn.family,
-        understood=(*drawn.lines, _sample_line(resolved, drawn.rows, drawn.family)),
+        understood=(*drawn.lines, _sample_line(resolved, drawn.rows, drawn.family), *([ROTATED] * resolved.rotate)),
         fingerprint=fingerprint(drawn.model, drawn.samples),
         findings=drawn.findings,
     )

@@ -32,6 +32,7 @@ from diagnose import cli, pipeline
 from diagnose.stages import STAGES
 
 stage, name, *words = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits one that ignores it
 real, count = pipeline._Attempt._progress, 0
 
 def die():
