@@ -66,14 +66,15 @@ class Rotation:
 
     def _blocks(self, x: Tensor, block: Tensor, last: Tensor) -> Tensor:
         whole = self.d - self.d % self.size
-        first = (x[..., :whole].unflatten(-1, (-1, self.size)) @ block).flatten(-2)
+        first = (x[..., :whole].reshape(*x.shape[:-1], -1, self.size) @ block).flatten(-2)
         return first if whole == self.d else torch.cat([first, x[..., whole:] @ last], -1)
 
 
 def haar(n: int, generator: torch.Generator) -> Tensor:
     """An orthogonal (n, n) matrix from the Haar measure, float64 (Mezzadri, Notices of the AMS 2007)."""
     q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
-    return q * r.diagonal().sign()
+    signed: Tensor = q * r.diagonal().sign()
+    return signed
 
 
 def rotated(problem: Problem, seed: int) -> Problem:
