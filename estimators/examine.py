@@ -61,6 +61,12 @@ def refuse_coupled_modules(model: nn.Module) -> None:
                 name or type(model).__name__,
                 "build the layer with track_running_stats=True",
             )
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.scale_grad_by_freq:
+            raise InputError(
+                "an embedding that scales its gradient by frequency couples the samples",
+                name or type(model).__name__,
+                "build the layer with scale_grad_by_freq=False",
+            )
 
 
 def _check_outputs(problem: Problem, few: Samples) -> int:

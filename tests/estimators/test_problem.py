@@ -540,3 +540,10 @@ def test_what_forward_returns_is_checked(change: Callable[[Tensor], Tensor], mat
 def test_parameters_that_are_no_real_numbers(model: Callable[[], nn.Module], match: str) -> None:
     with pytest.raises(InputError, match=match):
         Problem(model(), (torch.ones(6, 4), torch.zeros(6, dtype=torch.long)))
+
+
+def test_an_embedding_that_counts_tokens_is_refused() -> None:
+    """Its gradient of a batch is not the sum over the samples."""
+    model = nn.Sequential(nn.Embedding(5, 3, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(6, 2))
+    with pytest.raises(InputError, match="scales its gradient by frequency"):
+        Problem(model, (torch.randint(0, 5, (4, 2)), torch.tensor([0, 1, 0, 1])))

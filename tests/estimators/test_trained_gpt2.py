@@ -10,7 +10,8 @@ import torch
 
 from estimators import Problem, hessian_diagonal, noise, smoothness, spectrum
 from estimators.max_cut import FEWEST_PRODUCTS
-from estimators.per_sample import Moments, _loop_moments, _vmap_rows, moments_of_rows
+from estimators.moments import Moments, moments_of_rows
+from estimators.per_sample import _loop_moments, _vmap_rows
 from tests.transformers_oracles import Oracle
 
 SEQUENCES, LENGTH = 16, 128

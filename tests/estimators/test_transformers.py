@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Problem, noise, smoothness
-from estimators.per_sample import _loop_moments, _vmap_rows, moments_of_rows
+from estimators.moments import moments_of_rows
+from estimators.per_sample import _loop_moments, _vmap_rows
 from estimators.products import dense_hessian
 from tests.transformers_cases import BY_NAME, CASES, Case, answers, frozen, gpt2, idle, lora, mixtral, unpadded
 from tests.transformers_oracles import Oracle, Wide
