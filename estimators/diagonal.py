@@ -1,22 +1,27 @@
 """The diagonal of the Hessian with a bound for each coordinate; its trace and the sum of absolute values.
 
 Hutchinson's estimator (1990) in the form of Bekas, Kokiopoulou & Saad (Appl. Numer. Math. 2007):
-E[z * Hz] = diag(H) for z with independent signs.
+E[z * Hz] = diag(H) for z with independent signs; ``probing.py`` lessens its noise.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from estimators.deflation import deflation
 from estimators.errors import InputError
+from estimators.lanczos import Ritz
+from estimators.pilot import choose
+from estimators.probing import Estimate, Purse, carry_out
 from estimators.problem import Problem
-from estimators.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.products import DENSE_LIMIT, dense_hessian
 from estimators.results import Cost, HessianDiagonal, Interval, Progress, Smoothness
 
 PROBES = 64
@@ -29,56 +34,69 @@ def hessian_diagonal(
     *,
     probes: int = PROBES,
     smoothness: Smoothness | None = None,
+    krylov: Ritz | None = None,
+    shrink: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> HessianDiagonal:
     """h_j = d_j^2 f(w) with lower and upper bounds, tr H and sum_j |h_j| with 95% intervals.
 
-    d <= 2,000: read off the formed Hessian, all intervals are [x, x]. Else ``probes`` random sign vectors z:
-    h_j is the mean of z_j (Hz)_j, its bounds a 95% t interval *for each coordinate alone*, cut to
-    [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the nearer end where
-    the two do not meet; the value is moved into its bounds). Bounds lean on normality of a mean of ``probes``
-    terms: a coordinate coupled to one other takes two values alone, and its interval is rougher.
-    The trace's interval uses the independent probes. The interval of sum|h_j| is conservative: see
-    :func:`absolute_sum`. Cost: about two passes for each probe.
+    d <= 2,000: read off the formed Hessian, all intervals are [x, x]. Else random probes, in the way that a pilot
+    finds best (``pilot.py``): h_j is estimated without bias, its bounds are a 95% t interval *for each coordinate
+    alone*, cut to [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the nearer end
+    where the two do not meet; the value is moved into its bounds). Bounds lean on normality of a mean of a few probes:
+    a coordinate coupled to one other takes two values alone, and its interval is rougher. The trace's interval uses the
+    independent probes. The interval of sum|h_j| is conservative: see :func:`absolute_sum`.
+
+    Args:
+        probes: Hessian-vector products that may be spent, backward passes for the Gauss-Newton part counted with a
+            third of one each. ``probes`` of the result are those that were. Cost: two passes each, and one.
+        smoothness: a result of the same samples and point, whose L cuts the bounds.
+        krylov: a Lanczos run on H at the same samples and point that kept its basis: its products are not paid again.
+        shrink: give up unbiasedness of the value, and of nothing else, for a smaller error: see :func:`shrunk`.
 
     Raises:
-        InputError: fewer than 4 probes; a smoothness result of another problem.
+        InputError: fewer than 4 probes; a smoothness result or a Lanczos run of another problem.
     """
     if probes < 4:
         raise InputError(f"{probes} probes are too few for an interval", "probes", "use at least 4")
     began, before = time.perf_counter(), problem.passes.total
     cut = _flat_bound(problem, smoothness)
-    error: Tensor | None
     if problem.d <= DENSE_LIMIT:
-        value = dense_hessian(problem).diagonal().clone()
+        point = value = dense_hessian(problem).diagonal().clone()
         lower, upper, error = value, value, torch.zeros_like(value)
         trace, total = float(value.sum()), float(value.abs().sum())
         trace_interval, total_interval = (trace, trace), (total, total)
         used = None
     else:
-        sums = _probe(problem, probes, seed, progress)
-        value = sums.mean
-        error = sums.standard_error
-        width = float(student.ppf(0.5 + LEVEL / 2, probes - 1)) * error
-        lower, upper = value - width, value + width
-        trace, trace_interval = mean_interval(sums.traces)
-        total, total_interval = absolute_sum(sums)
+
+        def report(spent: float) -> None:
+            if progress:
+                progress(STAGE, min(spent, probes), probes)
+
+        generator, purse = torch.Generator().manual_seed(seed), Purse(probes, report)
+        known = None if krylov is None else deflation(krylov, problem.d)
+        found = carry_out(problem, choose(problem, purse, known, generator, shrink), purse, generator)
+        value, error, half = _bounds(found)
+        lower, upper = value - half, value + half
+        point = shrunk(value, found, problem.sizes).clamp(lower, upper) if shrink else value
+        trace, trace_interval, trace_error = sum_interval(found.traces, found.known_trace)
+        total, total_interval = absolute_sum(found.groups, error, trace_error)
         if smoothness is not None and smoothness.l1_upper is not None:
             total_interval = (total_interval[0], min(total_interval[1], smoothness.l1_upper))
             total = min(total, total_interval[1])
-        used = probes
+        used = math.ceil(found.products - 1e-9)
+        report(probes)
     if cut is not None:
         lower, upper = lower.clamp(-cut, cut), upper.clamp(-cut, cut)
-        value = value.clamp(lower, upper)
-    sizes = unfolded(value.abs(), error)
+        value, point = value.clamp(lower, upper), point.clamp(lower, upper)
     negative = None
     if used is None:
         negative = float((value < -torch.finfo(problem.precision).eps * value.abs().max()).double().mean())
         why = {"probes": "read off the formed Hessian, no probes"}
     else:
         why = {"negative_fraction": "the sign of a noisy estimate says little; see the bounds of each coordinate"}
-    vectors = problem.unflatten(value.to(problem.dtype))
+    parts = (torch.split(v, problem.sizes) for v in (value, unfolded(value.abs(), error)))
     return HessianDiagonal(
         abs_sum=total,
         abs_sum_interval=total_interval,
@@ -89,16 +107,11 @@ def hessian_diagonal(
         exact=used is None,
         negative_fraction=negative,
         tensors=[
-            {
-                "name": name,
-                "parameters": v.numel(),
-                "trace": float(v.double().sum()),
-                "abs_sum": float(size.sum()),
-            }
-            for (name, v), size in zip(vectors.items(), torch.split(sizes, problem.sizes), strict=True)
+            {"name": name, "parameters": own.numel(), "trace": float(own.sum()), "abs_sum": float(size.sum())}
+            for name, own, size in zip(problem.names, *parts, strict=True)
         ],
         why=why,
-        vectors=vectors,
+        vectors=problem.unflatten(point.to(problem.dtype)),
         lower=problem.unflatten(lower.to(problem.dtype)),
         upper=problem.unflatten(upper.to(problem.dtype)),
         standard_error=problem.unflatten(error.to(problem.dtype)),
@@ -106,97 +119,80 @@ def hessian_diagonal(
     )
 
 
-class _Sums:
-    """Running sums over probes, in O(d): means of z*Hz in four groups, its squares, and scalars of each probe."""
+def _bounds(found: Estimate) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, standard error and half the width of the 95% t interval of each coordinate, (d,).
 
-    GROUPS = 4
-
-    def __init__(self, d: int, device: torch.device) -> None:
-        self.groups = torch.zeros(self.GROUPS, d, dtype=torch.float64, device=device)
-        self.counts = [0] * self.GROUPS
-        self.shift: Tensor | None = None
-        self.squares = torch.zeros(d, dtype=torch.float64, device=device)
-        self.traces: list[float] = []
-
-    def add(self, sample: Tensor) -> None:
-        """One probe's z * Hz; squares are taken about the first probe to avoid cancellation."""
-        self.shift = sample.clone() if self.shift is None else self.shift
-        group = len(self.traces) % self.GROUPS
-        self.groups[group] += sample
-        self.counts[group] += 1
-        self.squares += (sample - self.shift).square()
-        self.traces.append(float(sample.sum()))
-
-    @property
-    def count(self) -> int:
-        return len(self.traces)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.groups.sum(0) / self.count
-
-    @property
-    def standard_error(self) -> Tensor:
-        m = self.count
-        assert self.shift is not None
-        variance = (self.squares - m * (self.mean - self.shift).square()) / (m - 1)
-        return (variance.clamp_min(0) / m).sqrt()
-
-    def group_mean(self, group: int) -> Tensor:
-        return self.groups[group] / self.counts[group]
+    Two sources of noise of unequal size have Welch's number of degrees of freedom.
+    """
+    variance, freedom = found.variance, found.freedom
+    if found.square_variance is not None:
+        square, draws = found.square_variance, found.draws - 1
+        total = variance + square
+        share = variance / total.clamp_min(torch.finfo(total.dtype).tiny)
+        freedom = 1 / (share.square() / freedom + (1 - share).square() / draws)
+        variance = total
+    error = variance.sqrt()
+    most = int(freedom.max()) + 1
+    quantiles = torch.from_numpy(student.ppf(0.5 + LEVEL / 2, np.arange(1, most + 1))).to(error.device)
+    return found.groups.mean(0), error, quantiles[(freedom + 1e-6).long() - 1] * error
 
 
-def _probe(problem: Problem, probes: int, seed: int, progress: Progress | None) -> _Sums:
-    generator = torch.Generator().manual_seed(seed)
-    sums = _Sums(problem.d, problem.device)
-    with hessian(problem) as product:
-        for done in range(probes):
-            signs = torch.randint(0, 2, (problem.d,), generator=generator, dtype=torch.int8)
-            z = (2 * signs - 1).to(problem.device, problem.dtype)
-            sums.add(z.double() * product(z[:, None])[:, 0].double())
-            if progress:
-                progress(STAGE, done + 1, probes)
-    return sums
+def shrunk(value: Tensor, found: Estimate, sizes: list[int]) -> Tensor:
+    """The value with what probes add to the anchor scaled down, tensor by tensor, by the noise in it.
+
+    The factor is max(0, 1 - sum of variances / sum of squares) (James & Stein 1961, positive part): near 1 where the
+    probes resolve a tensor's diagonal, 0 where they show nothing but their noise, which is then left out.
+    """
+    added, noise = torch.split(value - found.anchor, sizes), torch.split(found.variance, sizes)
+    scaled = [
+        a * (1 - v.sum() / a.square().sum().clamp_min(1e-300)).clamp_min(0) for a, v in zip(added, noise, strict=True)
+    ]
+    return found.anchor + torch.cat(scaled)
 
 
-def mean_interval(values: list[float]) -> tuple[float, Interval]:
-    """Mean of independent values and its 95% t interval."""
-    mean = sum(values) / len(values)
-    half = float(student.ppf(0.5 + LEVEL / 2, len(values) - 1)) * _standard_error(values)
-    return mean, (mean - half, mean + half)
+def sum_interval(sets: Sequence[Sequence[float]], known: float = 0.0) -> tuple[float, Interval, float]:
+    """``known`` and the sum of the means of sets of independent values, its 95% t interval (Welch), standard error."""
+    mean, variance, weight = known, 0.0, 0.0
+    for values in sets:
+        own = _standard_error(values) ** 2
+        mean += sum(values) / len(values)
+        variance += own
+        weight += own * own / (len(values) - 1)
+    freedom = variance * variance / weight if weight > 0 else 1.0
+    error = math.sqrt(variance)
+    half = float(student.ppf(0.5 + LEVEL / 2, freedom)) * error
+    return mean, (mean - half, mean + half), error
 
 
-def absolute_sum(sums: _Sums) -> tuple[float, Interval]:
-    """A value and a conservative 95% interval for sum_j |h_j| from noisy h_j.
+def absolute_sum(groups: Tensor, error: Tensor, trace_error: float) -> tuple[float, Interval]:
+    """A value and a conservative 95% interval for sum_j |h_j| from independent noisy estimates of h, (k, d).
 
     sum|ĥ_j| is too large by the noise: that is the upper end's basis. sum_j s_j h_j <= sum|h_j| for any signs
-    s, and is estimated without bias by s from one group of probes and ĥ from the others: that is the lower
-    end's, beside |tr H|. The margins come from the four groups of probes: t with 3 degrees of freedom, 2.5% a
-    side. The value is the largest of :func:`unfolded` and the two estimates behind the lower end, moved into the
-    interval; it is the weakest of the three numbers.
+    s, and is estimated without bias by s from the other groups and ĥ from one: that is the lower end's, beside
+    |tr H|. The margins come from the groups: t with k - 1 degrees of freedom, 2.5% a side. The value is the largest
+    of :func:`unfolded` and the two estimates behind the lower end, moved into the interval; it is the weakest of the
+    three numbers.
     """
-    groups = sums.GROUPS
-    whole, error = sums.mean, sums.standard_error
-    quantile = float(student.ppf(0.5 + LEVEL / 2, groups - 1))
+    count = len(groups)
+    whole = groups.mean(0)
+    quantile = float(student.ppf(0.5 + LEVEL / 2, count - 1))
     cross, folded = [], []
-    for group in range(groups):
-        own = sums.group_mean(group)
-        rest = (whole * sums.count - sums.groups[group]) / (sums.count - sums.counts[group])
+    for own in groups:
+        rest = (whole * count - own) / (count - 1)
         cross.append(float((rest.sign() * own).sum()))
         folded.append(float(rest.abs().sum()))
-    signed = sum(cross) / groups - quantile * _standard_error(cross)
+    signed = sum(cross) / count - quantile * _standard_error(cross)
     trace = abs(float(whole.sum()))
-    lower = max(0.0, signed, trace - quantile * _standard_error(sums.traces))
+    lower = max(0.0, signed, trace - quantile * trace_error)
     # Delete-a-group jackknife of sum|ĥ|.
     f = torch.tensor(folded, dtype=torch.float64)
-    jackknife = math.sqrt((groups - 1) / groups * float((f - f.mean()).square().sum()))
-    raw = float(whole.abs().sum())
-    upper = raw + quantile * jackknife
-    value = max(float(unfolded(whole.abs(), error).sum()), sum(cross) / groups, trace)
+    jackknife = math.sqrt((count - 1) / count * float((f - f.mean()).square().sum()))
+    upper = float(whole.abs().sum()) + quantile * jackknife
+    value = max(float(unfolded(whole.abs(), error).sum()), sum(cross) / count, trace)
     return min(max(value, lower), upper), (min(lower, upper), upper)
 
 
-def _standard_error(values: list[float]) -> float:
+def _standard_error(values: Sequence[float]) -> float:
     return float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(len(values))
 
 
