@@ -207,22 +207,41 @@ def random_start(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
     return torch.randn(n, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
 
 
-def sharpness_run(product: Product, problem: Problem, generator: torch.Generator, delta: float, steps: int) -> Ritz:
-    """Lanczos on H until max|eig H| is known to 0.5% with probability 1 - delta, or steps are used up."""
-    like = next(iter(problem.parameters.values()))
+def extremes(
+    problem: Problem, *, steps: int = MAX_STEPS, seed: int = 0, progress: Progress | None = None, keep: bool = False
+) -> Ritz:
+    """Lanczos on H from a random start until both ends are known to 0.5% of max|eig H|, or steps are used up."""
 
-    def known(run: Ritz) -> bool:
-        return run.norm_bound <= (1 + SHARPNESS_TOLERANCE) * run.norm
+    def told(run: Ritz) -> bool:
+        if progress:
+            progress("spectrum", run.steps, steps)
+        return _ends_known(run)
 
-    return lanczos(product, random_start(problem.d, generator, like), problem.d, steps, delta, generator, known)
+    generator = torch.Generator().manual_seed(seed)
+    start = random_start(problem.d, generator, next(iter(problem.parameters.values())))
+    with hessian(problem) as product:
+        return lanczos(product, start, problem.d, steps, DELTA, generator, told, keep=keep)
 
 
-def spectrum(problem: Problem, *, steps: int = MAX_STEPS, seed: int = 0, progress: Progress | None = None) -> Spectrum:
+def _ends_known(run: Ritz) -> bool:
+    slack = SHARPNESS_TOLERANCE * run.norm
+    return bool(run.upper - run.values[-1] <= slack and run.values[0] - run.lower <= slack)
+
+
+def spectrum(
+    problem: Problem,
+    *,
+    steps: int = MAX_STEPS,
+    run: Ritz | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Spectrum:
     """Largest and smallest eigenvalue of H = nabla^2 f(w) and the Ritz values between them.
 
     d <= 2,000: all eigenvalues of the formed Hessian, bounds equal to them. Else Lanczos from a random
     start until both ends are known to 0.5% of max|eig H|: every Ritz value lies between the ends, the
-    bounds hold with probability 0.999. Cost: about two passes a step.
+    bounds hold with probability 0.999. Cost: about two passes a step, none where ``run``, that of :func:`extremes`
+    for the same problem, is given.
     """
     began, before = time.perf_counter(), problem.passes.total
     warnings: tuple[Finding, ...] = ()
@@ -230,21 +249,10 @@ def spectrum(problem: Problem, *, steps: int = MAX_STEPS, seed: int = 0, progres
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
         low, high, lower, upper, used, confidence = values[0], values[-1], values[0], values[-1], problem.d, 1.0
     else:
-        generator = torch.Generator().manual_seed(seed)
-
-        def known(run: Ritz) -> bool:
-            if progress:
-                progress("spectrum", run.steps, steps)
-            slack = SHARPNESS_TOLERANCE * run.norm
-            return bool(run.upper - run.values[-1] <= slack and run.values[0] - run.lower <= slack)
-
-        with hessian(problem) as product:
-            like = next(iter(problem.parameters.values()))
-            start = random_start(problem.d, generator, like)
-            run = lanczos(product, start, problem.d, steps, DELTA, generator, known)
+        run = run or extremes(problem, steps=steps, seed=seed, progress=progress)
         values, low, high = run.values, run.values[0], run.values[-1]
         lower, upper, used, confidence = run.lower, run.upper, run.steps, 1 - DELTA
-        if not known(run):
+        if not _ends_known(run):
             warnings = (not_converged("spectrum", run, steps),)
     return Spectrum(
         largest=float(high),
@@ -255,6 +263,9 @@ def spectrum(problem: Problem, *, steps: int = MAX_STEPS, seed: int = 0, progres
         smallest_lower=float(lower),
         confidence=confidence,
         samples=problem.n,
+        directional=None,
+        kinks=None,
+        why=dict.fromkeys(("directional", "kinks"), "not measured by this call"),
         warnings=warnings,
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )

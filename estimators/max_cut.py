@@ -9,24 +9,33 @@ eigenvalue gives the upper bound mu sum(D) with the feasible vector L = mu D. Sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from estimators.compression import Known
 from estimators.lanczos import Ritz, lanczos, random_start
 from estimators.products import Counted, Product
+from estimators.subspace import EXPLORING, FEWEST_VECTORS, KEPT, WEAK, Scaled, explore, floor_share, settle
+from estimators.sweeps import Sweeps as Sweeps
 
-COLUMNS = 12
-MOMENTUM = 0.35
-"""Both chosen on MLPs (start and trained) and a GPT-2 at its start: 8 columns stall at a gap of 4% on the latter."""
-FIRST_SWEEPS = 6
-FLOOR = 0.5
-"""Floor of D as a share of the gap asked for, times the mean of D: 0.1 to 0.8 differ little, 0.5 was best."""
+COLUMNS, FEW = 12, 8
+"""Columns of the sweeps, and of those before rounds: 8 alone stall at a gap of 5% on a GPT-2 at its start."""
+OPENING, SETTLED_FIRST = 3, 2
+"""Before the first round: sweeps, then steps within the known vectors."""
+ROUNDS = 8
+SETTLED = 16
+"""Columns of the dual program within the known vectors; FEW of them are multiplied."""
+MEMORY = 600
+"""Vectors of d numbers that a bracket may hold at once."""
+FLOOR = 0.01
+"""Floor of D for a plain certificate as a share of its mean; half the gap where that is less."""
 ATTEMPTS = 6
 """Certifying Lanczos runs at most; each has its share of the probability."""
-LANCZOS_STEPS = 80
+LANCZOS_STEPS = 160
 FEWEST_PRODUCTS = 2 * COLUMNS
 ROUNDING = 2e-5
 """Slack of a bound from float32 products; 1e-10 where they are float64."""
@@ -56,33 +65,104 @@ class Bracket:
         )
 
 
-class Sweeps:
-    """Alternating sweeps Z+ = rownorm(HZ - beta n Z_prev), n the row norms of HZ; ``lower`` never falls."""
+class Search:
+    """A bracket under way: sweeps for the lower bound, the best certificate so far, products left."""
 
-    def __init__(self, product: Product, d: int, columns: int, generator: torch.Generator, like: Tensor) -> None:
-        self.product = product
-        start = torch.randn(d, columns, generator=generator, dtype=torch.float64)
-        self.z = (start / start.norm(dim=1, keepdim=True)).to(like.device, like.dtype)
-        self.previous: Tensor | None = None
-        self.norms: list[Tensor] = []
-        self.lower = 0.0
+    def __init__(
+        self,
+        product: Counted,
+        generator: torch.Generator,
+        like: Tensor,
+        gap: float,
+        max_products: int,
+        delta: float,
+        progress: Callable[[int], None],
+        memory: int,
+        columns: int,
+    ) -> None:
+        self.product, self.generator, self.like = product, generator, like
+        self.gap, self.max_products, self.progress = gap, max_products, progress
+        self.memory = memory
+        self.delta = delta / (ROUNDS + ATTEMPTS)
+        self.before = product.products
+        self.columns = self._fitting(columns)
+        self.sweeps = Sweeps(product, product.d, self.columns, generator, like)
+        self.sweep()
+        self.first = self.sweeps.norms[0]
+        self.active = self.first > 0
+        self.rounding = ROUNDING if like.dtype == torch.float32 else 1e-10
+        self.upper, self.vector = float("inf"), torch.zeros_like(self.first)
 
-    def sweep(self) -> None:
-        image = self.product(self.z)
-        norms = image.double().norm(dim=1)
-        self.norms = [*self.norms[-1:], norms]
-        self.lower = max(self.lower, float(norms.sum()))
-        step = image
-        if self.previous is not None:
-            step = image - MOMENTUM * norms.to(image.dtype)[:, None] * self.previous
-        length = step.norm(dim=1, keepdim=True)
-        # A row without a direction (a token never seen) keeps its old one.
-        self.previous, self.z = self.z, torch.where(length > 0, step / length.clamp_min(1e-30), self.z)
+    def _fitting(self, columns: int) -> int:
+        """No more columns than the memory holds some eight times."""
+        return max(min(columns, self.memory // 8), 1)
+
+    def start_again(self, columns: int) -> None:
+        """Sweeps from other random rows; the lower bound reached so far stays."""
+        lower = self.sweeps.lower
+        self.columns = self._fitting(columns)
+        self.sweeps = Sweeps(self.product, self.product.d, self.columns, self.generator, self.like)
+        self.sweeps.lower = lower
 
     @property
-    def scaling(self) -> Tensor:
-        """D: mean of the last two row norms, shape (d,), float64."""
-        return sum(self.norms[1:], self.norms[0]) / len(self.norms)
+    def spent(self) -> int:
+        return self.product.products - self.before
+
+    @property
+    def left(self) -> int:
+        return self.max_products - self.spent
+
+    @property
+    def goal(self) -> float:
+        return (1 + self.gap) * self.sweeps.lower
+
+    @property
+    def reached(self) -> bool:
+        return self.upper <= self.goal
+
+    def sweep(self) -> None:
+        self.sweeps.sweep()
+        self.progress(self.spent)
+
+    def settle(self, known: Known) -> tuple[Tensor, bool]:
+        """The dual program within the known vectors, then a sweep from there: D, and whether that one helped."""
+        together = self.sweeps.known.and_(known)
+        scaling, direction = settle(together, self._weights(together), self.columns)
+        helped = self.sweeps.leap(direction)
+        self.progress(self.spent)
+        return (scaling if helped else self.sweeps.scaling), helped
+
+    def _weights(self, together: Known) -> Tensor:
+        """C for which S C is the last Z and, in further columns, a small random mixture of the other vectors."""
+        last = slice(self.sweeps.known.count - self.columns, self.sweeps.known.count)
+        c = torch.zeros(together.count, SETTLED, dtype=torch.float64, device=self.like.device)
+        c[last, : self.columns] = torch.eye(self.columns, dtype=torch.float64)
+        shape = (together.count - last.stop, SETTLED - self.columns)
+        c[last.stop :, self.columns :] = torch.randn(shape, generator=self.generator, dtype=torch.float64).to(c)
+        mixture = together.vectors @ c[:, self.columns :].to(together.vectors)
+        c[:, self.columns :] *= 0.3 / max(float(mixture.square().sum(1).double().mean().sqrt()), 1e-30)
+        return c
+
+    def total(self, scaling: Tensor) -> float:
+        """Sum of D with the slack for rounding: a bound times it is an upper bound of Lambda."""
+        return float(scaling.sum()) * (1 + self.rounding)
+
+    def record(self, bound: float, scaling: Tensor) -> None:
+        """Keep the certificate max|eig D^(-1/2) H D^(-1/2)| <= bound where it is the best."""
+        self.progress(self.spent)
+        if bound * self.total(scaling) < self.upper:
+            self.upper, self.vector = bound * self.total(scaling), bound * (1 + self.rounding) * scaling
+
+    def certify(self, scaling: Tensor, missed: bool) -> None:
+        """A plain Lanczos run; ``missed``: stop once the scaling is seen to miss the goal."""
+        total, goal = self.total(scaling), self.goal
+
+        def done(run: Ritz) -> bool:
+            return run.norm_bound * total <= goal or (missed and run.norm * total > goal)
+
+        steps = min(LANCZOS_STEPS, self.left, self.memory)
+        run = certify(self.product, scaling, self.active, self.generator, self.like, steps, self.delta, done)
+        self.record(run.norm_bound, scaling)
 
 
 def bracket(
@@ -93,6 +173,8 @@ def bracket(
     max_products: int,
     delta: float,
     progress: Callable[[int], None] = lambda _: None,
+    known: Known | None = None,
+    memory: int = MEMORY,
 ) -> Bracket:
     """Sweep and certify until upper/lower - 1 <= gap or the products run out.
 
@@ -103,50 +185,99 @@ def bracket(
         max_products: at least FEWEST_PRODUCTS.
         delta: probability with which the upper bound may fail.
         progress: called with the products so far.
+        known: vectors whose products have been paid for, with which rounds start; without them sweeps and plain
+            certificates are all there is.
+        memory: vectors of d numbers that may be held; too few for a round leave the sweeps and plain certificates.
     """
-    d, before = product.d, product.products
-    sweeps = Sweeps(product, d, COLUMNS, generator, like)
-    sweeps.sweep()
-    first = sweeps.norms[0]
-    active = first > 0
-    n = int(active.sum())
-    if n == 0:
-        zero = torch.zeros_like(first)
-        return Bracket(0.0, 0.0, zero, first, product.products - before)
-    rounding = ROUNDING if like.dtype == torch.float32 else 1e-10
-    upper, vector = float("inf"), torch.zeros_like(first)
+    room = room_in(memory)
+    known = known if room >= FEWEST_VECTORS else None
+    columns = COLUMNS if known is None else FEW
+    search = Search(product, generator, like, gap, max_products, delta, progress, memory, columns)
+    if bool(search.active.any()):
+        if known is not None:
+            rounds(search, known, room)
+        if not search.reached:
+            attempts(search)
+    else:
+        search.upper = 0.0
+    return Bracket(search.sweeps.lower, search.upper, search.vector, search.first, search.spent)
 
-    def left() -> int:
-        return max_products - (product.products - before)
+
+def rounds(search: Search, known: Known, room: int) -> None:
+    """Subspace rounds until the goal is certified, they are seen to be weak, or products run out."""
+    sweeps = search.sweeps
+    reserve = search.max_products // 5
 
     def affordable() -> bool:
-        return left() >= COLUMNS + min(LANCZOS_STEPS, max_products // 4)
+        return search.left >= search.columns + EXPLORING + reserve
 
-    due = FIRST_SWEEPS - 1
+    for _ in range(OPENING - 1):
+        if not affordable():
+            return
+        search.sweep()
+    scaling = sweeps.scaling
+    for _ in range(SETTLED_FIRST):
+        if not affordable():
+            return
+        scaling, helped = search.settle(known)
+        if not helped:
+            search.start_again(COLUMNS)
+            return
+    for _ in range(ROUNDS):
+        if search.left < EXPLORING + reserve:
+            return
+        together = sweeps.known.and_(known)
+        scaling = floored(scaling, search.active, floor_share(together, scaling, search.goal / (1 + search.gap / 2)))
+        total = search.total(scaling)
+        operator = Scaled(search.product, scaling)
+        found = explore(operator, together, search.generator, search.goal / total, search.left, search.delta, room)
+        search.record(found.bound, scaling)
+        if search.reached:
+            return
+        if found.beyond > WEAK:
+            if search.left >= search.max_products // 2:
+                search.start_again(COLUMNS)
+            return
+        known = found.known
+        if not affordable():
+            return
+        scaling, _ = search.settle(known)
+
+
+def room_in(memory: int) -> int:
+    """Basis vectors of a round that fit: each with its coupling and once more while they grow, beside what is known."""
+    return (memory - 4 * (KEPT + 2 * FEW)) // 3
+
+
+def attempts(search: Search) -> None:
+    """Sweeps and plain certificates in turn until the goal is certified or products run out."""
+    wanted = steps_for(search.gap / 2, int(search.active.sum()), search.delta)
+    reserve = min(wanted, search.max_products // 3)
+
+    def affordable() -> bool:
+        return search.left >= search.columns + reserve
+
+    due = 0
     for attempt in range(ATTEMPTS):
         last = attempt == ATTEMPTS - 1
-        while (due > 0 or last) and affordable():
-            sweeps.sweep()
+        while affordable() and (last or due > 0 or search.sweeps.remaining > search.gap / 6):
+            search.sweep()
             due -= 1
-            progress(product.products - before)
         last = last or not affordable()
-        scaling = floored(sweeps.scaling, active, FLOOR * gap)
-        total = float(scaling.sum()) * (1 + rounding)
-        goal = (1 + gap) * sweeps.lower
+        if search.left < 1:
+            return
+        search.certify(floored(search.sweeps.scaling, search.active, min(FLOOR, search.gap / 2)), missed=not last)
+        if search.reached or last:
+            return
+        due = 3
 
-        def done(run: Ritz, total: float = total, goal: float = goal, last: bool = last) -> bool:
-            """The goal is certified, or this scaling is seen to miss it."""
-            return run.norm_bound * total <= goal or (not last and run.norm * total > goal)
 
-        steps = min(LANCZOS_STEPS, left())
-        run = certify(product, scaling, active, generator, like, steps, delta / ATTEMPTS, done)
-        progress(product.products - before)
-        if run.norm_bound * total < upper:
-            upper, vector = run.norm_bound * total, run.norm_bound * (1 + rounding) * scaling
-        if upper <= (1 + gap) * sweeps.lower or last:
-            break
-        due = FIRST_SWEEPS - 1 + 2 * attempt
-    return Bracket(sweeps.lower, upper, vector, first, product.products - before)
+def steps_for(slack: float, n: int, delta: float) -> int:
+    """Lanczos steps after which the bound usually exceeds the norm by the slack: 0.8 of the a-priori number.
+
+    That number (Kuczynski & Wozniakowski 1992) is for the share slack/2 of a spread of twice the norm.
+    """
+    return math.ceil(0.4 * (1 + math.log(1.648 * math.sqrt(n) / delta) / math.sqrt(slack / 2)))
 
 
 def floored(scaling: Tensor, active: Tensor, share: float) -> Tensor:

@@ -86,7 +86,7 @@ def test_by_products(case: Case, seed: int) -> None:
     assert result.products is not None
     assert result.products <= 480
     assert result.cost.passes == pytest.approx(1 + 2 * result.products)
-    for key in ("hessian_11", "diagonal_sum"):
+    for key in ("hessian_11", "hessian_11_interval", "diagonal_sum"):
         assert getattr(result, key) is None
         assert result.why[key]
 

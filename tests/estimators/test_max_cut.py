@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators.max_cut import COLUMNS, FEWEST_PRODUCTS, Bracket, Sweeps, bracket, certify, dense_bracket, floored
+from estimators.max_cut import COLUMNS, FEWEST_PRODUCTS, Bracket, bracket, certify, dense_bracket, floored
 from estimators.products import Counted
+from estimators.sweeps import Sweeps
 from tests import oracles
 from tests.problems import orthogonal, symmetric
 from tests.statistics import assert_covers, fewest

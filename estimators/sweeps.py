@@ -1,0 +1,78 @@
+"""Alternating sweeps for the dual of Lambda(H) = max{sum_ij H_ij <u_i, v_j> : |u_i| = |v_j| = 1}, in low rank.
+
+For unit rows V the best U is rownorm(HV), with value sum_i |(HV)_i|: every sweep gives a lower bound of Lambda and
+its row norms a scaling D for the upper one. Shapes: d rows, k columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from estimators.compression import Known
+from estimators.products import Product
+
+
+class Sweeps:
+    """Alternating sweeps Z+ = rownorm(HZ - beta_t n Z_prev), n the row norms of HZ; ``lower`` never falls.
+
+    beta_t = t / (2 (t + 3)) in the t-th sweep: at a fixed point the step is stable for beta < 1/2, and a fixed beta
+    that is good at the beginning is several times too small later on.
+    """
+
+    def __init__(self, product: Product, d: int, columns: int, generator: torch.Generator, like: Tensor) -> None:
+        self.product = product
+        start = torch.randn(d, columns, generator=generator, dtype=torch.float64)
+        self.z = (start / start.norm(dim=1, keepdim=True)).to(like.device, like.dtype)
+        self.previous: Tensor | None = None
+        self.norms: list[Tensor] = []
+        self.done: list[Known] = []
+        self.values: list[float] = []
+        self.lower = 0.0
+
+    def sweep(self) -> None:
+        image = self.product(self.z)
+        norms = image.double().norm(dim=1)
+        self.norms = [*self.norms[-1:], norms]
+        self.done = [*self.done[-1:], Known(self.z, image)]
+        self.values.append(float(norms.sum()))
+        self.lower = max(self.lower, self.values[-1])
+        step = image
+        if self.previous is not None:
+            t = len(self.values) - 1
+            step = image - 0.5 * t / (t + 3) * norms.to(image.dtype)[:, None] * self.previous
+        self.previous, self.z = self.z, self._rows(step)
+
+    def _rows(self, direction: Tensor) -> Tensor:
+        """rownorm; a row without a direction (a token never seen) keeps its old one."""
+        length = direction.norm(dim=1, keepdim=True)
+        return torch.where(length > 0, direction / length.clamp_min(1e-30), self.z)
+
+    def leap(self, direction: Tensor) -> bool:
+        """One sweep from the rows of a direction, momentum anew; taken back where it gives less than the last one."""
+        before = self.z, self.previous, self.norms, self.done, self.values
+        self.z, self.previous, self.values = self._rows(direction), None, []
+        self.sweep()
+        if self.values[-1] > before[-1][-1]:
+            return True
+        self.z, self.previous, self.norms, self.done, self.values = before
+        return False
+
+    @property
+    def scaling(self) -> Tensor:
+        """D: mean of the last two row norms, shape (d,), float64."""
+        return sum(self.norms[1:], self.norms[0]) / len(self.norms)
+
+    @property
+    def known(self) -> Known:
+        """The last two Z with their products."""
+        return self.done[0].and_(*self.done[1:])
+
+    @property
+    def remaining(self) -> float:
+        """Relative growth of the lower bound still to come, from the last two gains as if they were geometric."""
+        if len(self.values) < 3:
+            return float("inf")
+        first, second, third = self.values[-3:]
+        ratio = min(abs(third - second) / max(abs(second - first), 1e-300), 0.95)
+        return abs(third - second) * ratio / (1 - ratio) / max(third, 1e-300)
