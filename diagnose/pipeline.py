@@ -253,10 +253,10 @@ def plan(settings: Settings, model: Any, data: Any) -> list[PlanRow]:
     number = 8 if resolved.dtype == "float64" else 4
     vector, whole = d * number, d * d * 8 * 3 if dense else 0
     rows = [
-        ("noise", 1.5, 4 * 8 * d),
+        ("noise", 2.5, (4 if resolved.samples == opened.rows else 30) * 8 * d),
         ("smoothness", bracket, whole or 100 * vector),
         ("spectrum", 0.0 if dense else 40 * product, whole or 80 * vector),
-        ("hessian_diagonal", 0.0 if dense else resolved.probes * product, 10 * 8 * d),
+        ("hessian_diagonal", 0.0 if dense else resolved.probes * product, 15 * 8 * d),
     ]
     if resolved.training:
         rows.append(("training", race, 6 * vector * (9 * seeds if opened.family == "linear" else 1)))

@@ -21,6 +21,7 @@ from diagnose.training.speedup import summarise
 from diagnose.verdict import bounds, decide
 from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
+from estimators.lanczos import Ritz, extremes
 from estimators.problem import Parameters, Problem
 from estimators.products import DENSE_LIMIT
 from estimators.results import Finding, GeneralizedSmoothness, Progress, Smoothness
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 HUGE_NETWORK = 1_000_000
 """Above this many parameters the bracket is taken at the start alone."""
+ONE_NORM = 20
+"""Products for sum|H_jk| where H is not formed: an error of 11 to 17%."""
+EXTRA_PASSES = 1.25
+"""What tail index and batches may cost where the gradients of single samples are not kept."""
+LARGEST_BASIS = 4_000_000
+"""Above this many parameters the basis of a Lanczos run (80 vectors) is not kept for the diagonal."""
 POINTS = 5
 """Points along each of the two best runs, the start apart."""
 
@@ -45,6 +52,7 @@ class Bench:
     curvature: Problem
     legs: LegStore
     progress: Progress
+    kept: dict[str, Ritz] = field(default_factory=dict)
 
     @classmethod
     def build(cls, opened: Opened, resolved: Resolved, legs: LegStore, progress: Progress) -> Bench:
@@ -58,6 +66,19 @@ class Bench:
             drawn = torch.randperm(problem.n, generator=generator)[: resolved.curvature_samples]
             curvature = problem.subset(drawn.sort().values)
         return cls(opened, resolved, problem, curvature, legs, progress)
+
+    def lanczos_run(self) -> Ritz | None:
+        """The run behind the spectrum with its basis, made once: its products serve the diagonal too.
+
+        An attempt that takes over a stored spectrum makes it again, from the same seed: the same numbers.
+        """
+        if not DENSE_LIMIT < self.curvature.d <= LARGEST_BASIS:
+            return None
+        if "spectrum" not in self.kept:
+            seed = stream(self.resolved.seed, "spectrum")
+            run = extremes(self.curvature, seed=seed, progress=self.progress, keep=True)
+            self.kept["spectrum"] = run
+        return self.kept["spectrum"]
 
     @property
     def passes(self) -> float:
@@ -84,7 +105,13 @@ def stream(seed: int, purpose: str) -> int:
 
 
 def noise(bench: Bench, _: Diagnosis) -> Update:
-    part = estimators.noise(bench.problem, rows=bench.opened.rows, seed=bench.resolved.seed, progress=bench.progress)
+    part = estimators.noise(
+        bench.problem,
+        rows=bench.opened.rows,
+        extra_passes=EXTRA_PASSES,
+        seed=stream(bench.resolved.seed, "noise"),
+        progress=bench.progress,
+    )
     return Update({"noise": part}, {"noise": part.vectors}, part.warnings, amount=f"{bench.problem.n:,} samples")
 
 
@@ -93,11 +120,17 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
     part = estimators.smoothness(bench.curvature, gap=bench.resolved.gap, seed=seed, progress=bench.progress)
     start = _point("start", 0, bench.curvature, part)
     turned, reason = _rotated_density(bench, part)
+    found: dict[str, Any] = {"points": [start], "density_rotated": turned}
+    if part.hessian_11 is None and bench.curvature.d <= HUGE_NETWORK:
+        seed = stream(bench.resolved.seed, "one-norm")
+        norm = estimators.hessian_one_norm(bench.curvature, probes=ONE_NORM, seed=seed, progress=bench.progress)
+        found |= {"hessian_11": norm.value, "hessian_11_interval": norm.interval}
     why = {**part.why, "density_rotated": reason}
-    for key, value in (("points", start), ("density_rotated", turned)):
-        if value is not None:
-            del why[key]
-    part = replace(part, points=[start], density_rotated=turned, why=why)
+    if "hessian_11" not in found and part.hessian_11 is None:
+        costly = f"not measured above {HUGE_NETWORK:,} parameters: `estimators.hessian_one_norm` does it"
+        why |= dict.fromkeys(("hessian_11", "hessian_11_interval"), costly)
+    why = {key: text for key, text in why.items() if found.get(key) is None}
+    part = replace(part, **found, why=why)
     return Update(
         {"smoothness": part}, {"smoothness": part.vectors}, part.warnings, amount=f"{part.products:,} products"
     )
@@ -114,10 +147,30 @@ def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]
     return rotated_density(bench.curvature, stream(bench.resolved.seed, "rotation")), ""
 
 
-def spectrum(bench: Bench, _: Diagnosis) -> Update:
-    part = estimators.spectrum(bench.curvature, seed=stream(bench.resolved.seed, "spectrum"), progress=bench.progress)
+def spectrum(bench: Bench, known: Diagnosis) -> Update:
+    seed = stream(bench.resolved.seed, "spectrum")
+    part = estimators.spectrum(bench.curvature, run=bench.lanczos_run(), seed=seed, progress=bench.progress)
     amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"
-    return Update({"spectrum": part}, findings=part.warnings, amount=amount)
+    found, why, findings = dict[str, Any](), dict(part.why), list(part.warnings)
+    if known.vectors.get("noise"):
+        sigma = _tensors(known.vectors["noise"], bench.curvature)
+        rules = estimators.update_sharpness(bench.curvature, sigma, batch_size=bench.resolved.batch_size).directions
+        found["directional"] = {rule: _numbers(along, ("sharpness", "decrease")) for rule, along in rules.items()}
+    else:
+        why["directional"] = "the noise is not known, and AdaGrad's update follows it"
+    if bench.opened.family == "linear":
+        why["kinks"] = "linear models with a smooth loss have none"
+    else:
+        kinks = estimators.finite_step_curvature(bench.curvature, directions=1, seed=seed, progress=bench.progress)
+        found["kinks"] = [_numbers(row, ("direction", "h", "curvature", "finite")) for row in kinks.rows]
+        findings += kinks.warnings
+    why = {key: text for key, text in why.items() if key not in found}
+    return Update({"spectrum": replace(part, **found, why=why)}, findings=findings, amount=amount)
+
+
+def _numbers(row: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """A row for result.json, with the reasons of its nulls."""
+    return {key: getattr(row, key) for key in keys} | ({"why": dict(row.why)} if row.why else {})
 
 
 def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
@@ -126,9 +179,12 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
         bench.curvature,
         probes=bench.resolved.probes,
         smoothness=bound,
+        krylov=bench.lanczos_run(),
+        shrink=True,
         seed=stream(bench.resolved.seed, "diagonal"),
         progress=bench.progress,
     )
+    bench.kept.clear()
     parts: dict[str, Any] = {"hessian_diagonal": part}
     if known.smoothness.diagonal_sum is None:
         why = {key: reason for key, reason in known.smoothness.why.items() if key != "diagonal_sum"}
@@ -138,7 +194,7 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
         "hessian_diagonal_lower": part.lower,
         "hessian_diagonal_upper": part.upper,
     }
-    return Update(parts, kinds, part.warnings, amount=f"{part.probes} probes" if part.probes else "dense")
+    return Update(parts, kinds, part.warnings, amount=f"{part.probes} products" if part.probes else "dense")
 
 
 def training(bench: Bench, known: Diagnosis) -> Update:

@@ -7,30 +7,55 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from estimators.anisotropic import smoothness
+    from estimators.crossfit import crossfit_smoothness
     from estimators.diagonal import hessian_diagonal
+    from estimators.directional import directional_sharpness, preconditioned_sharpness, update_sharpness
     from estimators.errors import InputError
     from estimators.generalized import generalized_smoothness
     from estimators.gradient_noise import noise
+    from estimators.joint import joint_smoothness
+    from estimators.kinks import finite_step_curvature
     from estimators.lanczos import spectrum
+    from estimators.one_norm import hessian_one_norm
     from estimators.problem import Problem
+    from estimators.rotation import rotated
+    from estimators.spectral_density import eigenvalue_density
 
 _HOME = {
     "InputError": "errors",
     "Problem": "problem",
+    "crossfit_smoothness": "crossfit",
+    "directional_sharpness": "directional",
+    "eigenvalue_density": "spectral_density",
+    "finite_step_curvature": "kinks",
     "generalized_smoothness": "generalized",
     "hessian_diagonal": "diagonal",
+    "hessian_one_norm": "one_norm",
+    "joint_smoothness": "joint",
     "noise": "gradient_noise",
+    "preconditioned_sharpness": "directional",
+    "rotated": "rotation",
     "smoothness": "anisotropic",
     "spectrum": "lanczos",
+    "update_sharpness": "directional",
 }
 __all__ = [
     "InputError",
     "Problem",
+    "crossfit_smoothness",
+    "directional_sharpness",
+    "eigenvalue_density",
+    "finite_step_curvature",
     "generalized_smoothness",
     "hessian_diagonal",
+    "hessian_one_norm",
+    "joint_smoothness",
     "noise",
+    "preconditioned_sharpness",
+    "rotated",
     "smoothness",
     "spectrum",
+    "update_sharpness",
 ]
 
 

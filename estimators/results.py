@@ -65,8 +65,12 @@ def absent(part: type[Part], reason: str) -> Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Gradient noise over the samples: sigma_j^2 = Var_i(d_j l_i(w)), divisor n.
+    """Gradient noise: sigma_j^2 = Var_i(d_j l_i(w)) over all rows of the data, measured (``exact``) or estimated from
+    a draw with 95% intervals for the data set's values.
 
+    ``batch_scaling`` holds one row for each batch size M: batch_size, l1, l2 (norms of the noise of batches drawn
+    with replacement, as measured), l1_predicted, l2_predicted (those of sigma / sqrt(M)), batches. ``tail_index``
+    holds median, lower and upper (quartiles) over coordinates of Hill's tail index over samples, coordinates, samples.
     ``tensors`` holds one row for each parameter: name, parameters, l1, l2, density, dead_fraction;
     ``token_deciles`` one for each frequency group of the token embedding's rows (``embeddings.token_deciles``).
     """
@@ -77,12 +81,16 @@ class Noise:
     density: float | None
     density_interval: Interval | None
     l1_interval: Interval | None
+    l2_interval: Interval | None
     exact: bool | None
     density_live: float | None
     dead_fraction: float | None
     effective_dimension: float | None
     noise_scale_l2: float | None
     noise_scale_l1: float | None
+    noise_scale_l2_interval: Interval | None
+    noise_scale_l1_interval: Interval | None
+    tail_index: Mapping[str, float] | None
     samples: int | None
     batch_scaling: Sequence[Mapping[str, float]] | None
     gradient_l1: float | None
@@ -126,8 +134,9 @@ class Smoothness:
     """Bracket on the smallest ||L||_1 with -diag(L) <= H <= diag(L); ``vectors`` is a feasible L.
 
     ``confidence`` is the probability with which bracket and sharpness hold (1 where H was formed).
-    ``sharpness_interval`` bounds lambda = max|eig H|. ``points`` holds one row for each point along the
-    runs: method, step, l1_lower, l1_upper, sharpness, density, gradient_l1, gradient_l2.
+    ``sharpness_interval`` bounds lambda = max|eig H|. ``hessian_11`` is sum|H_jk|, beyond d = 2,000 an estimate
+    with a 95% interval. ``points`` holds one row for each point along the runs: method, step, l1_lower, l1_upper,
+    sharpness, density, gradient_l1, gradient_l2.
     ``tensors`` holds one row for each parameter: name, parameters, l1.
     """
 
@@ -141,6 +150,7 @@ class Smoothness:
     diagonal_sum: float | None
     row_norm_sum: float | None
     hessian_11: float | None
+    hessian_11_interval: Interval | None
     products: int | None
     samples: int | None
     global_l1: float | None
@@ -157,7 +167,9 @@ class Smoothness:
 class Spectrum:
     """Extremal eigenvalues of the Hessian; ``eigenvalues`` are Ritz values in ascending order.
 
-    ``largest_upper`` and ``smallest_lower`` bound the ends with probability ``confidence``.
+    ``largest_upper`` and ``smallest_lower`` bound the ends with probability ``confidence``. ``directional`` holds
+    u'Hu/u'u along the update of each rule: {rule: {sharpness, decrease}}; ``kinks`` one row for each direction and
+    step: direction, h, curvature (by autograd), finite (over the step).
     """
 
     largest: float | None
@@ -168,6 +180,8 @@ class Spectrum:
     smallest_lower: float | None
     confidence: float | None
     samples: int | None
+    directional: Mapping[str, Mapping[str, Any]] | None
+    kinks: Sequence[Mapping[str, Any]] | None
     why: Mapping[str, str] = field(default_factory=dict)
     vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)

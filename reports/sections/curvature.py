@@ -21,7 +21,8 @@ def curvature(diagnosis: Diagnosis) -> Section:
     if part.exact is False:
         cautions.append(
             "Estimated with random probes: single coordinates are noisy, and the sum of the sizes of noisy values is "
-            "too large, so Σ|hⱼ| is given with an interval that allows for it; the figure shows the estimates."
+            "too large, so Σ|hⱼ| is given with an interval that allows for it. The figure shows the estimates, with "
+            "each tensor's noise scaled down; bounds, trace and Σ|hⱼ| rest on the unscaled ones."
         )
     pictures = (*_diagonal_figure(vectors), *_ritz_figure(ends.eigenvalues or ()))
     tensors = by_tensor(
@@ -52,7 +53,7 @@ def curvature(diagnosis: Diagnosis) -> Section:
             quantity(
                 part, "negative_fraction", "hⱼ < 0", "share of the coordinates with a negative value", show=percent
             ),
-            quantity(part, "probes", "probes", "random probes; none where the diagonal was read off H"),
+            quantity(part, "probes", "products", "spent on random probes; none where the diagonal was read off H"),
             quantity(ends, "largest", "λmax", "largest eigenvalue found, approached from below"),
             quantity(ends, "largest_upper", "λmax ≤", "bound from the random start of the iteration"),
             quantity(ends, "smallest", "λmin", "smallest eigenvalue found, approached from above"),
@@ -61,9 +62,30 @@ def curvature(diagnosis: Diagnosis) -> Section:
             quantity(ends, "steps", "steps", "of the Lanczos iteration"),
             quantity(part, "samples", "n", "samples that the diagonal was measured on"),
         ),
-        tables=tuple(t for t in (tensors,) if t),
+        tables=tuple(t for t in (tensors, _rules(ends.directional), _kinks(ends.kinks)) if t),
         cost=cost(diagnosis, "hessian_diagonal", "spectrum"),
     )
+
+
+def _rules(directional: Mapping[str, Mapping[str, Any]] | None) -> Table | None:
+    """Curvature along the update of each rule at the start."""
+    if not directional:
+        return None
+    rows = tuple((rule, number(of.get("sharpness")), number(of.get("decrease"))) for rule, of in directional.items())
+    head = ("update of", "uᵀHu/uᵀu", "most that one step gains")
+    note = "Where uᵀHu is not above 0 the quadratic model has no best step."
+    return Table("Curvature along the first update", head, rows, note=note)
+
+
+def _kinks(steps: Sequence[Mapping[str, Any]] | None) -> Table | None:
+    """Autograd's curvature beside that of a finite step."""
+    if not steps:
+        return None
+    rows = tuple(
+        (str(of.get("direction")), number(of.get("h"), 2), number(of.get("curvature")), number(of.get("finite")))
+        for of in steps
+    )
+    return Table("Curvature by autograd and over a finite step", ("along", "h", "autograd", "finite step"), rows)
 
 
 def _ritz_figure(eigenvalues: Sequence[float]) -> tuple[Figure, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from diagnose.schema import Diagnosis
 from reports.numbers import number, percent
 from reports.sections.parts import Section, concentration_figure, cost, decile_parts, tensor_parts, three
@@ -41,10 +43,15 @@ def noise(diagnosis: Diagnosis) -> Section:
         ),
     )
     scaling = part.batch_scaling and Table(
-        "Noise by batch size",
-        ("batch size", "‖σ‖₁", "‖σ‖₂"),
-        tuple((number(r.get("batch_size")), number(r.get("l1")), number(r.get("l2"))) for r in part.batch_scaling),
+        "Noise of batches drawn with replacement, beside σ/√M",
+        ("batch size M", "ℓ₁ norm", "‖σ‖₁/√M", "ℓ₂ norm", "‖σ‖₂/√M", "batches"),
+        tuple(
+            tuple(number(r.get(key)) for key in ("batch_size", "l1", "l1_predicted", "l2", "l2_predicted", "batches"))
+            for r in part.batch_scaling
+        ),
     )
+    if part.tail_index is not None:
+        remarks = (*remarks, _tails(part.tail_index))
     return Section(
         id="noise",
         title="Gradient noise",
@@ -59,7 +66,7 @@ def noise(diagnosis: Diagnosis) -> Section:
             ),
             quantity(part, "density_live", "φ, live", "the same without the coordinates where σ = 0"),
             quantity(part, "l1", "‖σ‖₁", "in AdaGrad's noise term", interval_key="l1_interval"),
-            quantity(part, "l2", "‖σ‖₂", "in SGD's noise term"),
+            quantity(part, "l2", "‖σ‖₂", "in SGD's noise term", interval_key="l2_interval"),
             quantity(part, "sqrt_d_l2", "√d‖σ‖₂", "the most that ‖σ‖₁ could be"),
             quantity(part, "dead_fraction", "σ = 0", "share of the coordinates without noise", show=percent),
             quantity(
@@ -68,12 +75,19 @@ def noise(diagnosis: Diagnosis) -> Section:
                 "(‖σ‖₁/‖σ‖₂)²",
                 "effective dimension: how many equally noisy coordinates act alike",
             ),
-            quantity(part, "noise_scale_l2", "tr Σ/‖∇f‖₂²", "noise scale: the batch size at which SGD stops gaining"),
+            quantity(
+                part,
+                "noise_scale_l2",
+                "tr Σ/‖∇f‖₂²",
+                "noise scale: the batch size at which SGD stops gaining",
+                interval_key="noise_scale_l2_interval",
+            ),
             quantity(
                 part,
                 "noise_scale_l1",
                 "(‖σ‖₁/‖∇f‖₁)²",
                 "its ℓ₁ counterpart: the batch size at which AdaGrad stops gaining",
+                interval_key="noise_scale_l1_interval",
             ),
             quantity(part, "gradient_l1", "‖∇f‖₁", "gradient at the start"),
             quantity(part, "gradient_l2", "‖∇f‖₂", "gradient at the start"),
@@ -81,4 +95,13 @@ def noise(diagnosis: Diagnosis) -> Section:
         ),
         tables=tuple(t for t in (*layer_tables, tensors, *token_tables, scaling) if t),
         cost=cost(diagnosis, "noise"),
+    )
+
+
+def _tails(index: Mapping[str, float]) -> str:
+    """How heavy the tails of the samples' gradients are, coordinate by coordinate."""
+    return (
+        f"Tail index of the gradients over {number(index['samples'])} samples: median {number(index['median'], 2)}, "
+        f"quartiles {number(index['lower'], 2)} and {number(index['upper'], 2)} on {number(index['coordinates'])} "
+        "coordinates; Gaussian gradients read about 4.3, and the lower it is the more single samples matter."
     )

@@ -91,7 +91,9 @@ def _quantities(part: Any) -> tuple[Quantity, ...]:
         quantity(part, "density_rotated", "R_L, rotated", "the same after a random rotation of the coordinates"),
         quantity(part, "diagonal_sum", "Σ|hⱼ|", "of the Hessian diagonal: a lower bound of ‖L‖₁, not a valid L"),
         quantity(part, "row_norm_sum", "Σ√(H²)ⱼⱼ", "norms of the rows: a lower bound of ‖L‖₁, not a valid L"),
-        quantity(part, "hessian_11", "Σ|Hⱼₖ|", "all entries: an upper bound of ‖L‖₁"),
+        quantity(
+            part, "hessian_11", "Σ|Hⱼₖ|", "all entries: an upper bound of ‖L‖₁", interval_key="hessian_11_interval"
+        ),
         quantity(
             part, "global_l1", "‖L‖₁, all w", "closed form of linear models: valid at every w, so it may be looser"
         ),

@@ -91,7 +91,8 @@ def test_loading_gives_back_what_was_stored(finished: Path) -> None:
     loaded = Diagnosis.load(finished)
     assert json.loads(json.dumps(loaded.to_json())) == json.loads((finished / "result.json").read_text())
     assert {"noise", "smoothness", "hessian_diagonal"} <= set(loaded.vectors)
-    assert float(np.abs(loaded.vectors["noise"]["weight"]).sum()) == pytest.approx(loaded.noise.l1, rel=1e-6)
+    low, high = loaded.noise.l1_interval or (0.0, 0.0)
+    assert low <= float(np.abs(loaded.vectors["noise"]["weight"]).sum()) <= high  # of the draw; l1 is that of all rows
 
 
 def test_the_same_seed_gives_the_same_result(finished: Path, tmp_path: Path) -> None:
