@@ -16,8 +16,9 @@ from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
 from diagnose.settings import LARGE_NETWORK, Resolved
 from diagnose.training import RaceSettings, race, replay
 from diagnose.training.findings import findings as race_findings
-from diagnose.training.legs import LegStore, rows
+from diagnose.training.legs import Contender, LegStore, rows
 from diagnose.training.speedup import summarise
+from diagnose.training.stacking import stackable
 from diagnose.verdict import bounds, decide
 from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
@@ -285,6 +286,7 @@ def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
         optimizers=r.optimizers,
         learning_rates=r.learning_rates,
         every_rate=bench.opened.family == "linear",
+        stacked=bench.opened.family == "linear" or stackable(bench.problem),
         sharpness=known.smoothness.sharpness,
     )
 
@@ -303,7 +305,7 @@ def _along(bench: Bench, known: Diagnosis) -> list[tuple[str, int, Parameters]]:
     else:
         steps = sorted({round(float(s)) for s in np.geomspace(1, last, POINTS)})
     runs = [
-        replay(bench.problem, name, methods[name]["learning_rate"], 0, race_settings(bench, known), steps)
+        replay(bench.problem, Contender(name, methods[name]["learning_rate"], 0), race_settings(bench, known), steps)
         for name in names
     ]
     along = []

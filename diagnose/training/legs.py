@@ -7,9 +7,9 @@ a race is computed from its legs, so a race that goes on from stored legs ends i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,22 @@ from diagnose.schema import RUN_COLUMNS
 
 Rate = TypeVar("Rate", int, float)
 """A learning rate, or the exponent of one."""
+
+
+Schedule = Literal["constant", "inverse-sqrt"]
+
+
+class Contender(NamedTuple):
+    """A run that is to be made."""
+
+    method: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The name under which a store keeps its leg."""
+        return f"{self.method} {self.learning_rate!r} {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +47,13 @@ class RaceSettings:
         evaluations: steps at which the loss of the whole sample set is taken, besides step 0.
         optimizers: names of update_rules.RULES.
         learning_rates: a fixed list for all methods, or None for a grid that grows.
-        every_rate: quarter decades, every rate with every seed, runs stacked (linear models); otherwise half decades
-            on the first seed, then the best and its neighbours with all seeds, one run after another.
+        every_rate: quarter decades, every rate with every seed (linear models); otherwise half decades on the first
+            seed, then the best and its neighbours with all seeds.
+        stacked: train the runs of all methods at once, else one after another.
         sharpness: max|eig H| at the start, the first guess for SGD; None where it is not known.
+        schedule: the rate of step t = 1, 2, ... is the learning rate itself, or it over sqrt(t).
+        box: the iterates stay within this distance of the start in every coordinate; None: anywhere.
+        own: optimizers of the user's by name: (list of parameters, lr=rate) -> torch.optim.Optimizer.
     """
 
     steps: int
@@ -44,7 +64,15 @@ class RaceSettings:
     optimizers: tuple[str, ...]
     learning_rates: tuple[float, ...] | None = None
     every_rate: bool = False
+    stacked: bool = False
     sharpness: float | None = None
+    schedule: Schedule = "constant"
+    box: float | None = None
+    own: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def factor(self, step: int) -> float:
+        """What the learning rate is multiplied with in a step, 1, 2, ..."""
+        return 1 / math.sqrt(step) if self.schedule == "inverse-sqrt" else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +98,7 @@ class Leg:
     @property
     def key(self) -> str:
         """The name under which a store keeps the leg."""
-        return leg_key(self.method, self.learning_rate, self.seed)
+        return Contender(self.method, self.learning_rate, self.seed).key
 
     @property
     def final(self) -> float:
@@ -85,10 +113,6 @@ class Leg:
     def from_json(cls, body: Mapping[str, Any]) -> Leg:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
         return cls(**values)
-
-
-def leg_key(method: str, learning_rate: float, seed: int) -> str:
-    return f"{method} {learning_rate!r} {seed}"
 
 
 class LegStore(Protocol):
@@ -114,10 +138,14 @@ class MemoryStore:
 
 @dataclass(frozen=True)
 class Race:
-    """All legs that were run, in the order of the methods, then of rate and seed."""
+    """All legs that were run, in the order of the methods, then of rate and seed.
+
+    ``state_bytes`` is what each method keeps beside parameters and gradient.
+    """
 
     settings: RaceSettings
     legs: tuple[Leg, ...]
+    state_bytes: Mapping[str, int]
 
     def of(self, method: str) -> tuple[Leg, ...]:
         return tuple(leg for leg in self.legs if leg.method == method)

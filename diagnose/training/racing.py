@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
-from diagnose.training.legs import Leg, LegStore, Race, RaceSettings, evaluation_steps, leg_key
-from diagnose.training.running import GRADIENT_LIMIT, Seen, look, run_alone, run_stack, stack_size
-from diagnose.training.tuning import Run, expected_runs, tune
+from diagnose.training.legs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
+from diagnose.training.running import GRADIENT_LIMIT, Seen, look, run_alone
+from diagnose.training.stacking import run_stack, stack_size
+from diagnose.training.steppers import state_bytes
+from diagnose.training.tuning import Tuning, expected_runs, tune
 from estimators.errors import InputError
 from estimators.problem import Problem
 from estimators.results import Progress
@@ -20,30 +21,43 @@ STAGE = "training"
 def race(problem: Problem, settings: RaceSettings, legs: LegStore, progress: Progress | None = None) -> Race:
     """Train every method from the problem's point and tune it.
 
-    A finished run is put into ``legs`` at once, and taken from there when it is found. Runs of a stack are taken
-    only all together, so that an interrupted race goes on to the same bits. Where a batch is the whole sample set
-    seeds change nothing: one is run and stands for all.
+    All methods are tuned side by side: what each wants next is trained together, in stacks where ``settings.stacked``
+    says so (optimizers of the user's always run alone). A finished run is put into ``legs`` at once, and taken from
+    there when it is found. Runs of a stack are taken only all together, so that an interrupted race goes on to the
+    same bits. Where a batch is the whole sample set seeds change nothing: one is run and stands for all.
 
     Cost: steps * batch_size / n passes for each run, and one for each evaluation (a third above GRADIENT_LIMIT
     parameters). ``progress`` counts passes; its total grows when a grid does.
 
     Raises:
-        InputError: the loss at the starting point is not finite.
+        InputError: the loss at the starting point is not finite; an optimizer of the user's cannot be used.
     """
     start = look(problem, problem.parameters)
     if not math.isfinite(start[0]):
         raise InputError(
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
         )
+    memory = {method: state_bytes(method, settings.own, problem.parameters) for method in settings.optimizers}
     runner = _Runner(problem, settings, legs, start, progress)
     tuned = runner.settings
-    finished: list[Leg] = []
-    for method in settings.optimizers:
-        finished += tune(method, tuned, partial(runner.train, method))
-        runner.finish(method)
+    finished: dict[str, list[Leg]] = {}
+    tunings: dict[str, Tuning] = {method: tune(method, tuned) for method in settings.optimizers}
+    wanted = {method: next(tuning) for method, tuning in tunings.items()}
+    while wanted:
+        runs = [Contender(method, rate, seed) for method, asked in wanted.items() for rate, seed in asked]
+        made = runner.train(runs)
+        for method in list(wanted):
+            own = [leg for leg in made if leg.method == method]
+            try:
+                wanted[method] = tunings[method].send(own)
+            except StopIteration as end:
+                finished[method] = end.value
+                del wanted[method]
+                runner.finish(method)
+    every = [leg for method in settings.optimizers for leg in finished[method]]
     if tuned.seeds < settings.seeds:
-        finished = [replace(leg, seed=seed) for leg in finished for seed in range(settings.seeds)]
-    return Race(settings, tuple(finished))
+        every = [replace(leg, seed=seed) for leg in every for seed in range(settings.seeds)]
+    return Race(settings, tuple(every), memory)
 
 
 class _Runner:
@@ -60,26 +74,31 @@ class _Runner:
         self.expected = dict.fromkeys(settings.optimizers, expected_runs(self.settings))
         self.done = dict.fromkeys(settings.optimizers, 0)
 
-    def train(self, method: str, runs: Sequence[Run]) -> list[Leg]:
+    def train(self, runs: Sequence[Contender]) -> list[Leg]:
         """The legs of the runs, in their order."""
-        self.expected[method] = max(self.expected[method], self.done[method] + len(runs))
-        width = stack_size(self.problem, self.settings) if self.settings.every_rate else 1
-        legs: list[Leg] = []
-        for first in range(0, len(runs), width):
-            group = runs[first : first + width]
-            legs += self._group(method, group)
-            self.done[method] += len(group)
+        for method in self.done:
+            asked = sum(run.method == method for run in runs)
+            self.expected[method] = max(self.expected[method], self.done[method] + asked)
+        width = stack_size(self.problem, self.settings) if self.settings.stacked else 1
+        together = [run for run in runs if run.method not in self.settings.own]
+        groups = [together[first : first + width] for first in range(0, len(together), width)]
+        groups += [[run] for run in runs if run.method in self.settings.own]
+        made: dict[Contender, Leg] = {}
+        for group in groups:
+            made.update(zip(group, self._group(group), strict=True))
+            for run in group:
+                self.done[run.method] += 1
             self._tell()
-        return legs
+        return [made[run] for run in runs]
 
     def finish(self, method: str) -> None:
         """The method needs no further run."""
         self.expected[method] = self.done[method]
         self._tell()
 
-    def _group(self, method: str, group: Sequence[Run]) -> list[Leg]:
+    def _group(self, group: Sequence[Contender]) -> list[Leg]:
         """Runs that are trained together: all of them from the store, or all anew."""
-        kept = [self.legs.get(leg_key(method, rate, seed)) for rate, seed in group]
+        kept = [self.legs.get(run.key) for run in group]
         legs = [leg for leg in kept if leg is not None]
         if len(legs) == len(group):
             return legs
@@ -87,10 +106,10 @@ class _Runner:
         def tick(share: float) -> None:
             self._tell(share * len(group))
 
-        if self.settings.every_rate:
-            legs = run_stack(self.problem, self.settings, method, group, self.start, tick)
+        if self.settings.stacked and group[0].method not in self.settings.own:
+            legs = run_stack(self.problem, self.settings, group, self.start, tick)
         else:
-            legs = [run_alone(self.problem, self.settings, method, *run, self.start, tick) for run in group]
+            legs = [run_alone(self.problem, self.settings, run, self.start, tick) for run in group]
         for leg in legs:
             self.legs.put(leg)
         return legs

@@ -159,6 +159,7 @@ def _method(race: Race, method: str, initial: float, target: float | None, no_ta
         "tuning_range_at_least": None,
         "runs": len(legs),
         "diverged": sum(leg.diverged for leg in legs),
+        "state_bytes": race.state_bytes[method],
     }
     if not best:
         reason = "a run of every learning rate diverged"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 
 from diagnose.training.legs import Leg, RaceSettings, best_rate, mean_final
 
 Run = tuple[float, int]
 """Learning rate and seed."""
-Train = Callable[[Sequence[Run]], Sequence[Leg]]
+Tuning = Generator[list[Run], Sequence[Leg], list[Leg]]
+"""Yields the runs that it wants next, is sent their legs, and returns all of them."""
 
 AROUND = {True: 4, False: 2}
 """The first grid reaches this many quarter decades to each side of the guess; a stack of runs (every_rate) takes more
@@ -18,8 +19,26 @@ GROWTH = 2
 """A grid grows by this many quarter decades at a time ..."""
 GROWTHS = 12
 """... and at most this often."""
-LINEAR_GUESS = {"adagrad": 0.3, "adagrad-norm": 3.0, "adam": 0.03}
-NETWORK_GUESS = {"adagrad": 0.03, "adagrad-norm": 1.0, "adam": 0.003}
+LINEAR_GUESS = {
+    "adagrad": 0.3,
+    "adagrad-norm": 3.0,
+    "adagrad-momentum": 0.03,
+    "rmsprop": 0.03,
+    "adam": 0.03,
+    "sign-sgd": 0.03,
+}
+NETWORK_GUESS = {
+    "adagrad": 0.03,
+    "adagrad-norm": 1.0,
+    "adagrad-momentum": 0.003,
+    "rmsprop": 0.003,
+    "adam": 0.003,
+    "sign-sgd": 0.001,
+}
+SGD_GUESS = {"sgd": 1.0, "sgd-clip": 1.0, "sgd-momentum": 0.1}
+"""In units of 1/lambda; momentum 0.9 makes steps ten times as long."""
+OWN_GUESS = 0.003
+"""For an optimizer of the user's, most of which divide by the gradient's size."""
 FURTHEST = 32
 """No first guess lies further than eight decades from 1."""
 
@@ -32,14 +51,15 @@ def rate_of(k: int) -> float:
 def first_guess(method: str, settings: RaceSettings) -> int:
     """The k around which a method's grid starts, even.
 
-    SGD: 1/lambda, half the largest rate that is stable on a quadratic. The other methods divide by the gradient's
-    size, so constants do: about the middle of the best rates of logistic and softmax regression on tabular data and
-    digits, and of the MLP, the CNN and the language model that go by a name.
+    SGD and its kin: 1/lambda, half the largest rate that is stable on a quadratic. The other methods divide by the
+    gradient's size, so constants do: about the middle of the best rates of logistic and softmax regression on tabular
+    data and digits, and of the MLP, the CNN and the language model that go by a name.
     """
     guesses = LINEAR_GUESS if settings.every_rate else NETWORK_GUESS
-    guess = guesses["adagrad"] if method == "sgd" else guesses[method]
-    if method == "sgd" and settings.sharpness:
-        guess = 1 / settings.sharpness
+    if method in SGD_GUESS:
+        guess = SGD_GUESS[method] * (1 / settings.sharpness if settings.sharpness else guesses["adagrad"])
+    else:
+        guess = guesses.get(method, OWN_GUESS)
     return max(-FURTHEST, min(FURTHEST, 2 * round(2 * math.log10(guess))))
 
 
@@ -52,8 +72,8 @@ def expected_runs(settings: RaceSettings) -> int:
     return AROUND[False] + 1 + 3 * (settings.seeds - 1)
 
 
-def tune(method: str, settings: RaceSettings, train: Train) -> list[Leg]:
-    """All runs of one method, by rate and seed.
+def tune(method: str, settings: RaceSettings) -> Tuning:
+    """Asks for the runs of one method, decides on their legs, and returns all of them by rate and seed.
 
     With a fixed list every rate has every seed. ``every_rate``: quarter decades with every seed, on a grid that
     grows until the best of the mean final loss is not at its end. Otherwise: half decades on the first seed, on a
@@ -63,13 +83,15 @@ def tune(method: str, settings: RaceSettings, train: Train) -> list[Leg]:
     seeds = range(settings.seeds)
     if settings.learning_rates is not None:
         rates = sorted(set(settings.learning_rates))
-        return list(train([(rate, seed) for rate in rates for seed in seeds]))
+        return list((yield [(rate, seed) for rate in rates for seed in seeds]))
 
     legs: dict[int, dict[int, Leg]] = {}
 
-    def run(exponents: Iterable[int], on: Sequence[int]) -> None:
+    def run(exponents: Iterable[int], on: Sequence[int]) -> Generator[list[Run], Sequence[Leg], None]:
         wanted = [(k, seed) for k in exponents for seed in on if seed not in legs.get(k, {})]
-        done = train([(rate_of(k), seed) for k, seed in wanted])
+        if not wanted:
+            return
+        done = yield [(rate_of(k), seed) for k, seed in wanted]
         for (k, seed), leg in zip(wanted, done, strict=True):
             legs.setdefault(k, {})[seed] = leg
 
@@ -87,18 +109,20 @@ def tune(method: str, settings: RaceSettings, train: Train) -> list[Leg]:
     first = seeds if settings.every_rate else seeds[:1]
     middle = first_guess(method, settings)
     around = AROUND[settings.every_rate]
-    run(range(middle - around, middle + around + 1, stride), first)
+    yield from run(range(middle - around, middle + around + 1, stride), first)
     left = GROWTHS
     while left and (more := beyond(means(len(first)), legs, stride)):
-        run(more, first)
+        yield from run(more, first)
         left -= 1
     best = best_rate(means(len(first)))
     if len(first) < len(seeds) and best is not None:
         alone = means(1)
-        run([k for k in (best - stride, best, best + stride) if math.isfinite(alone.get(k, math.inf))], seeds)
+        yield from run(
+            [k for k in (best - stride, best, best + stride) if math.isfinite(alone.get(k, math.inf))], seeds
+        )
         # The mean over seeds may prefer a neighbour, and that may be the end of the grid.
         while left and (more := beyond(means(len(seeds)), judged(), stride)):
-            run(more, seeds)
+            yield from run(more, seeds)
             left -= 1
     return [legs[k][seed] for k in sorted(legs) for seed in sorted(legs[k])]
 

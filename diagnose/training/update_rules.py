@@ -20,6 +20,10 @@ ALL = ""
 ADAGRAD_START = 1e-10
 """v before the first step: the paper's epsilon, inside the root."""
 BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
+MOMENTUM = 0.9
+LONGEST = 1.0
+"""sgd-clip shortens a gradient to this Euclidean length, the usual choice for language models."""
+ALPHA, RMSPROP_EPSILON = 0.99, 1e-8
 
 
 class UpdateRule(NamedTuple):
@@ -29,13 +33,29 @@ class UpdateRule(NamedTuple):
     update: Callable[[Tensors, State, Rate], tuple[Tensors, State]]
 
 
-def _sgd_init(w: Tensors) -> State:
+def _no_state(w: Tensors) -> State:
     return {}
 
 
 def _sgd(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
     """w <- w - rate g."""
     return {name: -rate * part for name, part in g.items()}, state
+
+
+def _momentum_init(w: Tensors) -> State:
+    return {"m": _zeros(w)}
+
+
+def _sgd_momentum(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """m <- 0.9 m + g; w <- w - rate m (Polyak 1964, as in torch.optim.SGD)."""
+    m = {name: MOMENTUM * state["m"][name] + part for name, part in g.items()}
+    return {name: -rate * part for name, part in m.items()}, {"m": m}
+
+
+def _sgd_clip(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """w <- w - rate g min(1, 1/||g||_2) (Pascanu, Mikolov & Bengio 2013)."""
+    scale = rate * (LONGEST / _square(g).sqrt().clamp_min(LONGEST))
+    return {name: -scale * part for name, part in g.items()}, state
 
 
 def _adagrad_init(w: Tensors) -> State:
@@ -48,6 +68,17 @@ def _adagrad(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
     return {name: -rate * part / v[name].sqrt() for name, part in g.items()}, {"v": v}
 
 
+def _adagrad_momentum_init(w: Tensors) -> State:
+    return {**_adagrad_init(w), **_momentum_init(w)}
+
+
+def _adagrad_momentum(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """v <- v + g^2; m <- 0.9 m + g / sqrt(v); w <- w - rate m: AdaGrad's step with Polyak's momentum."""
+    v = {name: state["v"][name] + part.square() for name, part in g.items()}
+    m = {name: MOMENTUM * state["m"][name] + part / v[name].sqrt() for name, part in g.items()}
+    return {name: -rate * part for name, part in m.items()}, {"v": v, "m": m}
+
+
 def _adagrad_norm_init(w: Tensors) -> State:
     first = next(iter(w.values()))
     return {"v": {ALL: torch.full((), ADAGRAD_START, dtype=first.dtype, device=first.device)}}
@@ -55,16 +86,26 @@ def _adagrad_norm_init(w: Tensors) -> State:
 
 def _adagrad_norm(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
     """v <- v + ||g||_2^2; w <- w - rate g / sqrt(v), one v for all coordinates (Ward, Wu & Bottou 2019)."""
-    v = state["v"][ALL] + torch.stack([part.square().sum() for part in g.values()]).sum()
+    v = state["v"][ALL] + _square(g)
     scale = rate / v.sqrt()
     return {name: -scale * part for name, part in g.items()}, {"v": {ALL: v}}
+
+
+def _rmsprop_init(w: Tensors) -> State:
+    return {"v": _zeros(w)}
+
+
+def _rmsprop(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """v <- 0.99 v + 0.01 g^2; w <- w - rate g / (sqrt(v) + 1e-8), torch's defaults (Tieleman & Hinton 2012)."""
+    v = {name: ALPHA * state["v"][name] + (1 - ALPHA) * part.square() for name, part in g.items()}
+    return {name: -rate * part / (v[name].sqrt() + RMSPROP_EPSILON) for name, part in g.items()}, {"v": v}
 
 
 def _adam_init(w: Tensors) -> State:
     first = next(iter(w.values()))
     return {
-        "m": {name: torch.zeros_like(part) for name, part in w.items()},
-        "v": {name: torch.zeros_like(part) for name, part in w.items()},
+        "m": _zeros(w),
+        "v": _zeros(w),
         "t": {ALL: torch.zeros((), dtype=first.dtype, device=first.device)},
     }
 
@@ -81,9 +122,28 @@ def _adam(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
     return change, {"m": m, "v": v, "t": {ALL: t}}
 
 
+def _sign_sgd(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
+    """w <- w - rate sign(g) (Bernstein et al. 2018)."""
+    return {name: -rate * part.sign() for name, part in g.items()}, state
+
+
+def _square(g: Tensors) -> Tensor:
+    """||g||_2^2 over all parameters."""
+    return torch.stack([part.square().sum() for part in g.values()]).sum()
+
+
+def _zeros(w: Tensors) -> Tensors:
+    return {name: torch.zeros_like(part) for name, part in w.items()}
+
+
 RULES: dict[str, UpdateRule] = {
-    "sgd": UpdateRule(_sgd_init, _sgd),
+    "sgd": UpdateRule(_no_state, _sgd),
+    "sgd-momentum": UpdateRule(_momentum_init, _sgd_momentum),
+    "sgd-clip": UpdateRule(_no_state, _sgd_clip),
     "adagrad": UpdateRule(_adagrad_init, _adagrad),
     "adagrad-norm": UpdateRule(_adagrad_norm_init, _adagrad_norm),
+    "adagrad-momentum": UpdateRule(_adagrad_momentum_init, _adagrad_momentum),
+    "rmsprop": UpdateRule(_rmsprop_init, _rmsprop),
     "adam": UpdateRule(_adam_init, _adam),
+    "sign-sgd": UpdateRule(_no_state, _sign_sgd),
 }

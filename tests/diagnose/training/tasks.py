@@ -69,7 +69,8 @@ def settings(**changes: Any) -> RaceSettings:
         "every_rate": True,
         "sharpness": 1.0,
     }
-    return RaceSettings(**(base | changes))
+    wanted = base | changes
+    return RaceSettings(**({"stacked": wanted["every_rate"]} | wanted))
 
 
 def leg(
@@ -111,4 +112,5 @@ def made_race(curves: Mapping[str, Mapping[float, Sequence[Sequence[float | None
     return Race(
         settings(**({"steps": longest - 1, "seeds": count, "optimizers": tuple(curves)} | changes)),
         legs,
+        dict.fromkeys(curves, 0),
     )

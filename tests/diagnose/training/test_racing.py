@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from diagnose.training import race, replay
 from diagnose.training.batches import batches
-from diagnose.training.legs import Leg, MemoryStore, Race, RaceSettings
-from diagnose.training.running import look, run_alone, run_stack, stack_size, threads
+from diagnose.training.legs import Contender, Leg, MemoryStore, Race, RaceSettings
+from diagnose.training.running import look, run_alone, threads
+from diagnose.training.stacking import run_stack, stack_size
 from diagnose.training.update_rules import RULES
 from estimators.errors import InputError
 from estimators.problem import Problem
@@ -32,18 +33,29 @@ def silent(_: float) -> None:
     return None
 
 
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    """Rules that divide by a small root, or take signs, blow up what rounding in float32 leaves."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("make", [logistic, network, lambda: quadratic(torch.logspace(0, -2, 5), torch.ones(5))])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch_size", [8, 10_000])
 def test_a_stack_of_runs_equals_single_runs(make: Callable[[], Problem], method: str, batch_size: int) -> None:
     problem, how = make(), settings(batch_size=batch_size)
     start = look(problem, problem.parameters)
-    runs = [(0.03, 0), (0.1, 0), (0.1, 2), (0.3, 1)]
-    stacked = run_stack(problem, how, method, runs, start, silent)
-    for (rate, seed), one in zip(runs, stacked, strict=True):
-        alone = run_alone(problem, how, method, rate, seed, start, silent)
-        assert (one.method, one.learning_rate, one.seed, one.steps) == (method, rate, seed, alone.steps)
-        assert numbers(one) == pytest.approx(numbers(alone), rel=1e-5)
+    runs = [Contender(method, rate, seed) for rate, seed in [(0.03, 0), (0.1, 0), (0.1, 2), (0.3, 1)]]
+    runs.insert(1, Contender("adagrad", 0.1, 1))
+    stacked = run_stack(problem, how, runs, start, silent)
+    for run, one in zip(runs, stacked, strict=True):
+        alone = run_alone(problem, how, run, start, silent)
+        assert (one.method, one.learning_rate, one.seed, one.steps) == (*run, alone.steps)
+        assert numbers(one) == pytest.approx(numbers(alone), rel=1e-6)
 
 
 def test_a_run_against_plain_torch() -> None:
@@ -64,7 +76,7 @@ def test_a_run_against_plain_torch() -> None:
         torch.autograd.backward(loss(index))
         optimizer.step()
         d_2 = max(d_2, model.weight.norm().item())
-    (leg,) = run_stack(problem, how, "sgd", [(0.5, 1)], look(problem, problem.parameters), silent)
+    (leg,) = run_stack(problem, how, [Contender("sgd", 0.5, 1)], look(problem, problem.parameters), silent)
     losses.append(loss(slice(None)).item())
     assert leg.losses == pytest.approx([losses[step] for step in leg.steps], rel=1e-5)
     assert leg.d_2 == pytest.approx(d_2, rel=1e-5)
@@ -72,8 +84,8 @@ def test_a_run_against_plain_torch() -> None:
 
 def test_gradient_norms_and_distances_are_those_of_the_path() -> None:
     problem, how = network(), settings(steps=12, evaluations=4, every_rate=False)
-    leg = run_alone(problem, how, "adagrad", 0.1, 0, look(problem, problem.parameters), silent)
-    path = replay(problem, "adagrad", 0.1, 0, how, range(13))
+    leg = run_alone(problem, how, Contender("adagrad", 0.1, 0), look(problem, problem.parameters), silent)
+    path = replay(problem, Contender("adagrad", 0.1, 0), how, range(13))
     origin = problem.flatten(problem.parameters)
     away = [problem.flatten(w) - origin for _, w in path]
     assert leg.d_inf == pytest.approx(max(a.abs().max().item() for a in away), rel=1e-6)
@@ -91,12 +103,12 @@ def test_replay_gives_the_iterates_of_the_race() -> None:
     ended = race(problem, how, MemoryStore())
     best = ended.best("sgd")[2]
     steps = (0, best.steps[5], how.steps)
-    path = replay(problem, "sgd", best.learning_rate, 2, how, steps)
+    path = replay(problem, Contender("sgd", best.learning_rate, 2), how, steps)
     assert [step for step, _ in path] == list(steps)
     for step, w in path:
         assert problem.at(w).loss() == pytest.approx(best.losses[best.steps.index(step)], rel=1e-5)
     with pytest.raises(ValueError, match="outside"):
-        replay(problem, "sgd", 0.1, 0, how, [how.steps + 1])
+        replay(problem, Contender("sgd", 0.1, 0), how, [how.steps + 1])
 
 
 def test_a_seed_changes_the_batches_only() -> None:
@@ -114,8 +126,8 @@ def test_a_seed_changes_the_batches_only() -> None:
 def test_methods_and_rates_see_the_same_batches() -> None:
     """One step from the same w: the gradients behind two rates and two methods are one and the same."""
     problem, how = logistic(), settings(steps=1, evaluations=1)
-    (_, slow), (_, fast) = (replay(problem, "sgd", rate, 1, how, [1])[0] for rate in (0.1, 0.2))
-    (_, norm) = replay(problem, "adagrad-norm", 0.1, 1, how, [1])[0]
+    (_, slow), (_, fast) = (replay(problem, Contender("sgd", rate, 1), how, [1])[0] for rate in (0.1, 0.2))
+    (_, norm) = replay(problem, Contender("adagrad-norm", 0.1, 1), how, [1])[0]
     g = slow["weight"] / -0.1
     torch.testing.assert_close(fast["weight"], -0.2 * g)
     torch.testing.assert_close(norm["weight"], -0.1 * g / g.norm())
@@ -183,7 +195,7 @@ def test_full_batch_gradient_descent_matches_its_closed_form() -> None:
     h = torch.logspace(0, -1, 4)
     problem = quadratic(h, torch.zeros(4))
     how = settings(batch_size=10_000, steps=10, evaluations=10)
-    leg = run_stack(problem, how, "sgd", [(0.7, 0)], look(problem, problem.parameters), silent)[0]
+    leg = run_stack(problem, how, [Contender("sgd", 0.7, 0)], look(problem, problem.parameters), silent)[0]
     minimum = problem.samples[0][0] if isinstance(problem.samples, tuple) else pytest.fail("a pair")
     for step, loss in zip(leg.steps, leg.losses, strict=True):
         assert loss == pytest.approx((0.5 * h * ((1 - 0.7 * h) ** step * minimum) ** 2).sum().item(), rel=1e-4)
@@ -241,7 +253,7 @@ def test_progress_counts_to_its_total(every_rate: bool) -> None:
 def test_the_split_into_stacks_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     how = settings()
     whole = race(logistic(), how, MemoryStore())
-    monkeypatch.setattr("diagnose.training.running.STACK_NUMBERS", 10 * (8 * 7 + 8 * 6))
+    monkeypatch.setattr("diagnose.training.stacking.STACK_NUMBERS", 10 * (8 * 7 + 8 * 6))
     assert stack_size(logistic(), how) == 10
     parts = race(logistic(), how, MemoryStore())
     for one, other in zip(whole.legs, parts.legs, strict=True):
@@ -297,7 +309,7 @@ def test_a_parameter_that_the_loss_does_not_reach_stays() -> None:
         how = settings(steps=4, batch_size=4, learning_rates=(0.1,), every_rate=every_rate)
         ended = race(problem, how, MemoryStore())
         assert not any(leg.diverged for leg in ended.legs)
-    ((_, w),) = replay(problem, "adagrad", 0.1, 0, how, [4])
+    ((_, w),) = replay(problem, Contender("adagrad", 0.1, 0), how, [4])
     assert torch.equal(w["idle.weight"], problem.parameters["idle.weight"])
 
 
@@ -324,5 +336,7 @@ def test_language_model_samples_in_a_mapping() -> None:
     how: RaceSettings = settings(steps=6, batch_size=4)
     stacked: Race = race(problem, how, MemoryStore())
     leg = stacked.at("adagrad", stacked.rates("adagrad")[3])[1]
-    alone = run_alone(problem, how, "adagrad", leg.learning_rate, 1, look(problem, problem.parameters), silent)
+    alone = run_alone(
+        problem, how, Contender("adagrad", leg.learning_rate, 1), look(problem, problem.parameters), silent
+    )
     assert numbers(leg) == pytest.approx(numbers(alone), rel=1e-5)

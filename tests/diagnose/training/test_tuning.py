@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
@@ -20,7 +20,7 @@ def tuned(final: Final, race: RaceSettings, method: str = "sgd") -> tuple[dict[i
     """What was tried, k -> seeds, and the calls in order."""
     calls: list[list[Run]] = []
 
-    def train(runs: Sequence[Run]) -> list[Leg]:
+    def train(runs: list[Run]) -> list[Leg]:
         calls.append(list(runs))
         losses = [final(4 * math.log10(rate), seed) for rate, seed in runs]
         return [
@@ -28,8 +28,15 @@ def tuned(final: Final, race: RaceSettings, method: str = "sgd") -> tuple[dict[i
             for (rate, seed), loss in zip(runs, losses, strict=True)
         ]
 
+    tuning = tune(method, race)
+    wanted, every = next(tuning), list[Leg]()
+    while wanted:
+        try:
+            wanted = tuning.send(train(wanted))
+        except StopIteration as end:
+            wanted, every = [], end.value
     tried: dict[int, list[int]] = {}
-    for one in tune(method, race, train):
+    for one in every:
         tried.setdefault(round(4 * math.log10(one.learning_rate)), []).append(one.seed)
     return tried, calls
 

@@ -17,6 +17,8 @@ SHAPES = {"weight": (3, 4), "bias": (4,)}
 Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 PEERS: dict[str, Optimizer] = {
     "sgd": lambda w: torch.optim.SGD(w, lr=RATE),
+    "sgd-momentum": lambda w: torch.optim.SGD(w, lr=RATE, momentum=0.9),
+    "rmsprop": lambda w: torch.optim.RMSprop(w, lr=RATE),
     "adagrad": lambda w: torch.optim.Adagrad(w, lr=RATE, initial_accumulator_value=1e-10, eps=0),
     "adam": lambda w: torch.optim.Adam(w, lr=RATE),
 }
@@ -60,6 +62,34 @@ def test_adagrad_norm_against_float64_arithmetic() -> None:
     expected = -(RATE * flat / np.sqrt(v)[:, None]).sum(0)
     ours = torch.cat([part.flatten() for part in walked("adagrad-norm", stream).values()]).numpy()
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
+def test_sgd_clip_is_sgd_after_torchs_clipping() -> None:
+    stream = [*gradients(10), *({name: 0.01 * part for name, part in g.items()} for g in gradients(10))]
+    leaves = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
+    sgd = torch.optim.SGD(list(leaves.values()), lr=RATE)
+    for g in stream:
+        for name, leaf in leaves.items():
+            leaf.grad = g[name].clone()
+        torch.nn.utils.clip_grad_norm_(list(leaves.values()), 1.0)
+        sgd.step()
+    for name, ours in walked("sgd-clip", stream).items():
+        torch.testing.assert_close(ours, leaves[name], rtol=1e-5, atol=1e-8)  # torch adds 1e-6 to the length
+
+
+def test_adagrad_momentum_and_sign_sgd_against_float64_arithmetic() -> None:
+    stream = gradients(20)
+    w, m, v, signs = (np.zeros(16) for _ in range(4))
+    v += 1e-10
+    for g in stream:
+        flat = torch.cat([part.flatten() for part in g.values()]).numpy()
+        v += flat**2
+        m = 0.9 * m + flat / np.sqrt(v)
+        w -= RATE * m
+        signs -= RATE * np.sign(flat)
+    for method, expected in (("adagrad-momentum", w), ("sign-sgd", signs)):
+        ours = torch.cat([part.flatten() for part in walked(method, stream).values()]).numpy()
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_adagrads_first_step_is_the_rate_in_every_coordinate() -> None:

@@ -51,7 +51,7 @@ def a_race(**changes: Any) -> Race:
         leg("adagrad", 0.1, 0, [9.0, 1.0], d_inf=2.0, d_2=70.0),
         leg("adagrad", 0.1, 1, [9.0, 3.0], d_inf=3.0, d_2=70.0),
     )
-    return Race(settings(**({"seeds": 2} | changes)), legs)
+    return Race(settings(**({"seeds": 2} | changes)), legs, {})
 
 
 def test_distances_come_from_the_lowest_run_at_the_best_rate() -> None:
@@ -75,7 +75,7 @@ def test_box_distances_give_the_box_ratio() -> None:
     part = bounds(
         noise(l1 / (d**0.5 * l2), l1, l2),
         smoothness(l1_upper / (d * sharpness), l1_upper, sharpness),
-        Race(settings(seeds=1), legs),
+        Race(settings(seeds=1), legs, {}),
     )
     assert part.smoothness_ratio == pytest.approx(part.smoothness_ratio_box)
     assert part.noise_ratio == pytest.approx(part.noise_ratio_box)
@@ -122,7 +122,7 @@ def test_every_null_has_its_reason(noisy: Noise, curved: Smoothness) -> None:
 
 def test_a_run_that_never_moved_gives_no_ratio() -> None:
     legs = (leg("sgd", 1.0, 0, [9.0, 9.0], d_2=0.0), leg("adagrad", 1.0, 0, [9.0, 1.0]))
-    part = bounds(noise(), smoothness(), Race(settings(seeds=1), legs))
+    part = bounds(noise(), smoothness(), Race(settings(seeds=1), legs, {}))
     assert part.smoothness_ratio is None
     assert "never left" in part.why["smoothness_ratio"]
 
