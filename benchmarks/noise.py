@@ -28,7 +28,7 @@ def loop(task: Task) -> Tensor:
     total = torch.zeros(task.problem.d, dtype=torch.float64)
     parameters = list(task.model.parameters())
     for i in range(task.problem.n):
-        total += task.flat(torch.autograd.grad(_sample_loss(task, task.model, i), parameters)).square()
+        total += task.flat(torch.autograd.grad(_sample_loss(task, i), parameters)).square()
     return total
 
 
@@ -85,11 +85,12 @@ def backpack(task: Task) -> Tensor:
     return task.flat(p.sum_grad_squared for p in model.parameters())
 
 
-def _sample_loss(task: Task, model: nn.Module, i: int) -> Tensor:
+def _sample_loss(task: Task, i: int) -> Tensor:
     one = slice(i, i + 1)
     if isinstance(task.inputs, dict):
-        return token_loss(model(**{name: value[one] for name, value in task.inputs.items()}).logits, task.targets[one])
-    return F.cross_entropy(model(task.inputs[one]), task.targets[one])
+        inputs = {name: value[one] for name, value in task.inputs.items()}
+        return token_loss(task.model(**inputs).logits, task.targets[one])
+    return F.cross_entropy(task.model(task.inputs[one]), task.targets[one])
 
 
 def _summed(output: Any, targets: Tensor) -> Tensor:

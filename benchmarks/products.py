@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, jvp
 
+from benchmarks import operators
 from benchmarks.tasks import Task, token_loss
 from estimators.products import hessian
 
@@ -51,36 +52,13 @@ def torch_func(task: Task, block: Tensor) -> Tensor:
 
 
 def curvlinops(task: Task, block: Tensor) -> Tensor:
-    from curvlinops import HessianLinearOperator
-
-    model: Any = _Logits(task.model) if isinstance(task.inputs, dict) else task.model
-    inputs: Any = dict(task.inputs) if isinstance(task.inputs, dict) else task.inputs
-    targets = task.targets[:, 1:].flatten() if isinstance(task.inputs, dict) else task.targets
-    more: dict[str, Any] = {"batch_size_fn": lambda x: targets.shape[0]} if isinstance(inputs, dict) else {}
-    data = [(inputs, targets)]
-    loss, parameters = nn.CrossEntropyLoss(), list(task.model.parameters())
-    operator: Any = HessianLinearOperator(model, loss, parameters, data, check_deterministic=False, **more)
-    image: Tensor = operator @ block
+    image: Tensor = operators.curvlinops(task) @ block
     return image
 
 
 def eigenthings(task: Task, block: Tensor) -> Tensor:
-    from hessian_eigenthings import HessianOperator
-
-    operator: Any = HessianOperator(task.model, [task.samples], lambda model, batch: task.mean_loss())
+    operator = operators.eigenthings(task)
     return torch.stack([operator.matvec(column) for column in block.T], 1)
-
-
-class _Logits(nn.Module):
-    """A language model as a function from its inputs to the logits of all predicted tokens, (n (T - 1), C)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Any) -> Tensor:
-        logits: Tensor = self.model(**inputs).logits
-        return logits[:, :-1].flatten(0, 1)
 
 
 def _pieces(task: Task, vector: Tensor) -> list[Tensor]:

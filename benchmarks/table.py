@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,20 +20,40 @@ DISTRIBUTIONS = {
     "backpack": "backpack-for-pytorch",
     "curvlinops": "curvlinops-for-pytorch",
     "hessian-eigenthings": "hessian-eigenthings",
+    "scipy": "scipy",
+    "cvxpy": "cvxpy",
+    "clarabel": "clarabel",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one task. Costs are in forward+backward passes over the same samples, errors are relative."""
+    """One method on one task.
+
+    Costs are times in forward+backward passes over the same samples, ``products`` those with the Hessian; errors are
+    relative. ``bound`` says what bound comes with the value, and how far its ends are from the exact one.
+    """
 
     benchmark: str
     task: str
     method: str
     cost: float | None = None
     further: float | None = None
+    products: float | None = None
     error: float | None = None
+    bound: str = ""
     note: str = ""
+
+
+COLUMNS: Mapping[str, tuple[str, str]] = {
+    "cost": ("cost, fb", ".2f"),
+    "further": ("each further vector, fb", ".2f"),
+    "products": ("products", ".0f"),
+    "error": ("relative error", ".1e"),
+    "bound": ("bound", ""),
+    "note": ("", ""),
+}
+"""Heading and number format of a field; those that no row of a table has are left out."""
 
 
 def versions() -> dict[str, str]:
@@ -53,13 +73,12 @@ def markdown(rows: Sequence[Row]) -> str:
     parts = ["# Benchmarks\n", ", ".join(f"{name} {text}" for name, text in versions().items()) + "\n"]
     for benchmark in dict.fromkeys(row.benchmark for row in rows):
         parts.append(f"## {benchmark}\n")
-        parts.append("| task | method | cost, fb | each further vector, fb | relative error | |")
-        parts.append("|---|---|---|---|---|---|")
+        own = [row for row in rows if row.benchmark == benchmark]
+        shown = [key for key in COLUMNS if any(getattr(row, key) not in (None, "") for row in own)]
+        parts.append(_line(["task", "method", *(COLUMNS[key][0] for key in shown)]))
+        parts.append("|" + "---|" * (2 + len(shown)))
         parts += [
-            f"| {row.task} | {row.method} | {_number(row.cost, '.2f')} | {_number(row.further, '.2f')} "
-            f"| {_number(row.error, '.1e')} | {row.note} |"
-            for row in rows
-            if row.benchmark == benchmark
+            _line([row.task, row.method, *(_cell(getattr(row, key), COLUMNS[key][1]) for key in shown)]) for row in own
         ]
         parts.append("")
     return "\n".join(parts)
@@ -75,5 +94,10 @@ def write(rows: Sequence[Row], name: str) -> Path:
     return path
 
 
-def _number(value: float | None, form: str) -> str:
+def _line(cells: Sequence[str]) -> str:
+    """One row of a table; a bar within a cell would end it."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _cell(value: float | str | None, form: str) -> str:
     return "–" if value is None else format(value, form)
