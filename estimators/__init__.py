@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from estimators.problem import Problem
     from estimators.rotation import rotated
     from estimators.spectral_density import eigenvalue_density
+    from estimators.sphere_points import sphere
+    from estimators.step_ratios import secants
 
 _HOME = {
     "InputError": "errors",
@@ -35,8 +37,10 @@ _HOME = {
     "noise": "gradient_noise",
     "preconditioned_sharpness": "directional",
     "rotated": "rotation",
+    "secants": "step_ratios",
     "smoothness": "anisotropic",
     "spectrum": "lanczos",
+    "sphere": "sphere_points",
     "update_sharpness": "directional",
 }
 __all__ = [
@@ -53,8 +57,10 @@ __all__ = [
     "noise",
     "preconditioned_sharpness",
     "rotated",
+    "secants",
     "smoothness",
     "spectrum",
+    "sphere",
     "update_sharpness",
 ]
 

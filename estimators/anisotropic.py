@@ -8,22 +8,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from estimators import memory
 from estimators.compression import Known, from_lanczos
 from estimators.embeddings import token_deciles
 from estimators.errors import InputError
-from estimators.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, Ritz, lanczos, not_converged, random_start
-from estimators.losses import COARSE
-from estimators.max_cut import FEWEST_PRODUCTS, MEMORY, Bracket, bracket, dense_bracket
+from estimators.lanczos import DELTA, MAX_STEPS, SLICE, Ritz, lanczos, not_converged, random_start
+from estimators.losses import COARSE, TOO_COARSE
+from estimators.max_cut import MEMORY, Bracket, bracket, check_limits, dense_bracket, room_in
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Counted, Product, dense_hessian, hessian
 from estimators.results import Cost, Finding, Progress, Smoothness
+from estimators.subspace import FEWEST_VECTORS
 
 GAP = 0.05
 DENSE_GAP = 0.01
 MAX_PRODUCTS = 480
-BYTES = 4 << 30
-"""Memory for the vectors of lambda and the bracket, products apart."""
-FEWEST_VECTORS = 40
+COARSE_VECTORS = 160
+"""Vectors that are held in half precision: too few for rounds, whose bases its rounding would make nonsense of."""
 KNOWN = 32
 """Ritz vectors of lambda's run that the bracket starts with."""
 STANDS_OUT = 24
@@ -37,7 +38,7 @@ def smoothness(
     *,
     gap: float | None = None,
     max_products: int = MAX_PRODUCTS,
-    memory: int = BYTES,
+    run: Ritz | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Smoothness:
@@ -51,19 +52,20 @@ def smoothness(
     from 8 or 12 random products (a few per cent too small). ``diagonal_sum`` is left to ``hessian_diagonal``
     there. ``global_l1`` bounds Lambda at every w for linear models with a convex loss.
 
+    Few vectors of d numbers (``problem.memory_bytes``, ``memory.py``) mean no subspace rounds, Lanczos without a basis,
+    fewer columns and a wider bracket, certified all the same.
+
     Args:
         gap: goal for upper/lower - 1; default 0.01 where H is formed, else 0.05.
         max_products: products that the bracket may take, those for lambda apart.
-        memory: bytes for the vectors that lambda and the bracket hold at once. Few of them mean fewer Lanczos
-            steps, no subspace rounds, and a wider bracket; 40 vectors are taken in any case.
+        run: that of ``lanczos.extremes(problem, keep=True).norm``, where it is there already: its steps count as
+            products, its basis as vectors that are held. Not used where H is formed.
 
     Raises:
-        InputError: too few products allowed, a gap that is not above 0, curvature that is not finite.
+        InputError: too few products allowed, a gap that is not above 0, curvature that is not finite, a run without
+            its basis or of other parameters.
     """
-    if gap is not None and not 0 < gap < float("inf"):
-        raise InputError(f"a gap of {gap} cannot be reached", "gap", "give a number above 0")
-    if max_products < FEWEST_PRODUCTS:
-        raise InputError(f"{max_products} products give no bracket", "max_products", f"allow {FEWEST_PRODUCTS} or more")
+    check_limits(gap, max_products)
     began, before = time.perf_counter(), problem.passes.total
     dense = problem.d <= DENSE_LIMIT
     gap = gap if gap is not None else (DENSE_GAP if dense else GAP)
@@ -82,13 +84,14 @@ def smoothness(
         products = problem.d
     else:
         like = next(iter(problem.parameters.values()))
-        held = min(max(memory // (problem.d * like.element_size()), FEWEST_VECTORS), MEMORY)
-        if problem.precision in COARSE:
-            held = FEWEST_VECTORS  # rounding would make nonsense of a basis
-        steps = min(MAX_STEPS, held)
+        held = min(memory.vectors(problem), COARSE_VECTORS if problem.precision in COARSE else MEMORY)
         with hessian(problem) as product:
-            run, basis = sharpness_and_basis(product, problem.d, generator, like, steps)
-            spent = product.products
+            paid = 0
+            if run is not None:
+                paid = _fitting(run, problem.d).steps
+                held = max(held - (MAX_STEPS + 1 if run.basis is not None else 0), memory.FEWEST)
+            run = run or sharpness_run(product, problem.d, generator, like, held)
+            spent = paid + product.products
 
             def report(done: int) -> None:
                 if progress:
@@ -96,16 +99,20 @@ def smoothness(
 
             # Near a perfect fit curvature may be 1e-30 and less: row norms are taken of H / ||H||.
             scale = run.norm or 1.0
-            scaled = Counted(lambda block: product(block) / scale, problem.d)
+            scaled = Counted(lambda block: product(block).div_(scale), problem.d)
             # Where the top of the spectrum does not stand out, rounds in a subspace are no use.
-            known = Known(basis.vectors, basis.images / scale) if run.steps <= STANDS_OUT else None
+            known = None
+            if run.basis is not None and run.steps <= STANDS_OUT:
+                basis = from_lanczos(run, KNOWN)
+                known = Known(basis.vectors, basis.images / scale)
+            run = replace(run, basis=None, residual=None)
             found = bracket(
                 scaled, generator, like, gap, max_products, 3 * DELTA / 4, report, known=known, memory=held
             ).times(scale)
-            products = product.products
+            products = paid + product.products
         sharpness, interval = run.norm, (run.norm, run.norm_bound)
-        if interval[1] > (1 + SHARPNESS_TOLERANCE) * sharpness:
-            warnings.append(not_converged(STAGE, run, steps))
+        if not run.norm_known:
+            warnings.append(not_converged(STAGE, run, run.steps))
         confidence = 1 - DELTA
         why["hessian_11"] = why["hessian_11_interval"] = "measured by hessian_one_norm"
         why["diagonal_sum"] = "measured by the Hessian diagonal"
@@ -113,7 +120,7 @@ def smoothness(
         found = capped(found, interval[1])
     if problem.precision in COARSE:
         confidence = None
-        why["confidence"] = "rounding of half precision exceeds what the bounds allow for; use model.float()"
+        why["confidence"] = TOO_COARSE
     if found.upper > (1 + gap) * found.lower * (1 + 1e-9):
         warnings.append(_wide(found.lower, found.upper, gap, products))
     global_l1 = closed_form(problem)
@@ -123,7 +130,7 @@ def smoothness(
     if density is None:
         why["density"] = "the Hessian is zero"
     vectors = problem.unflatten(rounded_up(found.vector, problem.dtype))
-    why["density_rotated"] = why["points"] = "not measured by this call"
+    why |= dict.fromkeys(("density_rotated", "points", "whole_data"), "not measured by this call")
     deciles, reason = token_deciles(problem, vectors)
     why |= {"token_deciles": reason} if deciles is None else {}
     return Smoothness(
@@ -135,12 +142,13 @@ def smoothness(
         density=density,
         density_rotated=None,
         diagonal_sum=diagonal_sum,
-        row_norm_sum=float(found.first_row_norms.sum()),
+        row_norm_sum=float(found.first_row_norms.sum(dtype=torch.float64)),
         hessian_11=hessian_11,
         hessian_11_interval=None if hessian_11 is None else (hessian_11, hessian_11),
         products=products,
         samples=problem.n,
         global_l1=global_l1,
+        whole_data=None,
         points=None,
         tensors=[{"name": name, "parameters": v.numel(), "l1": float(v.double().sum())} for name, v in vectors.items()],
         token_deciles=deciles,
@@ -151,30 +159,37 @@ def smoothness(
     )
 
 
-def sharpness_and_basis(
-    product: Product, d: int, generator: torch.Generator, like: Tensor, steps: int
-) -> tuple[Ritz, Known]:
-    """Lanczos on H until max|eig H| is known to 0.5% with probability 1 - DELTA/4; its Ritz vectors with products."""
-    run = lanczos(
+def sharpness_run(product: Product, d: int, generator: torch.Generator, like: Tensor, held: int) -> Ritz:
+    """Lanczos on H until max|eig H| is known to 0.5% with probability 1 - DELTA/4.
+
+    Its basis is kept where the vectors that may be held are enough for rounds.
+    """
+    return lanczos(
         product,
         random_start(d, generator, like),
         d,
-        steps,
+        MAX_STEPS,
         DELTA / 4,
         generator,
-        lambda run: run.norm_bound <= (1 + SHARPNESS_TOLERANCE) * run.norm,
-        keep=True,
+        lambda run: run.norm_known,
+        keep=room_in(held) >= FEWEST_VECTORS,
+        local=held < MAX_STEPS + memory.STEP,
     )
-    return replace(run, basis=None, residual=None), from_lanczos(run, KNOWN)
+
+
+def _fitting(run: Ritz, d: int) -> Ritz:
+    if run.basis is not None and run.basis.shape[1] != d:
+        raise InputError("the Lanczos run is of other parameters", "run", "give that of the same problem")
+    return run
 
 
 def capped(found: Bracket, norm: float) -> Bracket:
     """The bracket, with the uniform vector L = ||H|| on the active rows where that sum is smaller."""
     active = found.first_row_norms > 0
-    uniform = norm * active.double()
-    if float(uniform.sum()) >= found.upper:
+    upper = norm * int(active.sum())
+    if upper >= found.upper:
         return found
-    return replace(found, upper=float(uniform.sum()), vector=uniform)
+    return replace(found, upper=upper, vector=norm * active.double())
 
 
 def closed_form(problem: Problem) -> float | None:
@@ -221,7 +236,10 @@ def _wide(lower: float, upper: float, gap: float, products: int) -> Finding:
 def rounded_up(vector: Tensor, dtype: torch.dtype) -> Tensor:
     """The vector in another dtype, no entry smaller than it was: a feasible L stays feasible."""
     cast = vector.to(dtype)
-    return torch.where(cast.double() < vector, torch.nextafter(cast, torch.full_like(cast, float("inf"))), cast)
+    for own, into in zip(torch.split(vector, SLICE), torch.split(cast, SLICE), strict=True):
+        above = torch.nextafter(into, torch.full_like(into, float("inf")))
+        into.copy_(torch.where(into.double() < own, above, into))
+    return cast
 
 
 def norms(vector: Tensor) -> tuple[float, float]:

@@ -85,6 +85,18 @@ def orthonormalising(vectors: Tensor) -> Tensor:
     return weights
 
 
+def whitening(metric: Tensor) -> Tensor:
+    """C with C' G C = I for a Gram matrix G, scaled to a unit diagonal first; dependent directions are left out.
+
+    C C' is the inverse of G on the directions that are left.
+    """
+    root = metric.diagonal().clamp_min(1e-300).rsqrt()
+    values, rotation = torch.linalg.eigh(root[:, None] * metric * root)
+    kept = values > DEPENDENT * values[-1]
+    weights: Tensor = root[:, None] * rotation[:, kept] / values[kept].sqrt()
+    return weights
+
+
 class Compression:
     """M seen from an orthonormal basis B: T = B'MB and the coupling R = MB - B T. M B = R + B T."""
 

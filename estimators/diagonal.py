@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from estimators.deflation import deflation
 from estimators.errors import InputError
+from estimators.intervals import LEVEL, quantile, standard_error, sum_interval
 from estimators.lanczos import Ritz
 from estimators.pilot import choose
 from estimators.probing import Estimate, Purse, carry_out
@@ -25,7 +26,6 @@ from estimators.products import DENSE_LIMIT, dense_hessian
 from estimators.results import Cost, HessianDiagonal, Interval, Progress, Smoothness
 
 PROBES = 64
-LEVEL = 0.95
 STAGE = "hessian_diagonal"
 
 
@@ -88,6 +88,7 @@ def hessian_diagonal(
         used = math.ceil(found.products - 1e-9)
         report(probes)
     if cut is not None:
+        cut = cut.to(lower)
         lower, upper = lower.clamp(-cut, cut), upper.clamp(-cut, cut)
         value, point = value.clamp(lower, upper), point.clamp(lower, upper)
     negative = None
@@ -107,7 +108,7 @@ def hessian_diagonal(
         exact=used is None,
         negative_fraction=negative,
         tensors=[
-            {"name": name, "parameters": own.numel(), "trace": float(own.sum()), "abs_sum": float(size.sum())}
+            {"name": name, "parameters": own.numel(), "trace": _total(own), "abs_sum": _total(size)}
             for name, own, size in zip(problem.names, *parts, strict=True)
         ],
         why=why,
@@ -133,7 +134,7 @@ def _bounds(found: Estimate) -> tuple[Tensor, Tensor, Tensor]:
         variance = total
     error = variance.sqrt()
     most = int(freedom.max()) + 1
-    quantiles = torch.from_numpy(student.ppf(0.5 + LEVEL / 2, np.arange(1, most + 1))).to(error.device)
+    quantiles = torch.from_numpy(student.ppf(0.5 + LEVEL / 2, np.arange(1, most + 1))).to(error)
     return found.groups.mean(0), error, quantiles[(freedom + 1e-6).long() - 1] * error
 
 
@@ -145,23 +146,10 @@ def shrunk(value: Tensor, found: Estimate, sizes: list[int]) -> Tensor:
     """
     added, noise = torch.split(value - found.anchor, sizes), torch.split(found.variance, sizes)
     scaled = [
-        a * (1 - v.sum() / a.square().sum().clamp_min(1e-300)).clamp_min(0) for a, v in zip(added, noise, strict=True)
+        a * (1 - v.sum(dtype=torch.float64) / a.square().sum(dtype=torch.float64).clamp_min(1e-300)).clamp_min(0)
+        for a, v in zip(added, noise, strict=True)
     ]
     return found.anchor + torch.cat(scaled)
-
-
-def sum_interval(sets: Sequence[Sequence[float]], known: float = 0.0) -> tuple[float, Interval, float]:
-    """``known`` and the sum of the means of sets of independent values, its 95% t interval (Welch), standard error."""
-    mean, variance, weight = known, 0.0, 0.0
-    for values in sets:
-        own = _standard_error(values) ** 2
-        mean += sum(values) / len(values)
-        variance += own
-        weight += own * own / (len(values) - 1)
-    freedom = variance * variance / weight if weight > 0 else 1.0
-    error = math.sqrt(variance)
-    half = float(student.ppf(0.5 + LEVEL / 2, freedom)) * error
-    return mean, (mean - half, mean + half), error
 
 
 def absolute_sum(groups: Tensor, error: Tensor, trace_error: float) -> tuple[float, Interval]:
@@ -175,25 +163,25 @@ def absolute_sum(groups: Tensor, error: Tensor, trace_error: float) -> tuple[flo
     """
     count = len(groups)
     whole = groups.mean(0)
-    quantile = float(student.ppf(0.5 + LEVEL / 2, count - 1))
+    half = quantile(count - 1)
     cross, folded = [], []
     for own in groups:
         rest = (whole * count - own) / (count - 1)
-        cross.append(float((rest.sign() * own).sum()))
-        folded.append(float(rest.abs().sum()))
-    signed = sum(cross) / count - quantile * _standard_error(cross)
-    trace = abs(float(whole.sum()))
-    lower = max(0.0, signed, trace - quantile * trace_error)
+        cross.append(_total(rest.sign() * own))
+        folded.append(_total(rest.abs()))
+    signed = sum(cross) / count - half * standard_error(cross)
+    trace = abs(_total(whole))
+    lower = max(0.0, signed, trace - half * trace_error)
     # Delete-a-group jackknife of sum|ĥ|.
     f = torch.tensor(folded, dtype=torch.float64)
     jackknife = math.sqrt((count - 1) / count * float((f - f.mean()).square().sum()))
-    upper = float(whole.abs().sum()) + quantile * jackknife
-    value = max(float(unfolded(whole.abs(), error).sum()), sum(cross) / count, trace)
+    upper = _total(whole.abs()) + half * jackknife
+    value = max(_total(unfolded(whole.abs(), error)), sum(cross) / count, trace)
     return min(max(value, lower), upper), (min(lower, upper), upper)
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(len(values))
+def _total(values: Tensor) -> float:
+    return float(values.sum(dtype=torch.float64))
 
 
 def unfolded(magnitude: Tensor, error: Tensor) -> Tensor:
@@ -207,4 +195,4 @@ def _flat_bound(problem: Problem, smoothness: Smoothness | None) -> Tensor | Non
     vectors: Mapping[str, Tensor] = smoothness.vectors
     if set(vectors) != set(problem.names) or smoothness.samples != problem.n:
         raise InputError("the smoothness result is of another problem", "smoothness", "measure it on the same samples")
-    return problem.flatten(vectors).double()
+    return problem.flatten(vectors)

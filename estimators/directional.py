@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from estimators import memory
 from estimators.errors import InputError
-from estimators.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, Ritz, not_converged
-from estimators.losses import COARSE
+from estimators.lanczos import DELTA, MAX_STEPS, Ritz, not_converged
+from estimators.losses import COARSE, TOO_COARSE
 from estimators.max_cut import certify
 from estimators.problem import Parameters, Problem
 from estimators.products import DENSE_LIMIT, dense_hessian, hessian
@@ -193,17 +194,18 @@ def preconditioned_sharpness(
         def known(run: Ritz) -> bool:
             if progress:
                 progress(STAGE, run.steps, steps)
-            return run.norm_bound <= (1 + SHARPNESS_TOLERANCE) * run.norm
+            return run.norm_known
 
+        local = not memory.holds_basis(problem, steps)
         with hessian(problem) as product:
-            run = certify(product, root / middle, every, generator, like, steps, DELTA, known)
+            run = certify(product, root / middle, every, generator, like, steps, DELTA, known, local)
             products = product.products
         value, interval, confidence = run.norm / middle, (run.norm / middle, run.norm_bound / middle), 1 - DELTA
-        if run.norm_bound > (1 + SHARPNESS_TOLERANCE) * run.norm:
+        if not run.norm_known:
             warnings = (not_converged(STAGE, run, steps),)
     if problem.precision in COARSE:
         confidence = None
-        why["confidence"] = "rounding of half precision exceeds what the bounds allow for; use model.float()"
+        why["confidence"] = TOO_COARSE
     return PreconditionedSharpness(
         value=value,
         interval=interval,

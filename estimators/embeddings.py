@@ -1,48 +1,65 @@
-"""A vector over a token embedding, by how often its tokens occur in the samples."""
+"""A vector over the rows that belong to tokens, by how often these occur in the samples.
+
+Rows of a token embedding are counted by inputs, those of an output head of its own (weights and bias) by labels. Where
+one tensor is both, it is an embedding.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from estimators.heads import IGNORED, input_embedding, transformer
+from estimators import losses
+from estimators.heads import IGNORED, head, input_embedding, output_head, transformer
 from estimators.problem import Problem
 from estimators.results import NO_EMBEDDING
 
 DECILES = 10
 
 
+@dataclass(frozen=True)
+class TokenRows:
+    """A parameter with a row for each token, (vocabulary, ...), and how often each occurs in its role."""
+
+    name: str
+    role: Literal["input", "output"]
+    counts: Tensor
+
+
 def token_deciles(problem: Problem, vector: Mapping[str, Tensor]) -> tuple[list[dict[str, Any]] | None, str]:
-    """The vector's sums over the rows of the token embedding, grouped by the tokens' frequency.
+    """The vector's sums over the rows of the token embedding and of the output head, grouped by frequency.
 
     Tokens that occur in the samples (padding apart) are ranked by their count, ties by their number, and cut into
-    ten groups of equal size, 1 the rarest; those that never occur are group 0. Each row: tensor, decile, tokens
-    (rows of the embedding), least and most (counts), l1 (sum of |v|), share (of the tensor's sum), mean (per
-    coordinate), dead_fraction (coordinates that are 0).
+    ten groups of equal size, 1 the rarest; those that never occur are group 0. Each row: tensor, role ("input":
+    counted among inputs; "output": among labels), decile, tokens (rows of the tensor), least and most (counts),
+    l1 (sum of |v|), share (of the tensor's sum), mean (per coordinate), dead_fraction (coordinates that are 0).
 
     Returns:
         The rows and an empty text, or None and the reason.
     """
-    name = _embedding(problem)
-    if not name:
-        return None, NO_EMBEDDING
-    values = vector[name].double().abs()
-    counts = _counts(problem, values.shape[0])
-    order = torch.sort(counts, stable=True).indices
-    seen = order[counts[order] > 0]
-    groups = [(0, order[counts[order] == 0]), *enumerate(seen.tensor_split(DECILES), 1)]
+    found = token_rows(problem)
+    rows = [row for one in found for row in _by_frequency(one, vector[one.name].double().abs())]
+    return (rows, "") if found else (None, NO_EMBEDDING)
+
+
+def _by_frequency(of: TokenRows, values: Tensor) -> list[dict[str, Any]]:
+    order = torch.sort(of.counts, stable=True).indices
+    seen = order[of.counts[order] > 0]
+    groups = [(0, order[of.counts[order] == 0]), *enumerate(seen.tensor_split(DECILES), 1)]
     total = float(values.sum())
     rows = []
     for decile, group in groups:
         if not group.numel():
             continue
-        part, often = values[group], counts[group]
+        part, often = values[group], of.counts[group]
         rows.append(
             {
-                "tensor": name,
+                "tensor": of.name,
+                "role": of.role,
                 "decile": decile,
                 "tokens": group.numel(),
                 "least": int(often.min()),
@@ -53,19 +70,70 @@ def token_deciles(problem: Problem, vector: Mapping[str, Tensor]) -> tuple[list[
                 "dead_fraction": float((part == 0).double().mean()),
             }
         )
-    return rows, ""
+    return rows
 
 
-def _embedding(problem: Problem) -> str | None:
-    """Name of the parameter whose rows are the tokens: a transformers model's input embedding, else the only one."""
+def token_rows(problem: Problem) -> list[TokenRows]:
+    """The embedding, and weight and bias of the output head, as far as they are parameters of the problem."""
+    embedding = _embedding(problem)
+    layer = output_head(problem.model) or _scoring_layer(problem, embedding)
+    found = []
+    if (name := _named(problem, embedding)) is not None:
+        found.append(TokenRows(name, "input", _counts(problem, len(problem.parameters[name]))))
+    for part in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+        if part is not embedding and (name := _named(problem, part)) is not None:
+            counts = torch.bincount(_labels(problem), minlength=len(problem.parameters[name]))
+            found.append(TokenRows(name, "output", counts))
+    return found
+
+
+def _named(problem: Problem, parameter: object) -> str | None:
+    """Name of a parameter of the model; None where it is frozen or the problem has other coordinates."""
+    names = [name for name, own in problem.model.named_parameters() if own is parameter]
+    return names[0] if names and names[0] in problem.shapes else None
+
+
+def _embedding(problem: Problem) -> Tensor | None:
+    """The parameter whose rows are the tokens: a transformers model's input embedding, else the only one."""
     if not any(not tokens.is_floating_point() for tokens, _ in _tokens(problem)):
         return None
     weight = input_embedding(problem.model)
     if weight is None and transformer(problem.model) is None:
         weights = [module.weight for module in problem.model.modules() if isinstance(module, nn.Embedding)]
         weight = weights[0] if len(weights) == 1 else None
-    names = [name for name, parameter in problem.model.named_parameters() if parameter is weight]
-    return names[0] if names and names[0] in problem.shapes else None
+    return weight
+
+
+def _scoring_layer(problem: Problem, embedding: Tensor | None) -> nn.Module | None:
+    """The linear layer whose output is the prediction, in a model of one's own that scores as many tokens as it reads.
+
+    Labels of one class for each sample, and those of another set than the tokens, have no such layer. Costs a forward
+    pass over one sample.
+    """
+    labels = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
+    if embedding is None or transformer(problem.model) is not None or problem.loss_name != "cross-entropy":
+        return None
+    if labels.dim() < 2:
+        return None
+    layers = [
+        module
+        for module in problem.model.modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == len(embedding)
+        and any(_named(problem, part) for part in (module.weight, module.bias))
+    ]
+    if not layers:
+        return None
+    made: list[tuple[nn.Module, Tensor]] = []
+    hooks = [layer.register_forward_hook(lambda layer, _, output: made.append((layer, output))) for layer in layers]
+    try:
+        with problem.measuring(), torch.no_grad():
+            scores = losses.prediction(problem.output(problem.parameters, problem.take(slice(0, 1))))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    problem.passes.add(1 / (3 * problem.n))
+    return next((layer for layer, output in made if output.data_ptr() == scores.data_ptr()), None)
 
 
 def _tokens(problem: Problem) -> list[tuple[Tensor, Tensor | None]]:
@@ -93,3 +161,11 @@ def _counts(problem: Problem, vocabulary: int) -> Tensor:
         seen = tokens if used is None or used.shape != tokens.shape else tokens[used]
         counts += torch.bincount(seen.flatten().long(), minlength=vocabulary)[:vocabulary]
     return counts
+
+
+def _labels(problem: Problem) -> Tensor:
+    """The tokens that are to be predicted, one by one: those behind the first for a causal model."""
+    labels = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
+    if head(problem.model) == "causal":
+        labels = labels[:, 1:]
+    return labels[labels != IGNORED].long()

@@ -44,12 +44,19 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
 
 
 def refuse_unmade(model: nn.Module) -> None:
-    """InputError for parameters that hold no numbers yet, or complex ones."""
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter) or parameter.is_meta:
-            raise InputError("a parameter without numbers", name, "run forward once, or load the weights, before this")
+    """InputError for parameters and buffers without numbers, and for parameters that are no plain real ones."""
+    parameters = dict(model.named_parameters())
+    for name, tensor in [*parameters.items(), *model.named_buffers()]:
+        if is_lazy(tensor) or tensor.is_meta:
+            kind = "parameter" if name in parameters else "buffer"
+            raise InputError(f"a {kind} without numbers", name, "run forward once, or load the weights, before this")
+    for name, parameter in parameters.items():
         if parameter.is_complex():
             raise InputError("complex parameters are not measured", name, "give the model in real numbers")
+        if parameter.layout != torch.strided:
+            raise InputError("sparse parameters are not measured", name, "give them as dense tensors: `.to_dense()`")
+        if parameter.is_floating_point() and parameter.itemsize == 1:
+            raise InputError("parameters of 8 bits are not measured", name, "give the model in float32: `.float()`")
 
 
 def refuse_coupled_modules(model: nn.Module) -> None:
@@ -94,7 +101,7 @@ def _check_outputs(problem: Problem, few: Samples) -> int:
 
 def _saved(problem: Problem, few: Samples) -> int:
     """Numbers that forward keeps for backward, for one sample; parameters, which all samples share, left out."""
-    leaves = {name: p.detach().requires_grad_() for name, p in problem.parameters.items()}
+    leaves = problem.leaves()
     seen = {tensor.data_ptr() for tensor in [*leaves.values(), *problem._fixed.values()]}
     count = 0
 
@@ -220,7 +227,7 @@ def _check_second_derivative(problem: Problem, few: Samples) -> None:
         type(problem.model).__name__,
         "write its backward with differentiable operations",
     )
-    leaves = {name: p.detach().requires_grad_() for name, p in problem.parameters.items()}
+    leaves = problem.leaves()
     loss = problem.losses(leaves, few).mean()
     parts = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
     waiting = [part.grad_fn for part in parts if part is not None and part.grad_fn is not None]
@@ -257,7 +264,7 @@ def _moves(problem: Problem, few: Samples, names: list[str]) -> bool:
 
 
 def _gradient(problem: Problem, few: Samples) -> tuple[Tensor, list[str]]:
-    leaves = {name: p.detach().requires_grad_() for name, p in problem.parameters.items()}
+    leaves = problem.leaves()
     loss = problem.losses(leaves, few).mean()
     if not loss.requires_grad:
         raise InputError("the loss does not depend on the parameters", type(problem.model).__name__)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from estimators import memory
 from estimators.heads import IGNORED, head
 from estimators.losses import LossFunction, prediction
 from estimators.problem import Problem
@@ -58,14 +59,14 @@ def parts(problem: Problem) -> int:
 
 @contextlib.contextmanager
 def squares(problem: Problem, project: Callable[[Tensor], Tensor] | None = None) -> Iterator[Draw]:
-    """A draw of (1/n) sum over parts of (J'u)^2, shape (d,) in float64, with mean diag(J'SJ).
+    """A draw of (1/n) sum over parts of (J'u)^2, shape (d,), with mean diag(J'SJ).
 
     ``project`` is a linear map C of rows (m, d): the mean is then diag(C J'SJ C'). Cost: a forward pass with its
     graph, which stays until the context closes, and two thirds of a pass a draw.
     """
     count = parts(problem)
     edges = [problem.n * k // count for k in range(count + 1)]
-    leaves = {name: p.detach().requires_grad_() for name, p in problem.parameters.items()}
+    leaves = problem.leaves()
     with problem.measuring():
         outputs = []
         for start, stop in itertools.pairwise(edges):
@@ -75,7 +76,7 @@ def squares(problem: Problem, project: Callable[[Tensor], Tensor] | None = None)
         problem.passes.add(1 / 3)
 
         def draw(generator: torch.Generator) -> Tensor:
-            total = torch.zeros(problem.d, dtype=torch.float64, device=problem.device)
+            total = torch.zeros(problem.d, dtype=memory.sums_dtype(problem), device=problem.device)
             rows = []
             for values, targets in outputs:
                 if not values.requires_grad:
@@ -92,7 +93,8 @@ def squares(problem: Problem, project: Callable[[Tensor], Tensor] | None = None)
                 )
                 row = torch.cat([part.reshape(-1) for part in pull])
                 if project is None:
-                    total += row.double().square_()
+                    wide = row.to(total.dtype)
+                    total.addcmul_(wide, wide)
                 else:
                     rows.append(row)
             if project is not None and rows:

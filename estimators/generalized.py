@@ -8,95 +8,105 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
-from estimators.anisotropic import DENSE_GAP, GAP, MAX_PRODUCTS, norms, smoothness
-from estimators.lanczos import DELTA
-from estimators.max_cut import certify, floored
-from estimators.problem import Parameters, Problem
-from estimators.products import DENSE_LIMIT, dense_hessian, hessian
-from estimators.results import Cost, GeneralizedSmoothness, Progress, Smoothness, absent
+from estimators.anisotropic import DENSE_GAP, GAP, MAX_PRODUCTS, norms, rounded_up
+from estimators.controls import STARTS, Measured, frozen, gathered, measure, spread, starts
+from estimators.envelope import RANGE, Array, span
+from estimators.errors import InputError
+from estimators.group_slopes import by_group, l1_moves
+from estimators.held_out import FLAT, HeldOut, coordinate_wise, tighter
+from estimators.held_out import isotropic as isotropic_held
+from estimators.pairs import (
+    FEWEST_RESAMPLED,
+    Intervals,
+    Pairs,
+    Summary,
+    fit_levels,
+    intervals,
+    levels,
+    permutation_test,
+    summary,
+)
+from estimators.problem import Problem
+from estimators.products import DENSE_LIMIT
+from estimators.resampling import members
+from estimators.results import Cost, GeneralizedSmoothness, Progress, absent
 
 STAGE = "generalized_smoothness"
 FEWEST = 6
-RANGE = 10.0
-"""A pair is identified only where gradient norms span this factor."""
-CONTROL_STARTS = 3
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One point: gradient and certified curvature."""
-
-    problem: Problem
-    gradient: Tensor
-    smoothness: Smoothness
-
-    @property
-    def bound(self) -> Tensor:
-        """The feasible L, shape (d,)."""
-        return self.problem.flatten(self.smoothness.vectors).double()
-
-    @property
-    def norm(self) -> float:
-        """Upper end of ||H||."""
-        assert self.smoothness.sharpness_interval is not None
-        return self.smoothness.sharpness_interval[1]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Fitted pairs: the isotropic one, and L0 (d,) with one L1 for each tensor."""
-
-    l0: float
-    l1: float | None
-    vector: Tensor
-    slopes: list[float]
-    helps: list[bool]
-    ranges: list[float]
 
 
 def generalized_smoothness(
     problem: Problem,
-    trajectory: Sequence[Mapping[str, Tensor]],
+    trajectory: Sequence[Mapping[str, Tensor] | Problem],
     *,
+    groups: Sequence[str] | None = None,
     gap: float | None = None,
     max_products: int = MAX_PRODUCTS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> GeneralizedSmoothness:
-    """Feasible pairs from the points of a trajectory; one L1 for each tensor, one isotropic pair.
+    """Feasible pairs from the points of a trajectory: by coordinate, by tensor, for the whole, and isotropic.
 
-    At each point the gradient, ||H|| and a feasible L_t with its certified bracket are measured. Every other
-    point is fitted, the rest is held out. Isotropic: the line of least mean height above all fitted
-    (||grad||_2, ||H||). Tensor b: the same for (||grad_b||_1, sum_b L_t), which gives L1_b; then
-    L0_j = max_t (L_tj - L1_b |g_tj|)+, so that the pair is feasible at every fitted point by construction.
-    A slope counts only where gradient norms span a decade and the line lies below the constant bound by more
-    than twice the bracket's width: else L1 = 0. ``coverage``: share of held-out points at which
-    ||D^(-1/2) H D^(-1/2)|| <= 1 is certified for D = L0 + L1 |g|. ``vectors`` is ``l1``.
+    At each point the gradient g_t, ||H_t|| and a feasible L_t with its certified bracket are measured. Every other
+    point (of each group) is fitted, the rest is held out. A pair is the line of least mean height above all fitted
+    points, L0, L1 >= 0: above (|g_tj|, L_tj) for coordinate j, so that L0 + L1 |g_t| >= L_t and the pair is feasible
+    at every fitted point by construction; above (||g_tb||_1, sum_b L_t) for tensor b; (||g_t||_1, sum L_t) for the
+    whole; (||g_t||_2, ||H_t||) isotropic. A slope counts only where it is identified: the gradient spans a decade,
+    and the line lies below the constant bound by more than twice what the bracket leaves free (``pairs.levels``);
+    else L1 = 0.
 
+    Intervals: 95%, block bootstrap over contiguous points within groups (``pairs.intervals``), from 8 fitted points
+    on. ``identified_fraction``: share of coordinates whose own gradient spans a decade. ``permutation_p``: share of
+    orders of the gradients, curvature in its own order, in which L1 helps as much (``pairs.permutation_test``).
+    ``coverage``: share of held-out points at which ||D^(-1/2) H D^(-1/2)|| <= 1 is certified for D = L0 + L1 |g|;
+    ``tightness``: mean over them of sum(D) over sum(L_t). ``control`` repeats all fits on the quadratic frozen at the
+    first point, where L1 is 0. ``vectors`` is ``l1``.
+
+    A point is a parameter dict, or ``problem.at`` of one: then a Hessian formed here stays with it.
     ``points`` is filled even where no fit is possible. Cost: one bracket a point, and three more for the control.
+    L_t comes from a random start at each point: ``smoothness`` takes no start from another one.
+
+    Args:
+        problem: the task.
+        trajectory: the points.
+        groups: one label for each point, say its run, learning rate or batch size. Fits by group show whether L1
+            moves with them.
+        gap, max_products: of the brackets, see ``smoothness``.
+        seed: of the brackets, replicates and permutations.
+        progress: called with ("generalized_smoothness", brackets done, all).
+
+    Raises:
+        InputError: labels that do not fit the points; what ``smoothness`` raises.
     """
+    if groups is not None and len(groups) != len(trajectory):
+        raise InputError(f"{len(groups)} labels for {len(trajectory)} points", "groups", "give one for each point")
     began, before = time.perf_counter(), problem.passes.total
     goal = gap if gap is not None else (DENSE_GAP if problem.d <= DENSE_LIMIT else GAP)
-    total = len(trajectory) + (CONTROL_STARTS if len(trajectory) >= FEWEST else 0)
+    total = len(trajectory) + (STARTS if len(trajectory) >= FEWEST else 0)
 
     def report(done: int) -> None:
         if progress:
             progress(STAGE, done, total)
 
-    points: list[Measured] = []
-    for number, parameters in enumerate(trajectory):
-        points.append(measure(problem.at(parameters), gap, max_products, seed + number))
+    measured: list[Measured] = []
+    for number, where in enumerate(trajectory):
+        there = where if isinstance(where, Problem) else problem.at(where)
+        measured.append(measure(there, gap, max_products, seed + number))
         report(number + 1)
-    rows: list[dict[str, Any]] = [_row(point, fitted=number % 2 == 0) for number, point in enumerate(points)]
-    reason = _unfit(points)
+    labels = list(groups) if groups is not None else [""] * len(measured)
+    # One group after another, every other point: each group has its share in both halves.
+    order = [int(place) for own in members(labels).values() for place in own]
+    fitted, held_out = sorted(order[::2]), sorted(order[1::2])
+    rows = [_row(point, fitted=number in set(fitted)) for number, point in enumerate(measured)]
+    if groups is not None:
+        rows = [{**row, "group": label} for row, label in zip(rows, groups, strict=True)]
+    reason = _unfit(measured, fitted)
     if reason:
         nothing = absent(GeneralizedSmoothness, reason)
         why = {key: text for key, text in nothing.why.items() if key != "points"}
@@ -105,200 +115,129 @@ def generalized_smoothness(
             why=why,
             cost=Cost(problem.passes.total - before, time.perf_counter() - began),
         )
-    fitted, held_out = points[::2], points[1::2]
-    pairs = fit(problem, fitted, goal)
-    control = fit(problem, frozen(problem, points, fitted, gap, max_products, seed, report), goal)
-    slopes = torch.repeat_interleave(torch.tensor(pairs.slopes, dtype=torch.float64), torch.tensor(problem.sizes))
-    covered = [_feasible(point, pairs.vector + slopes * point.gradient.abs(), seed) for point in held_out]
-    line = [point.norm <= (pairs.l0 + (pairs.l1 or 0.0) * norms(point.gradient)[1]) * (1 + 1e-9) for point in held_out]
-    l0, l1 = problem.unflatten(pairs.vector.to(problem.dtype)), problem.unflatten(slopes.to(problem.dtype))
-    isotropic: dict[str, Any] = {"l0": pairs.l0, "l1": pairs.l1, "coverage": sum(line) / len(line)}
-    if pairs.l1 is None:
-        isotropic["why"] = {"l1": f"gradient norms of the fitted points span less than a factor of {RANGE:g}"}
+    again = starts(measured[0], gap, max_products, seed, lambda done: report(len(measured) + done))
+    free = spread(measured[0], again)
+    everything = levels(gathered(measured), problem.sizes, goal, free)
+    clouds = everything.rows(np.array(fitted))
+    pairs = fit_levels(clouds)
+    still = fit_levels(levels(frozen(measured[0], again, [measured[i] for i in fitted]), problem.sizes, goal, free))
+    l0 = problem.unflatten(_rounded_up(problem, pairs.coordinates.a))
+    l1 = problem.unflatten(_rounded_up(problem, pairs.coordinates.b))
+    held = [measured[i] for i in held_out]
+    numbers = summary(pairs.coordinates, pairs.isotropic)
+    by_coordinate = coordinate_wise(held, problem.flatten(l0).double(), problem.flatten(l1).double(), seed)
+    by_norm = isotropic_held(held, numbers.isotropic_l0, numbers.isotropic_l1)
+    p_share, p_gain = permutation_test(clouds, seed)
+    around = intervals(clouds, [labels[i] for i in fitted], numbers, seed) if len(fitted) >= FEWEST_RESAMPLED else None
+    few = f"{len(fitted)} fitted points, replicates of fewer than {FEWEST_RESAMPLED} say little"
+    found = by_group(everything, groups, seed) if groups is not None else None
+    why = {} if by_coordinate.tightness is not None else {"tightness": FLAT}
+    if around is None:
+        why |= dict.fromkeys(("l0_l1_interval", "l1_median_interval"), few)
+    if found is None:
+        why["l1_by_group"] = "the points were given no groups"
     return GeneralizedSmoothness(
-        l0_l1=float(pairs.vector.sum()),
-        l1_median=float(slopes.median()),
-        helps_fraction=sum(s for s, h in zip(problem.sizes, pairs.helps, strict=True) if h) / problem.d,
-        coverage=sum(covered) / len(covered),
-        isotropic=isotropic,
-        control=_control(problem, control),
+        l0_l1=numbers.l0_l1,
+        l0_l1_interval=around.l0_l1 if around else None,
+        l1_median=numbers.l1_median,
+        l1_median_interval=around.l1_median if around else None,
+        identified_fraction=float((pairs.coordinates.ranges >= RANGE).mean()),
+        helps_fraction=float(pairs.coordinates.helps.mean()),
+        permutation_p=p_share,
+        coverage=by_coordinate.coverage,
+        tightness=by_coordinate.tightness,
+        tighter=tighter(by_coordinate, by_norm, goal),
+        whole={
+            "l0": float(pairs.whole.a[0]),
+            "l1": float(pairs.whole.b[0]),
+            **_reach(float(pairs.whole.ranges[0])),
+        },
+        isotropic=_isotropic(numbers, by_norm, p_gain, around, few),
+        l1_by_group=found,
+        control=_control(still),
         points=rows,
-        tensors=_by_tensor(problem, pairs, l0),
+        tensors=_by_tensor(problem, pairs),
+        why=why,
         vectors=l1,
         l0=l0,
         l1=l1,
+        warnings=l1_moves(found or []),
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )
 
 
-def _by_tensor(problem: Problem, pairs: Pairs, l0: Parameters) -> list[dict[str, Any]]:
+def _isotropic(numbers: Summary, held: HeldOut, p: float, around: Intervals | None, few: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "l0": numbers.isotropic_l0,
+        "l0_interval": around.isotropic_l0 if around else None,
+        "l1": numbers.isotropic_l1,
+        "l1_interval": around.isotropic_l1 if around else None,
+        "permutation_p": p,
+        "coverage": held.coverage,
+        "tightness": held.tightness,
+    }
+    why = {} if around else dict.fromkeys(("l0_interval", "l1_interval"), few)
+    if held.tightness is None:
+        why["tightness"] = FLAT
+    return {**body, "why": why} if why else body
+
+
+def _reach(ratio: float) -> dict[str, Any]:
+    if np.isfinite(ratio):
+        return {"gradient_range": ratio}
+    return {"gradient_range": None, "why": {"gradient_range": "the gradient vanishes at one of the points"}}
+
+
+def _by_tensor(problem: Problem, pairs: Pairs) -> list[dict[str, Any]]:
     rows = []
-    for name, size, slope, reach in zip(problem.names, problem.sizes, pairs.slopes, pairs.ranges, strict=True):
-        row: dict[str, Any] = {
-            "name": name,
-            "parameters": size,
-            "l0_l1": float(l0[name].double().sum()),
-            "l1": slope,
-            "gradient_range": reach if np.isfinite(reach) else None,
-        }
-        if row["gradient_range"] is None:
-            row["why"] = {"gradient_range": "the gradient vanishes at one of the points"}
-        rows.append(row)
+    stop = 0
+    for k, (name, size) in enumerate(zip(problem.names, problem.sizes, strict=True)):
+        own, stop = slice(stop, stop + size), stop + size
+        rows.append(
+            {
+                "name": name,
+                "parameters": size,
+                "l0_l1": float(pairs.coordinates.a[own].sum()),
+                "l1_median": float(np.median(pairs.coordinates.b[own])),
+                "helps_fraction": float(pairs.coordinates.helps[own].mean()),
+                "l0": float(pairs.tensors.a[k]),
+                "l1": float(pairs.tensors.b[k]),
+                **_reach(float(pairs.tensors.ranges[k])),
+            }
+        )
     return rows
 
 
-def _control(problem: Problem, pairs: Pairs) -> dict[str, Any]:
+def _control(pairs: Pairs) -> dict[str, Any]:
+    spanned = pairs.isotropic.ranges[0] >= RANGE
     found: dict[str, Any] = {
-        "l1_median": float(np.median(np.repeat(pairs.slopes, problem.sizes))),
-        "isotropic_l1": pairs.l1,
+        "l1_median": float(np.median(pairs.coordinates.b)),
+        "helps_fraction": float(pairs.coordinates.helps.mean()),
+        "tensors_l1": float(pairs.tensors.b.max()),
+        "whole_l1": float(pairs.whole.b[0]),
+        "isotropic_l1": float(pairs.isotropic.b[0]) if spanned else None,
     }
-    if pairs.l1 is None:
+    if not spanned:
         found["why"] = {"isotropic_l1": f"gradients of the frozen quadratic span less than a factor of {RANGE:g}"}
     return found
 
 
-def measure(problem: Problem, gap: float | None, max_products: int, seed: int) -> Measured:
-    """Gradient and bracket at the problem's point."""
-    gradient = problem.flatten(problem.gradient()).double()
-    return Measured(problem, gradient, smoothness(problem, gap=gap, max_products=max_products, seed=seed))
+def _rounded_up(problem: Problem, values: Array) -> Tensor:
+    return rounded_up(torch.from_numpy(values), problem.dtype).to(problem.device)
 
 
-def frozen(
-    problem: Problem,
-    points: Sequence[Measured],
-    fitted: Sequence[Measured],
-    gap: float | None,
-    max_products: int,
-    seed: int,
-    report: Any,
-) -> list[Measured]:
-    """The fitted points on the quadratic frozen at the first point, where L1 is 0 by construction.
-
-    Gradients g_0 + H_0 (w_t - w_0) along the same path; the curvature H_0 measured anew from other random
-    starts, so that the control carries the same measurement error.
-    """
-    first = points[0]
-    again = []
-    for number in range(CONTROL_STARTS):
-        again.append(smoothness(first.problem, gap=gap, max_products=max_products, seed=seed + 7919 * (number + 1)))
-        report(len(points) + number + 1)
-    origin = problem.flatten(first.problem.parameters)
-    with hessian(first.problem) as product:
-        return [
-            Measured(
-                first.problem,
-                first.gradient + product((problem.flatten(p.problem.parameters) - origin)[:, None])[:, 0].double(),
-                again[number % CONTROL_STARTS],
-            )
-            for number, p in enumerate(fitted)
-        ]
-
-
-def fit(problem: Problem, points: Sequence[Measured], gap: float) -> Pairs:
-    """Isotropic pair and the pair by tensor from measured points; see :func:`generalized_smoothness`."""
-    heights = np.array([p.norm for p in points])
-    lengths = np.array([norms(p.gradient)[1] for p in points])
-    identified = span(lengths) >= RANGE
-    width = max(_width(p.smoothness.sharpness_interval) for p in points)
-    l0, l1, _ = (
-        envelope(lengths, heights, max(width, gap * heights.max()))
-        if identified
-        else (float(heights.max()), 0.0, False)
-    )
-    slopes, helps, ranges, parts = [], [], [], []
-    # The bracket fixes the sum of L alone: a tensor's own part may be off by the whole width (its floor grows
-    # with the curvature of the others).
-    width = max(_width((p.smoothness.l1_lower, p.smoothness.l1_upper)) for p in points)
-    bounds = [torch.split(p.bound, problem.sizes) for p in points]
-    gradients = [torch.split(p.gradient.abs(), problem.sizes) for p in points]
-    for tensor in range(len(problem.names)):
-        own = np.array([float(g[tensor].sum()) for g in gradients])
-        height = np.array([float(b[tensor].sum()) for b in bounds])
-        slack = max(width, gap * height.max())
-        _, slope, useful = envelope(own, height, slack) if span(own) >= RANGE else (0.0, 0.0, False)
-        rest = [(b[tensor] - slope * g[tensor]).clamp_min(0) for b, g in zip(bounds, gradients, strict=True)]
-        slopes.append(slope)
-        helps.append(useful)
-        ranges.append(span(own))
-        parts.append(torch.stack(rest).max(0).values)
-    return Pairs(l0, l1 if identified else None, torch.cat(parts), slopes, helps, ranges)
-
-
-def _width(ends: tuple[float | None, float | None] | None) -> float:
-    assert ends is not None
-    assert ends[0] is not None
-    assert ends[1] is not None
-    return ends[1] - ends[0]
-
-
-def envelope(lengths: np.ndarray, heights: np.ndarray, slack: float) -> tuple[float, float, bool]:
-    """The line a + b x >= y through no point's inside, a, b >= 0, of least mean height; whether b > 0 earns it.
-
-    A linear program. b counts only where the mean height falls by more than 2 slack below the constant max(y):
-    less can come from the width of the brackets. ``slack`` has the unit of the heights.
-    """
-    top = float(heights.max())
-    mean = float(lengths.mean())
-    scale = max(mean, 1e-300)
-    solution = linprog(
-        [1.0, 1.0], A_ub=-np.column_stack([np.ones_like(lengths), lengths / scale]), b_ub=-heights / max(top, 1e-300)
-    )
-    if not solution.success or top == 0:
-        return top, 0.0, False
-    a, b = float(solution.x[0]) * top, float(solution.x[1]) * top / scale
-    # The solver's tolerance may leave a point a little above the line.
-    a += max(0.0, float((heights - a - b * lengths).max()))
-    if b <= 0 or a + b * mean > top - 2 * slack:
-        return top, 0.0, False
-    return a, b, True
-
-
-def span(values: np.ndarray) -> float:
-    """Largest over smallest; 1 where all vanish, infinity where only some do."""
-    low, high = float(values.min()), float(values.max())
-    return high / low if low > 0 else (float("inf") if high > 0 else 1.0)
-
-
-def _unfit(points: Sequence[Measured]) -> str | None:
+def _unfit(points: Sequence[Measured], fitted: Sequence[int]) -> str | None:
     if len(points) < FEWEST:
         return f"{len(points)} points along the runs, a fit with held-out points needs at least {FEWEST}"
     if not all(bool(torch.isfinite(p.gradient).all()) for p in points):
         return "a gradient along the runs is not finite"
-    lengths = np.array([norms(p.gradient)[1] for p in points[::2]])
-    if span(lengths) < RANGE:
+    lengths = np.array([[norms(points[i].gradient)[1]] for i in fitted])
+    if span(lengths)[0] < RANGE:
         return (
             f"gradient norms of the fitted points run from {lengths.min():.3g} to {lengths.max():.3g}: "
             f"less than the factor of {RANGE:g} that tells L0 from L1"
         )
     return None
-
-
-def _feasible(point: Measured, scaling: Tensor, seed: int) -> bool:
-    """Whether |H| <= diag(scaling) is certified at the point."""
-    active = scaling > 0
-    problem = point.problem
-    if problem.d <= DENSE_LIMIT:
-        matrix = dense_hessian(problem)
-        if float(matrix[~active].abs().sum()) > 0:
-            return False
-        root = torch.where(active, scaling, torch.ones_like(scaling)).rsqrt() * active
-        return float(torch.linalg.eigvalsh(root[:, None] * matrix * root).abs().max()) <= 1 + 1e-9
-    like = next(iter(problem.parameters.values()))
-    generator = torch.Generator().manual_seed(seed)
-    # A tiny floor keeps rows that the fit left at 0 in the test without changing the others.
-    floor = floored(scaling, torch.ones_like(active), 1e-9)
-    with hessian(problem) as product:
-        run = certify(
-            product,
-            floor,
-            torch.ones_like(active),
-            generator,
-            like,
-            steps=60,
-            delta=DELTA,
-            stop=lambda run: run.norm > 1 or run.norm_bound <= 1,
-        )
-    return run.norm_bound <= 1
 
 
 def _row(point: Measured, fitted: bool) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from estimators import batches, tails
 from estimators.embeddings import token_deciles
 from estimators.errors import InputError
-from estimators.moments import Moments
+from estimators.moments import Moments, stored_dtype
 from estimators.noise_intervals import FEWEST, Intervals, half_width, noise_intervals, samples_for
-from estimators.noise_samples import Drawn, gradients, spread, stored_dtype, tail_gradients
+from estimators.noise_samples import Drawn, gradients, spread, tail_gradients
 from estimators.per_sample import STAGE
 from estimators.problem import Problem
 from estimators.results import Cost, Finding, Noise, Progress
@@ -49,9 +49,8 @@ def noise(
     ``heavy-tail``, where the draw cannot tell. gradient_l1, gradient_l2, dead_fraction and the vectors are the
     draw's own.
 
-    Cost: about one forward+backward pass over the samples, one more where n d <= 2^24 (the gradients of single
-    samples are then kept, for tails and batches), and at most ``extra_passes``. Memory: a few vectors of size d, 20
-    of them for a draw, or 2^24 numbers.
+    Cost: about one forward+backward pass over the samples, and at most ``extra_passes``. Memory: a few vectors of size
+    d, 20 of them for a draw; where n d <= 2^24 the gradients of single samples, for tails and batches.
 
     Args:
         problem: the task at a point.
@@ -127,9 +126,7 @@ def _batch_scaling(problem: Problem, drawn: Drawn, budget: float, seed: int) -> 
 def _unmeasured(problem: Problem, drawn: Drawn) -> str:
     if problem.n == 1:
         return "there is one sample"
-    return (
-        "the gradients of single samples are not kept (too many numbers, or vmap fails), and extra_passes are too few"
-    )
+    return "the gradients of single samples are not kept (too many numbers), and extra_passes are too few"
 
 
 # -- the numbers -----------------------------------------------------------------------------------

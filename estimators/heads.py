@@ -58,6 +58,18 @@ def input_embedding(model: nn.Module) -> Tensor | None:
     return weight if isinstance(weight, Tensor) and weight.dim() == 2 else None
 
 
+def output_head(model: nn.Module) -> nn.Module | None:
+    """The layer with one row of weights for each token that a language model scores, by the rules of transformers."""
+    inner: Any = transformer(model)
+    if inner is None or kind(type(inner)) not in ("causal", "masked", "seq2seq"):
+        return None
+    try:
+        found = inner.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
 def arguments(model: nn.Module) -> dict[str, Any]:
     """What forward is told besides the tensors: no cache of keys and values, which nothing here would read."""
     return {"use_cache": False} if "use_cache" in _accepted(model) else {}

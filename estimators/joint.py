@@ -13,11 +13,12 @@ from torch import Tensor
 from estimators.anisotropic import rounded_up
 from estimators.errors import InputError
 from estimators.lanczos import DELTA, Ritz
-from estimators.losses import COARSE
-from estimators.max_cut import Sweeps, certify, floored
+from estimators.losses import COARSE, TOO_COARSE
+from estimators.max_cut import JointBracket, certify, check_limits, floored, formed_bracket, rounding_slack
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, dense_hessian, hessian
 from estimators.results import Cost, Finding, Progress, Smoothness
+from estimators.sweeps import Sweeps
 
 STAGE = "joint"
 GAP = 0.05
@@ -33,8 +34,6 @@ ATTEMPTS = 6
 LANCZOS_STEPS = 80
 FLOOR = 0.5
 FEWEST_PRODUCTS = 2 * COLUMNS
-ROUNDING = {torch.float64: 1e-10}
-"""Slack of the upper bound from the rounding of products; 2e-5 for other formats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +107,7 @@ def joint_smoothness(
             if progress:
                 progress(STAGE, done, max_products * len(problems))
 
-        found = _by_products(problems, generator, gap, max_products, report)
-        products = found.products
+        found, products = _by_products(problems, generator, gap, max_products, report)
     lower, why = found.lower, {}
     largest = coordinatewise = None
     if singles is None:
@@ -122,7 +120,7 @@ def joint_smoothness(
     confidence: float | None = 1.0 if dense else 1 - DELTA
     if any(problem.precision in COARSE for problem in problems):
         confidence = None
-        why["confidence"] = "rounding of half precision exceeds what the bounds allow for; use model.float()"
+        why["confidence"] = TOO_COARSE
     wide = found.upper > (1 + gap) * lower * (1 + 1e-9)
     return Joint(
         l1_lower=lower,
@@ -141,54 +139,11 @@ def joint_smoothness(
     )
 
 
-@dataclass(frozen=True)
-class Found:
-    """A bracket with its feasible vector (d,) float64 and, for each point, how close to 1 its scaled norm comes."""
-
-    lower: float
-    upper: float
-    vector: Tensor
-    binding: tuple[float, ...]
-    products: int
-
-
-def joint_of_matrices(matrices: Sequence[Tensor], generator: torch.Generator, gap: float) -> Found:
+def joint_of_matrices(matrices: Sequence[Tensor], generator: torch.Generator, gap: float) -> JointBracket:
     """The joint bracket of formed symmetric matrices (d, d) in float64; the upper bound is an eigenvalue."""
-    alive = torch.stack([matrix.abs().sum(1) for matrix in matrices]).sum(0) > 0
-    n = int(alive.sum())
-    vector = torch.zeros(alive.numel(), dtype=torch.float64, device=alive.device)
-    if n == 0:
-        return Found(0.0, 0.0, vector, (0.0,) * len(matrices), 0)
-    scale = max(float(matrix.abs().max()) for matrix in matrices)
-    parts = torch.stack([matrix[alive][:, alive] / scale for matrix in matrices])
-    columns = min(n, DENSE_COLUMNS)
-    sweeps = Sweeps(lambda z: _stacked(parts, z), n, columns * len(matrices), generator, parts)
-    upper, best, norms = float("inf"), vector, torch.zeros(len(matrices))
-    every = torch.ones(n, dtype=torch.bool, device=parts.device)
-    check = 16
-    for count in range(1, DENSE_SWEEPS + 1):
-        sweeps.sweep()
-        if count < check and count < DENSE_SWEEPS:
-            continue
-        check = int(1.5 * count)
-        for share in (gap / 4, gap / 40):
-            scaling = floored(sweeps.scaling, every, share)
-            root = scaling.rsqrt()
-            each = torch.linalg.eigvalsh(root[:, None] * parts * root).abs().amax(1) * (1 + 1e-13 * n)
-            norm = float(each.max())
-            if norm * float(scaling.sum()) < upper:
-                upper, best, norms = norm * float(scaling.sum()), norm * scaling, each / norm
-        if upper <= (1 + gap) * sweeps.lower:
-            break
-    vector[alive] = best * scale
-    return Found(sweeps.lower * scale, upper * scale, vector, tuple(norms.tolist()), 0)
-
-
-def _stacked(parts: Tensor, z: Tensor) -> Tensor:
-    """[H_1 Z_1, ..., H_T Z_T] for matrices (T, n, n) and columns (n, T k)."""
-    t, n, _ = parts.shape
-    blocks = z.reshape(n, t, -1).transpose(0, 1)
-    return (parts @ blocks).transpose(0, 1).reshape(n, -1)
+    stacked = torch.stack(list(matrices))
+    columns = min(int((stacked.abs().sum((0, 2)) > 0).sum()), DENSE_COLUMNS)
+    return formed_bracket(stacked, generator, gap, columns, DENSE_SWEEPS)
 
 
 def _by_products(
@@ -197,8 +152,8 @@ def _by_products(
     gap: float,
     max_products: int,
     progress: Callable[[int], None],
-) -> Found:
-    """Sweep and certify, as ``max_cut.bracket`` does for one point."""
+) -> tuple[JointBracket, int]:
+    """Sweep and certify, as ``max_cut.bracket`` does for one point; and the products taken."""
     points, like = len(problems), next(iter(problems[0].parameters.values()))
     d, delta = problems[0].d, DELTA / (ATTEMPTS * points)
     spent = 0
@@ -218,11 +173,11 @@ def _by_products(
     scale = float(probe.norm(dim=0).max())
     if scale == 0:
         zero = torch.zeros(d, dtype=torch.float64, device=like.device)
-        return Found(0.0, 0.0, zero, (0.0,) * points, spent)
+        return JointBracket(0.0, 0.0, zero, (0.0,) * points), spent
     sweeps = Sweeps(lambda block: stacked(block) / scale, d, COLUMNS * points, generator, like)
     sweeps.sweep()
     active = sweeps.norms[0] > 0
-    limit, rounding = max_products * points, ROUNDING.get(like.dtype, 2e-5)
+    limit, rounding = max_products * points, rounding_slack(like.dtype)
     reserve = points * min(LANCZOS_STEPS, max_products // 4)
     upper, vector, binding = float("inf"), torch.zeros_like(sweeps.norms[0]), (0.0,) * points
     order = list(range(points))
@@ -264,7 +219,7 @@ def _by_products(
         if upper <= goal or last:
             break
         due = FIRST_SWEEPS - 1 + 2 * attempt
-    return Found(sweeps.lower * scale, upper * scale, vector * scale, binding, spent)
+    return JointBracket(sweeps.lower * scale, upper * scale, vector * scale, binding), spent
 
 
 def _normal(d: int, columns: int, generator: torch.Generator, like: Tensor) -> Tensor:
@@ -280,10 +235,7 @@ def _checked(
     for problem in problems:
         if problem.shapes != problems[0].shapes:
             raise InputError("the parameters of the points differ", "problems", "give one task at several points")
-    if gap is not None and not 0 < gap < float("inf"):
-        raise InputError(f"a gap of {gap} cannot be reached", "gap", "give a number above 0")
-    if max_products < FEWEST_PRODUCTS:
-        raise InputError(f"{max_products} products give no bracket", "max_products", f"allow {FEWEST_PRODUCTS} or more")
+    check_limits(gap, max_products, FEWEST_PRODUCTS)
     if singles is not None and len(singles) != len(problems):
         raise InputError(f"{len(singles)} brackets for {len(problems)} points", "singles", "give one for each point")
     dense = problems[0].d <= DENSE_LIMIT

@@ -11,12 +11,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from estimators import memory
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Product, dense_hessian, hessian
 from estimators.results import Cost, Finding, Progress, Spectrum
@@ -25,6 +27,8 @@ DELTA = 1e-3
 """Probability with which a published bound may fail."""
 MAX_STEPS = 80
 SHARPNESS_TOLERANCE = 0.005
+SLICE = 1 << 20
+"""Numbers of a vector that are widened to float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,31 @@ class Ritz:
         """At least the operator's norm, with probability 1 - delta."""
         return max(self.upper, -self.lower)
 
+    @property
+    def norm_known(self) -> bool:
+        """Whether the norm is known to 0.5%."""
+        return self.norm_bound <= (1 + SHARPNESS_TOLERANCE) * self.norm
 
-def edge(alphas: Sequence[float], betas: Sequence[float], n: int, delta: float, theta: float) -> float:
+    @property
+    def ends_known(self) -> bool:
+        """Whether both ends are known to 0.5% of the norm."""
+        slack = SHARPNESS_TOLERANCE * self.norm
+        return bool(self.upper - self.values[-1] <= slack and self.values[0] - self.lower <= slack)
+
+
+def edge(
+    alphas: Sequence[float], betas: Sequence[float], n: int, delta: float, theta: float, local: bool = False
+) -> float:
     """A number that exceeds the largest eigenvalue with probability 1 - delta.
 
     It is the largest root x >= theta of sum_{j<=m} p_j(x)^2 = 2n/(pi delta^2), with p_j the orthonormal
     Lanczos polynomials. The mass that the start's spectral measure has at the largest eigenvalue is at most
     1/sum p_j^2 there, and a uniform unit vector has a component below t along a fixed direction with
     probability at most t sqrt(2n/pi).
+
+    ``local``: the Lanczos vectors q_j have length 1 and satisfy the recurrence, but need not be orthogonal. An
+    eigenvector v then has v'q_j = p_j(lambda) v'q_0 all the same, and |v'q_j| <= 1 for each j alone: the largest
+    p_j(x)^2 takes the place of their sum.
 
     Args:
         alphas, betas: m diagonal and m off-diagonal coefficients, the last one the residual's norm.
@@ -84,7 +105,7 @@ def edge(alphas: Sequence[float], betas: Sequence[float], n: int, delta: float, 
         older, old, total, scale = 0.0, 1.0, 1.0, 0.0
         for j, (alpha, beta) in enumerate(zip(alphas, betas, strict=True)):
             older, old = old, ((x - alpha) * old - (betas[j - 1] * older if j else 0.0)) / beta
-            total += old * old
+            total = max(total, old * old) if local else total + old * old
             if total > 1e100:
                 older, old, total, scale = older * 1e-50, old * 1e-50, total * 1e-100, scale + math.log(1e100)
         return math.log(total) + scale
@@ -110,8 +131,13 @@ def lanczos(
     stop: Callable[[Ritz], bool] = lambda _: False,
     check_from: int = 6,
     keep: bool = False,
+    local: bool = False,
 ) -> Ritz:
     """Lanczos with full re-orthogonalisation on a symmetric operator.
+
+    ``local`` does without: three vectors in place of steps + 1. Eigenvalues found come again as copies, none of them
+    beyond the spectrum but for rounding (Paige 1980), and the bounds hold by another argument, see :func:`edge`. Where
+    the residual drowns in rounding the run ends.
 
     Where the residual drowns in rounding (an operator of few eigenvalues), the Krylov space is closed, but the start
     may have missed what its rounding hides. The run then opens another one from a fresh random vector; see
@@ -125,11 +151,13 @@ def lanczos(
         delta: probability of failure of the two bounds together.
         generator: draws the fresh vectors.
         stop: asked every second step from ``check_from`` on.
-        keep: leave basis and residual in the result, (steps + 1) d numbers.
+        keep: leave basis and residual in the result, (steps + 1) d numbers; not where ``local``.
+        local: no basis and no re-orthogonalisation.
     """
     unit = torch.finfo(start.dtype).eps
-    basis = torch.empty(steps, start.numel(), dtype=start.dtype, device=start.device)
+    basis = torch.empty(0 if local else steps, start.numel(), dtype=start.dtype, device=start.device)
     q = start / start.norm()
+    previous = torch.zeros(0, dtype=start.dtype, device=start.device)
     alphas: list[float] = []
     betas: list[float] = []
     closed: list[int] = []
@@ -138,27 +166,38 @@ def lanczos(
     def ritz(complete: bool = False) -> Ritz:
         off = [0.0 if k + 1 in closed else beta for k, beta in enumerate(betas[:-1])]
         values = eigh_tridiagonal(np.array(alphas), np.array(off), eigvals_only=True)
-        slack = 100 * unit * scale if complete or closed else 0.0
-        tail = torch.zeros_like(z) if complete or len(alphas) in closed else z
-        kept = (basis[: len(alphas)], tail, tuple(closed)) if keep else ()
+        slack = 100 * unit * scale if complete or closed or local else 0.0
+        kept: tuple[Any, ...] = ()
+        if keep and not local:
+            tail = torch.zeros_like(z) if complete or len(alphas) in closed else z
+            kept = (basis[: len(alphas)], tail, tuple(closed))
         if complete:
             low, high = float(values[0]) - slack, float(values[-1]) + slack
             return Ritz(list(alphas), list(betas), values, low, high, *kept)
-        upper = _bound(alphas, betas, closed, n, delta / 2) + slack
-        lower = -_bound([-a for a in alphas], betas, closed, n, delta / 2) - slack
+        upper = _bound(alphas, betas, closed, n, delta / 2, local) + slack
+        lower = -_bound([-a for a in alphas], betas, closed, n, delta / 2, local) - slack
         return Ritz(list(alphas), list(betas), values, lower, upper, *kept)
 
     for j in range(min(steps, n)):
-        basis[j] = q
         z = product(q[:, None])[:, 0]
-        scale = max(scale, float(z.double().norm()))
-        alphas.append(float(z.double() @ q.double()))
-        known = basis[: j + 1]
-        for _ in range(2):
-            z = z - known.T @ (known @ z)
-        betas.append(float(z.double().norm()))
-        if scale == 0 or j + 1 == n:
+        scale = max(scale, norm(z))
+        alphas.append(dot(z, q))
+        if local:
+            z = torch.add(z, q, alpha=-alphas[-1])
+            if j:
+                z = z.add_(previous, alpha=-betas[-1])
+            betas.append(norm(z))
+        else:
+            basis[j] = q
+            known = basis[: j + 1]
+            for _ in range(2):
+                z = z - known.T @ (known @ z)
+            betas.append(norm(z))
+        if scale == 0 or (j + 1 == n and not local):
             return ritz(complete=True)
+        if local and betas[-1] <= 30 * unit * scale:
+            betas[-1] = 30 * unit * scale  # a coupling that is counted as larger bounds no less
+            break
         if betas[-1] <= 30 * unit * scale:
             betas[-1] = max(betas[-1], unit * scale)
             closed.append(j + 1)
@@ -171,11 +210,33 @@ def lanczos(
             run = ritz()
             if stop(run):
                 return run
-        q = (z.double() / float(z.double().norm())).to(start.dtype)
+        previous, q = q, _unit(z)
     return ritz()
 
 
-def _bound(alphas: Sequence[float], betas: Sequence[float], closed: Sequence[int], n: int, delta: float) -> float:
+def dot(a: Tensor, b: Tensor) -> float:
+    """a'b, summed in float64 without float64 copies of the whole vectors."""
+    return sum(
+        float(x.double() @ y.double()) for x, y in zip(torch.split(a, SLICE), torch.split(b, SLICE), strict=True)
+    )
+
+
+def norm(a: Tensor) -> float:
+    """|a|, likewise."""
+    return math.hypot(*(float(x.double().norm()) for x in torch.split(a, SLICE)))
+
+
+def _unit(a: Tensor) -> Tensor:
+    """a/|a|: in float32 the length of a small vector may not be a number."""
+    length, found = norm(a), torch.empty_like(a)
+    for x, into in zip(torch.split(a, SLICE), torch.split(found, SLICE), strict=True):
+        into.copy_(x.double() / length)
+    return found
+
+
+def _bound(
+    alphas: Sequence[float], betas: Sequence[float], closed: Sequence[int], n: int, delta: float, local: bool
+) -> float:
     """At least the largest eigenvalue, with probability 1 - delta.
 
     One Krylov space: its :func:`edge`. After r closed ones: an eigenvector has a component below t along all r
@@ -183,6 +244,8 @@ def _bound(alphas: Sequence[float], betas: Sequence[float], closed: Sequence[int
     edges holds. An open space after closed ones lives in their complement, and has its own edge. Half of delta each.
     """
     cuts = [0, *closed]
+    if local:
+        return edge(alphas, betas, n, delta, _top(alphas, betas), local=True)
     spaces = [(alphas[a:b], betas[a:b]) for a, b in itertools.pairwise([*cuts, len(alphas)]) if b > a]
     edges = [_edge_of(a, b, n, (delta / 2) ** (1 / max(len(closed), 1)) if closed else delta) for a, b in spaces]
     if not closed:
@@ -204,28 +267,48 @@ def _edge_of(alphas: Sequence[float], betas: Sequence[float], n: int, delta: flo
 
 def random_start(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """A standard normal vector of shape (n,), drawn on the CPU so that it is the same on every device."""
-    return torch.randn(n, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+    found = torch.empty(n, dtype=like.dtype, device=like.device)
+    for into in torch.split(found, SLICE):
+        into.copy_(torch.randn(into.numel(), generator=generator, dtype=torch.float64))
+    return found
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """A Lanczos run on H: ``whole`` until both ends are known, ``norm`` the first part of it that knows max|eig H|.
+
+    Bounds of both fail with probability DELTA/4 at most: a bracket that takes ``norm`` has the rest of DELTA to spend.
+    """
+
+    whole: Ritz
+    norm: Ritz
 
 
 def extremes(
     problem: Problem, *, steps: int = MAX_STEPS, seed: int = 0, progress: Progress | None = None, keep: bool = False
-) -> Ritz:
-    """Lanczos on H from a random start until both ends are known to 0.5% of max|eig H|, or steps are used up."""
+) -> Extremes:
+    """Lanczos on H from a random start until both ends are known to 0.5% of max|eig H|, or steps are used up.
+
+    Where there is no room for a basis of so many steps none is held, nor kept.
+
+    Args:
+        keep: leave basis and residual in both runs, which share them.
+    """
+    first: list[Ritz] = []
 
     def told(run: Ritz) -> bool:
         if progress:
             progress("spectrum", run.steps, steps)
-        return _ends_known(run)
+        if run.norm_known and not first:
+            first.append(run)
+        return run.norm_known and run.ends_known
 
     generator = torch.Generator().manual_seed(seed)
     start = random_start(problem.d, generator, next(iter(problem.parameters.values())))
     with hessian(problem) as product:
-        return lanczos(product, start, problem.d, steps, DELTA, generator, told, keep=keep)
-
-
-def _ends_known(run: Ritz) -> bool:
-    slack = SHARPNESS_TOLERANCE * run.norm
-    return bool(run.upper - run.values[-1] <= slack and run.values[0] - run.lower <= slack)
+        local = not memory.holds_basis(problem, steps)
+        run = lanczos(product, start, problem.d, steps, DELTA / 4, generator, told, keep=keep, local=local)
+    return Extremes(run, first[0] if first else run)
 
 
 def spectrum(
@@ -240,8 +323,8 @@ def spectrum(
 
     d <= 2,000: all eigenvalues of the formed Hessian, bounds equal to them. Else Lanczos from a random
     start until both ends are known to 0.5% of max|eig H|: every Ritz value lies between the ends, the
-    bounds hold with probability 0.999. Cost: about two passes a step, none where ``run``, that of :func:`extremes`
-    for the same problem, is given.
+    bounds hold with probability 0.999. Cost: about two passes a step, none where ``run``, the whole one of
+    :func:`extremes` for the same problem, is given.
     """
     began, before = time.perf_counter(), problem.passes.total
     warnings: tuple[Finding, ...] = ()
@@ -249,10 +332,10 @@ def spectrum(
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
         low, high, lower, upper, used, confidence = values[0], values[-1], values[0], values[-1], problem.d, 1.0
     else:
-        run = run or extremes(problem, steps=steps, seed=seed, progress=progress)
+        run = run or extremes(problem, steps=steps, seed=seed, progress=progress).whole
         values, low, high = run.values, run.values[0], run.values[-1]
         lower, upper, used, confidence = run.lower, run.upper, run.steps, 1 - DELTA
-        if not _ends_known(run):
+        if not run.ends_known:
             warnings = (not_converged("spectrum", run, steps),)
     return Spectrum(
         largest=float(high),
@@ -263,9 +346,10 @@ def spectrum(
         smallest_lower=float(lower),
         confidence=confidence,
         samples=problem.n,
+        eigenvalue_density=None,
         directional=None,
         kinks=None,
-        why=dict.fromkeys(("directional", "kinks"), "not measured by this call"),
+        why=dict.fromkeys(("eigenvalue_density", "directional", "kinks"), "not measured by this call"),
         warnings=warnings,
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )

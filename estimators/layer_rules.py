@@ -129,7 +129,7 @@ def _use(site: Site, gradient: Tensor, shape: torch.Size, samples: int, kept: tu
     rule = RULES[site.name, site.slot]
     if site.turned and rule is not _linear:
         raise Unfit("a transpose is used in another way than in a product")
-    here = replace(site, rows=rows)
+    here = site if rows == site.rows else replace(site, rows=rows)
     return rule(here, _by_sample(here, flat, samples), shape)
 
 

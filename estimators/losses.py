@@ -15,6 +15,8 @@ from estimators.heads import IGNORED, head
 LossFunction = Callable[[Any, Tensor], Tensor]
 COARSE = (torch.float16, torch.bfloat16)
 """Number formats whose rounding drowns small noise and curvature."""
+TOO_COARSE = "rounding of half precision exceeds what the bounds allow for; use model.float()"
+"""Why a result of theirs has no confidence."""
 NAMES = ("cross-entropy", "logistic", "squared")
 
 

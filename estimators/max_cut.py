@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from estimators.compression import Known
+from estimators.errors import InputError
 from estimators.lanczos import Ritz, lanczos, random_start
 from estimators.products import Counted, Product
 from estimators.subspace import EXPLORING, FEWEST_VECTORS, KEPT, WEAK, Scaled, explore, floor_share, settle
-from estimators.sweeps import Sweeps as Sweeps
+from estimators.sweeps import Sweeps
 
 COLUMNS, FEW = 12, 8
 """Columns of the sweeps, and of those before rounds: 8 alone stall at a gap of 5% on a GPT-2 at its start."""
@@ -31,14 +32,16 @@ SETTLED = 16
 """Columns of the dual program within the known vectors; FEW of them are multiplied."""
 MEMORY = 600
 """Vectors of d numbers that a bracket may hold at once."""
+LEAN = 128
+"""With fewer, sweeps keep no past products, Lanczos has no basis, and scalings are in the vectors' own precision."""
+BESIDE = 25
+"""Vectors beside the columns and the basis of a certificate: scalings in float64, a step, its product."""
 FLOOR = 0.01
 """Floor of D for a plain certificate as a share of its mean; half the gap where that is less."""
 ATTEMPTS = 6
 """Certifying Lanczos runs at most; each has its share of the probability."""
 LANCZOS_STEPS = 160
 FEWEST_PRODUCTS = 2 * COLUMNS
-ROUNDING = 2e-5
-"""Slack of a bound from float32 products; 1e-10 where they are float64."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,40 @@ class Bracket:
         )
 
 
+@dataclass(frozen=True)
+class JointBracket:
+    """lower <= min{1'd : -diag(d) <= H_t <= diag(d) for all t} <= upper = sum(vector), the vector feasible.
+
+    ``binding`` holds for each matrix max|eig D^-1/2 H_t D^-1/2| as a share of the largest of them.
+    """
+
+    lower: float
+    upper: float
+    vector: Tensor
+    binding: tuple[float, ...]
+
+
+def check_limits(gap: float | None, max_products: int, fewest: int = FEWEST_PRODUCTS) -> None:
+    """What a bracket is asked for. ``gap`` None: a default holds.
+
+    Raises:
+        InputError: a gap that is not above 0 and finite, or fewer than ``fewest`` products.
+    """
+    if gap is not None and not 0 < gap < float("inf"):
+        raise InputError(f"a gap of {gap} cannot be reached", "gap", "give a number above 0")
+    if max_products < fewest:
+        raise InputError(f"{max_products} products give no bracket", "max_products", f"allow {fewest} or more")
+
+
+def rounding_slack(dtype: torch.dtype) -> float:
+    """Share by which an upper bound from products in this format is raised.
+
+    That of float32 serves half precision too, whose own rounding no slack of use would cover: results from it carry
+    no confidence.
+    """
+    return 1e-10 if dtype == torch.float64 else 2e-5
+
+
 class Search:
     """A bracket under way: sweeps for the lower bound, the best certificate so far, products left."""
 
@@ -82,26 +119,26 @@ class Search:
     ) -> None:
         self.product, self.generator, self.like = product, generator, like
         self.gap, self.max_products, self.progress = gap, max_products, progress
-        self.memory = memory
+        self.memory, self.lean = memory, memory < LEAN
         self.delta = delta / (ROUNDS + ATTEMPTS)
         self.before = product.products
         self.columns = self._fitting(columns)
-        self.sweeps = Sweeps(product, product.d, self.columns, generator, like)
+        self.sweeps = Sweeps(product, product.d, self.columns, generator, like, self.lean)
         self.sweep()
         self.first = self.sweeps.norms[0]
         self.active = self.first > 0
-        self.rounding = ROUNDING if like.dtype == torch.float32 else 1e-10
+        self.rounding = rounding_slack(like.dtype)
         self.upper, self.vector = float("inf"), torch.zeros_like(self.first)
 
     def _fitting(self, columns: int) -> int:
-        """No more columns than the memory holds some eight times."""
-        return max(min(columns, self.memory // 8), 1)
+        """No more columns than the memory holds six times, beside norms, a scaling and the work of a product."""
+        return max(min(columns, (self.memory - 12) // 6), 1)
 
     def start_again(self, columns: int) -> None:
         """Sweeps from other random rows; the lower bound reached so far stays."""
         lower = self.sweeps.lower
         self.columns = self._fitting(columns)
-        self.sweeps = Sweeps(self.product, self.product.d, self.columns, self.generator, self.like)
+        self.sweeps = Sweeps(self.product, self.product.d, self.columns, self.generator, self.like, self.lean)
         self.sweeps.lower = lower
 
     @property
@@ -145,7 +182,7 @@ class Search:
 
     def total(self, scaling: Tensor) -> float:
         """Sum of D with the slack for rounding: a bound times it is an upper bound of Lambda."""
-        return float(scaling.sum()) * (1 + self.rounding)
+        return float(scaling.sum(dtype=torch.float64)) * (1 + self.rounding)
 
     def record(self, bound: float, scaling: Tensor) -> None:
         """Keep the certificate max|eig D^(-1/2) H D^(-1/2)| <= bound where it is the best."""
@@ -160,8 +197,10 @@ class Search:
         def done(run: Ritz) -> bool:
             return run.norm_bound * total <= goal or (missed and run.norm * total > goal)
 
-        steps = min(LANCZOS_STEPS, self.left, self.memory)
-        run = certify(self.product, scaling, self.active, self.generator, self.like, steps, self.delta, done)
+        steps = min(LANCZOS_STEPS, self.left)
+        if not self.lean:
+            steps = min(steps, self.memory - 5 * self.columns - BESIDE)
+        run = certify(self.product, scaling, self.active, self.generator, self.like, steps, self.delta, done, self.lean)
         self.record(run.norm_bound, scaling)
 
 
@@ -187,7 +226,8 @@ def bracket(
         progress: called with the products so far.
         known: vectors whose products have been paid for, with which rounds start; without them sweeps and plain
             certificates are all there is.
-        memory: vectors of d numbers that may be held; too few for a round leave the sweeps and plain certificates.
+        memory: vectors of d numbers that may be held; too few for a round leave the sweeps and plain certificates,
+            fewer than LEAN a certificate without a basis and fewer columns, one at least.
     """
     room = room_in(memory)
     known = known if room >= FEWEST_VECTORS else None
@@ -282,7 +322,7 @@ def steps_for(slack: float, n: int, delta: float) -> int:
 
 def floored(scaling: Tensor, active: Tensor, share: float) -> Tensor:
     """D with a floor of a share of its mean on the active rows, 0 elsewhere."""
-    floor = share * float(scaling.sum()) / max(int(active.sum()), 1)
+    floor = share * float(scaling.sum(dtype=torch.float64)) / max(int(active.sum()), 1)
     return torch.where(active, scaling + floor, torch.zeros_like(scaling))
 
 
@@ -295,34 +335,45 @@ def certify(
     steps: int,
     delta: float,
     stop: Callable[[Ritz], bool],
+    local: bool = False,
 ) -> Ritz:
-    """Lanczos on D^(-1/2) H D^(-1/2) over the active rows, from a start drawn after D."""
+    """Lanczos on D^(-1/2) H D^(-1/2) over the active rows, from a start drawn after D; ``local``: without a basis."""
     inverse_root = torch.where(active, scaling.clamp_min(1e-300).rsqrt(), torch.zeros_like(scaling))
 
     def scaled(block: Tensor) -> Tensor:
-        image = product((inverse_root[:, None] * block.double()).to(like.dtype))
-        return (inverse_root[:, None] * image.double()).to(like.dtype)
+        image = product((inverse_root[:, None] * block).to(like.dtype))
+        return (inverse_root[:, None] * image).to(like.dtype)
 
-    start = torch.where(
-        active, random_start(scaling.numel(), generator, like), torch.zeros_like(scaling).to(like.dtype)
-    )
-    return lanczos(scaled, start, int(active.sum()), steps, delta, generator, stop, check_from=8)
+    start = torch.where(active, random_start(scaling.numel(), generator, like), 0.0)
+    return lanczos(scaled, start, int(active.sum()), steps, delta, generator, stop, check_from=8, local=local)
 
 
 def dense_bracket(matrix: Tensor, generator: torch.Generator, gap: float, max_sweeps: int = 4000) -> Bracket:
     """The bracket of a formed symmetric matrix in float64; the upper bound is an eigenvalue, no probability."""
-    d = matrix.shape[0]
-    active = matrix.abs().sum(1) > 0
-    n = int(active.sum())
-    rows = matrix.norm(dim=1)
-    if n == 0:
-        return Bracket(0.0, 0.0, torch.zeros_like(rows), rows, d)
-    scale = float(matrix.abs().max())
-    part = matrix[active][:, active] / scale
+    n = int((matrix.abs().sum(1) > 0).sum())
     # Above sqrt(2n) columns the low-rank program has no spurious local maxima in general.
-    sweeps = Sweeps(lambda block: part @ block, n, min(n, int(2 * n**0.5) + 3), generator, part)
-    upper, best = float("inf"), torch.zeros(n, dtype=part.dtype, device=part.device)
-    every = torch.ones(n, dtype=torch.bool, device=part.device)
+    found = formed_bracket(matrix[None], generator, gap, min(n, int(2 * n**0.5) + 3), max_sweeps)
+    return Bracket(found.lower, found.upper, found.vector, matrix.norm(dim=1), matrix.shape[0])
+
+
+def formed_bracket(
+    matrices: Tensor, generator: torch.Generator, gap: float, columns: int, max_sweeps: int
+) -> JointBracket:
+    """One vector for several symmetric matrices (T, d, d) in float64; the upper bound is an eigenvalue.
+
+    Sweeps with ``columns`` for each matrix; they are certified from time to time until upper/lower - 1 <= gap or
+    ``max_sweeps`` are done.
+    """
+    alive = matrices.abs().sum((0, 2)) > 0
+    n, points = int(alive.sum()), len(matrices)
+    vector = torch.zeros(alive.numel(), dtype=torch.float64, device=alive.device)
+    if n == 0:
+        return JointBracket(0.0, 0.0, vector, (0.0,) * points)
+    scale = float(matrices.abs().max())
+    parts = matrices[:, alive][:, :, alive] / scale
+    sweeps = Sweeps(lambda z: _stacked(parts, z), n, columns * points, generator, parts)
+    upper, best, norms = float("inf"), vector, torch.zeros(points)
+    every = torch.ones(n, dtype=torch.bool, device=parts.device)
     check = 16
     for count in range(1, max_sweeps + 1):
         sweeps.sweep()
@@ -332,11 +383,18 @@ def dense_bracket(matrix: Tensor, generator: torch.Generator, gap: float, max_sw
         for share in (gap / 4, gap / 40):
             scaling = floored(sweeps.scaling, every, share)
             root = scaling.rsqrt()
-            norm = float(torch.linalg.eigvalsh(root[:, None] * part * root).abs().max()) * (1 + 1e-13 * n)
+            each = torch.linalg.eigvalsh(root[:, None] * parts * root).abs().amax(1) * (1 + 1e-13 * n)
+            norm = float(each.max())
             if norm * float(scaling.sum()) < upper:
-                upper, best = norm * float(scaling.sum()), norm * scaling
+                upper, best, norms = norm * float(scaling.sum()), norm * scaling, each / norm
         if upper <= (1 + gap) * sweeps.lower:
             break
-    vector = torch.zeros_like(rows)
-    vector[active] = best
-    return Bracket(sweeps.lower, upper, vector, rows / scale, d).times(scale)
+    vector[alive] = best * scale
+    return JointBracket(sweeps.lower * scale, upper * scale, vector, tuple(norms.tolist()))
+
+
+def _stacked(parts: Tensor, z: Tensor) -> Tensor:
+    """[H_1 Z_1, ..., H_T Z_T] for matrices (T, n, n) and columns (n, T k)."""
+    t, n, _ = parts.shape
+    blocks = z.reshape(n, t, -1).transpose(0, 1)
+    return (parts @ blocks).transpose(0, 1).reshape(n, -1)

@@ -37,6 +37,11 @@ def moments_of_rows(rows: Tensor) -> Moments:
     return Moments(rows.shape[0], reference + mean, (shifted - mean).square_().sum(0))
 
 
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which gradients are kept: 16-bit numbers in float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
 class Sums:
     """Moments of vectors that come a few at a time, in place in two float64 tensors of their size.
 

@@ -1,9 +1,7 @@
 """Moments of the per-sample gradients g_i = nabla l_i(w): their mean and sum of squared deviations, in O(d) memory.
 
-Three engines. The loop differentiates one sample at a time: it works for every model and is the reference. Layer
-rules (``layer_rules.py``) read the samples' gradients off one backward pass over a chunk. Where an operation has no
-rule and d is small, ``vmap`` maps ``grad`` over a chunk. Whatever is not the loop is held against it on two samples
-before it is used.
+Of the three engines (``engines.py``) layer rules come first; where an operation has no rule and d is small, vmap; else
+the loop. Whatever is not the loop is held against it on two samples before it is used.
 
 Which one runs follows the model and its samples alone, never the clock: the same problem gives the same bits.
 Measured on one CPU thread with torch 2.13 in float32, in forward+backward passes over the same samples (the check
@@ -19,36 +17,28 @@ A pass does three matrix products for each linear layer; for rows without a seco
 
 from __future__ import annotations
 
+import functools
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import overload
+from collections.abc import Callable, Sequence
+from typing import TypeVar, overload
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
 
-from estimators import layer_rules
+from estimators import engines, layer_rules
+from estimators.engines import LOOP, VMAP, Done, Engine
 from estimators.errors import InputError
-from estimators.layer_rules import Use
-from estimators.moments import Moments, Sums, moments_of_outer_products, moments_of_rows
-from estimators.problem import Parameters, Problem, Samples
+from estimators.moments import Moments, moments_of_rows, stored_dtype
+from estimators.problem import Problem, Samples
 from estimators.results import Finding, Progress
 from estimators.sites import Plan, Unfit
 
 VMAP_LIMIT = 100_000
 """Above this many coordinates vmap gives way to the loop: rows no longer stay in the cache, and it is as fast."""
-ROW_NUMBERS = 1 << 20
-"""The rows that are in memory at once hold at most this many numbers (8 MB in float64), or one row."""
-LOOP_GROUP = 16
-"""Samples between two calls of progress in the loop."""
 STAGE = "noise"
 
-Done = Callable[[int], None]
-"""Told how many samples were just measured."""
-Engine = Callable[[Problem, range, Done], Moments]
-"""Moments of the samples of a range."""
+Measured = TypeVar("Measured")
 
 
 @overload
@@ -76,17 +66,39 @@ def gradient_moments(
     number = 1 if groups is None else groups
     if not 1 <= number <= problem.n:
         raise InputError(f"{problem.n} samples do not make {number} groups", "groups")
+    parts, findings = _measured(problem, lambda engine: _by_group(problem, engine, number, _counted(problem, progress)))
+    return (parts[0] if groups is None else parts), findings
+
+
+def gradient_rows(problem: Problem, progress: Progress | None = None) -> tuple[Tensor, Moments, tuple[Finding, ...]]:
+    """The per-sample gradients, (n, d), their moments, and what was found on the way.
+
+    Cost: that of :func:`gradient_moments`. Memory: n d numbers of :func:`stored_dtype`, beside what one chunk takes.
+
+    Args:
+        problem: the task at a point.
+        progress: called with ("noise", samples done, samples).
+
+    Raises:
+        InputError: the gradient of a sample is not finite.
+    """
+    (rows, moments), findings = _measured(problem, lambda engine: _kept(problem, engine, _counted(problem, progress)))
+    return rows, moments, findings
+
+
+def _measured(problem: Problem, measure: Callable[[Engine], Measured]) -> tuple[Measured, tuple[Finding, ...]]:
+    """What the chosen engine measures, or the loop where its rules turn out not to fit; and a note about the loop."""
     with problem.measuring():
         engine, trouble = _choice(problem)
         try:
-            parts = _by_group(problem, engine, number, progress)
+            found = measure(engine)
         except Unfit as late:
             trouble = f"layer rules were not used: {late}"
-            parts = _by_group(problem, _by_loop, number, progress)
-    return (parts[0] if groups is None else parts), ((_loop_note(trouble),) if trouble else ())
+            found = measure(LOOP)
+    return found, ((_loop_note(trouble),) if trouble else ())
 
 
-def _by_group(problem: Problem, engine: Engine, groups: int, progress: Progress | None) -> tuple[Moments, ...]:
+def _counted(problem: Problem, progress: Progress | None) -> Done:
     finished = 0
 
     def done(samples: int) -> None:
@@ -96,144 +108,26 @@ def _by_group(problem: Problem, engine: Engine, groups: int, progress: Progress 
         if progress is not None:
             progress(STAGE, finished, problem.n)
 
+    return done
+
+
+def _by_group(problem: Problem, engine: Engine, groups: int, done: Done) -> tuple[Moments, ...]:
     parts = []
     for group in range(groups):
         samples = range(group, problem.n, groups)
-        parts.append(engine(problem, samples, done))
+        parts.append(engine.moments(problem, samples, done))
         _refuse_not_finite(problem, parts[-1], samples)
     return tuple(parts)
 
 
-def _pieces(samples: range, width: int) -> Iterator[range]:
-    for start in range(0, len(samples), width):
-        yield samples[start : start + width]
-
-
-def _take(problem: Problem, samples: range) -> Samples:
-    """The samples of a range, side by side in memory: what torch does with others may depend on their number."""
-    if samples.step == 1:
-        return problem.take(slice(samples.start, samples.stop))
-    return problem.take(torch.tensor(samples, device=problem.device))
-
-
-# -- one sample at a time --------------------------------------------------------------------------
-
-
-def _by_loop(problem: Problem, samples: range, done: Done) -> Moments:
-    total: Moments | None = None
-    for piece in _pieces(samples, LOOP_GROUP):
-        part = _loop_moments(problem, piece.start, piece.stop, piece.step)
-        total = part if total is None else total.merge(part)
-        done(part.count)
-    assert total is not None  # a group holds at least one sample
-    return total
-
-
-def _loop_moments(problem: Problem, start: int, stop: int, step: int = 1) -> Moments:
-    """Welford's recursion, in place on two vectors."""
-    samples = range(start, stop, step)
-    mean = _loop_row(problem, samples[0]).double()
-    squares = torch.zeros_like(mean)
-    for count, sample in enumerate(samples[1:], 2):
-        delta = _loop_row(problem, sample).double() - mean
-        mean.add_(delta, alpha=1 / count)
-        squares.addcmul_(delta, delta, value=(count - 1) / count)
-    return Moments(len(samples), mean, squares)
-
-
-def _loop_row(problem: Problem, sample: int) -> Tensor:
-    """Gradient of one sample, (d,); 0 where its loss does not reach a parameter."""
-    named = _leaves(problem)
-    loss = problem.losses(named, problem.trimmed(problem.take(slice(sample, sample + 1)))).sum()
-    if not loss.requires_grad:
-        return torch.zeros(problem.d, dtype=problem.dtype, device=problem.device)
-    parts = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-    return torch.cat([part.reshape(-1) for part in parts])
-
-
-def _leaves(problem: Problem) -> Parameters:
-    return {name: parameter.detach().requires_grad_() for name, parameter in problem.parameters.items()}
-
-
-# -- layer rules -----------------------------------------------------------------------------------
-
-
-def _by_rules(plan: Plan, problem: Problem, samples: range, done: Done) -> Moments:
-    """Matrices that each sample enters by one outer product through their factors, the rest through rows.
-
-    Raises:
-        Unfit: the graph of a chunk is not that of the plan.
-    """
-    mean, squares = (torch.empty(problem.d, dtype=torch.float64, device=problem.device) for _ in range(2))
-    places = zip(torch.split(mean, problem.sizes), torch.split(squares, problem.sizes), strict=True)
-    sums = [Sums(*pair) for pair in places]
-    width = problem._chunk
-    if problem.n * plan.numbers > 2 * problem.d:
-        # What a chunk keeps is the larger part of memory: half of the samples keep less than a training step of all.
-        width = min(width, (problem.n + 1) // 2)
-    for piece in _pieces(samples, width):
-        _add_chunk(plan, problem, _take(problem, piece), sums)
+def _kept(problem: Problem, engine: Engine, done: Done) -> tuple[Tensor, Moments]:
+    rows = torch.empty(problem.n, problem.d, dtype=stored_dtype(problem.dtype), device=problem.device)
+    for piece in engines.pieces(range(problem.n), engine.width(problem)):
+        rows[piece.start : piece.stop] = engine.rows(problem, piece)
         done(len(piece))
-    for each in sums:
-        each.close()
-    return Moments(len(samples), mean, squares)
-
-
-def _add_chunk(plan: Plan, problem: Problem, chunk: Samples, sums: list[Sums]) -> None:
-    chunk = problem.trimmed(chunk)
-    named = _leaves(problem)
-    leaves = list(named.values())
-    losses = problem.losses(named, chunk)
-    samples = losses.shape[0]
-    uses = layer_rules.planned_uses(plan, losses.sum(), leaves, samples, _kept(chunk))
-    with torch.no_grad():
-        for each, leaf, into in zip(uses, leaves, sums, strict=True):
-            _add_uses(each, samples, leaf.numel(), into)
-
-
-def _add_uses(uses: list[Use], samples: int, size: int, into: Sums) -> None:
-    """The gradients of one parameter."""
-    if len(uses) == 1 and uses[0].factors is not None and into.takes_moments:
-        into.merge(moments_of_outer_products(*uses[0].factors, ROW_NUMBERS))
-    elif uses:
-        width = max(1, ROW_NUMBERS // max(size, 1))
-        for start in range(0, samples, width):
-            into.add(layer_rules.rows(uses, start, min(start + width, samples)))
-
-
-def _kept(samples: Samples) -> int:
-    """Positions with logits, where the samples are token sequences."""
-    if not isinstance(samples, dict):
-        return 0
-    return samples.get("logits_to_keep", samples["labels"].reshape(samples["labels"].shape[0], -1)[0]).numel()
-
-
-# -- vmap ------------------------------------------------------------------------------------------
-
-
-def _by_vmap(problem: Problem, samples: range, done: Done) -> Moments:
-    total: Moments | None = None
-    for piece in _pieces(samples, max(1, min(problem._chunk, ROW_NUMBERS // problem.d))):
-        part = moments_of_rows(_vmap_rows(problem, _take(problem, piece)))
-        total = part if total is None else total.merge(part)
-        done(part.count)
-    assert total is not None  # a group holds at least one sample
-    return total
-
-
-def _vmap_rows(problem: Problem, samples: Samples) -> Tensor:
-    """Gradients of the samples as rows, (m, d)."""
-
-    def loss(parameters: Parameters, sample: Samples) -> Tensor:
-        alone: Samples
-        if isinstance(sample, dict):
-            alone = {name: tensor[None] for name, tensor in sample.items()}
-        else:
-            alone = (sample[0][None], sample[1][None])
-        return problem.losses(parameters, alone)[0]
-
-    rows: Parameters = vmap(grad(loss), in_dims=(None, 0))(problem.parameters, samples)
-    return torch.cat([rows[name].flatten(1) for name in problem.names], 1)
+    moments = functools.reduce(Moments.merge, map(moments_of_rows, torch.split(rows, engines.row_width(problem))))
+    _refuse_not_finite(problem, moments, range(problem.n))
+    return rows, moments
 
 
 # -- which one -------------------------------------------------------------------------------------
@@ -251,27 +145,26 @@ def _choice(problem: Problem) -> tuple[Engine, str]:
 
 def _checked(problem: Problem) -> tuple[Engine, str]:
     if problem.n < 2:
-        return _by_loop, ""
+        return LOOP, ""
     ends = range(0, problem.n, problem.n - 1)
-    wanted = torch.stack([_loop_row(problem, sample) for sample in ends])
-    problem.passes.add(2 / problem.n)
-    problem.passes.add(2 / problem.n)
+    wanted = engines.loop_rows(problem, ends)
+    problem.passes.add(4 / problem.n)  # two samples by the loop, and two by the rules
     try:
-        plan, found = _surveyed_rows(problem, _take(problem, ends))
+        plan, found = _surveyed_rows(problem, engines.take(problem, ends))
     except Unfit as reason:
         if problem.d > VMAP_LIMIT:
-            return _by_loop, f"layer rules were not used: {reason}"
+            return LOOP, f"layer rules were not used: {reason}"
     else:
         trouble = _difference(problem, found, wanted)
-        return (_by_loop, f"layer rules were not used: {trouble}") if trouble else (partial(_by_rules, plan), "")
+        return (LOOP, f"layer rules were not used: {trouble}") if trouble else (engines.by_rules(plan), "")
     problem.passes.add(2 / problem.n)
     try:
-        rows = _vmap_rows(problem, _take(problem, ends))
+        rows = engines.vmap_rows(problem, engines.take(problem, ends))
         trouble = _difference(problem, torch.split(rows, problem.sizes, 1), wanted)
     except Exception as error:
         # Whatever a model raises under vmap, the loop calls it without; the note quotes the beginning.
         trouble = textwrap.shorten(f"{type(error).__name__}: {error}", 90, placeholder=" …")
-    return (_by_loop, f"vmap was not used: {trouble}") if trouble else (_by_vmap, "")
+    return (LOOP, f"vmap was not used: {trouble}") if trouble else (VMAP, "")
 
 
 def _surveyed_rows(problem: Problem, two: Samples) -> tuple[Plan, Sequence[Tensor]]:
@@ -280,14 +173,13 @@ def _surveyed_rows(problem: Problem, two: Samples) -> tuple[Plan, Sequence[Tenso
     Raises:
         Unfit: where the rules do not apply.
     """
-    two, named = problem.trimmed(two), _leaves(problem)
+    two, named = problem.trimmed(two), problem.leaves()
     leaves = list(named.values())
     losses = problem.losses(named, two)
-    plan, sites = layer_rules.survey(losses, leaves, _kept(two))
+    plan, sites = layer_rules.survey(losses, leaves, engines.with_logits(two))
     uses = layer_rules.uses(sites, losses.sum(), leaves, 2)
     with torch.no_grad():
-        pairs = zip(uses, leaves, strict=True)
-        return plan, [layer_rules.rows(u, 0, 2) if u else leaf.new_zeros(2, leaf.numel()) for u, leaf in pairs]
+        return plan, engines.rows_of(problem, uses, 2)
 
 
 def _difference(problem: Problem, found: Sequence[Tensor], wanted: Tensor) -> str:
@@ -313,10 +205,11 @@ def _loop_note(trouble: str) -> Finding:
 
 
 def _refuse_not_finite(problem: Problem, part: Moments, samples: range) -> None:
-    if bool(torch.isfinite(part.squares.sum())):  # none is negative
+    # Squares show it, none of them negative; one sample has none.
+    if bool(torch.isfinite((part.squares if part.count > 1 else part.mean).sum())):
         return
     for sample in samples:
-        for name, values in problem.unflatten(_loop_row(problem, sample)).items():
+        for name, values in problem.unflatten(engines.loop_row(problem, sample)).items():
             if not bool(torch.isfinite(values).all()):
                 raise InputError(
                     "the gradient of a sample is not finite", f"sample {sample}, {name}", "drop the sample, or scale it"

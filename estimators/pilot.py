@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators import memory
 from estimators.deflation import Deflation, deflation
 from estimators.gauss_newton import can_split, parts, rest
-from estimators.lanczos import DELTA, Ritz, lanczos, random_start
+from estimators.lanczos import DELTA, Ritz, dot, lanczos, random_start
 from estimators.probing import DRAW, GROUPS, OPEN, OPEN_DRAW, Plan, Purse, image_of, signs
 from estimators.problem import Problem
 from estimators.products import Product
@@ -35,6 +36,8 @@ WORTH_SQUARES = 2.0
 """With ``shrink``: the variance that a way with squares may have beside one without them."""
 WORTH_A_LANCZOS = 0.16
 """A Lanczos run is tried where no other way brings the variance below this share of plain Hutchinson's."""
+BESIDE = 50
+"""Vectors beside the basis of that run: the sums over probes, and the work of a probe."""
 CARRIED = 0.25
 """It goes on where its Ritz values carry this share of ||H||_F^2."""
 
@@ -48,21 +51,24 @@ def choose(
     """The way with the smallest predicted sum of variances for the products that the pilot leaves.
 
     With ``shrink``, where what probes add is scaled down by its noise, a way whose Gauss-Newton part needs no probes
-    may have up to WORTH_SQUARES times the variance.
+    may have up to WORTH_SQUARES times the variance. Where memory is short, ways that hold more than a few vectors or
+    further graphs are left out.
     """
     if purse.budget < PILOT_FROM:
         return Plan("plain", [None], [_fours(purse.budget)])
-    split = can_split(problem)
+    room = memory.vectors(problem) - BESIDE
+    split = can_split(problem) and memory.keeps_all(problem)
     with purse.products(problem) as product:
         pairs = [(z, image_of(product, z)) for z in (signs(problem, generator), signs(problem, generator))]
     whole = _mean([_energy(image) for _, image in pairs])
     masks, both, square = groups_of_tensors(problem), None, None
+    both_rows = 3 * parts(problem)  # the gradients of all parts, projected
     nested: list[tuple[list[Tensor | None], list[float]]] = []
     if split or len(masks) > 1:
         with purse.products(rest(problem) if split else problem) as product:
             coupling = _coupling(product, problem, masks, generator)
             nested = [(_merged(masks, colours), _sums(coupling, colours)) for colours in colourings(coupling)]
-            both = _remainder(product, problem, known, generator) if split and known else None
+            both = _remainder(product, problem, known, generator) if split and known and room >= both_rows else None
     if split:
         square = _square_variance(problem, purse, generator)
 
@@ -73,9 +79,10 @@ def choose(
 
     candidates = without_lanczos()
     best = min(candidates, key=_first)[0]
-    if known is None and purse.budget >= LANCZOS_FROM and best > WORTH_A_LANCZOS * candidates[0][0]:
+    worth = purse.budget >= LANCZOS_FROM and best > WORTH_A_LANCZOS * candidates[0][0]
+    if known is None and worth and room >= purse.budget // 4:
         known = _short_lanczos(problem, purse, whole, generator)
-        if split:
+        if split and room >= both_rows + purse.budget // 4:
             with purse.products(rest(problem)) as product:
                 both = _remainder(product, problem, known, generator)
         candidates = without_lanczos()
@@ -96,7 +103,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _energy(vector: Tensor) -> float:
-    return float(vector.double().square().sum())
+    return dot(vector, vector)
 
 
 def _fours(number: float) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from estimators import memory
 from estimators.deflation import Deflation
 from estimators.gauss_newton import Draw, rest, squares
 from estimators.problem import Problem
@@ -123,15 +124,15 @@ def image_of(product: Product, vector: Tensor) -> Tensor:
 class Running:
     """Mean and sum of squared deviations of samples (d,) by Welford's recursion: nothing cancels."""
 
-    def __init__(self, d: int, device: torch.device) -> None:
-        self.mean = torch.zeros(d, dtype=torch.float64, device=device)
+    def __init__(self, like: Tensor) -> None:
+        self.mean = torch.zeros_like(like)
         self.squares = torch.zeros_like(self.mean)
         self.traces: list[float] = []
 
     def add(self, sample: Tensor) -> None:
-        self.traces.append(float(sample.sum()))
+        self.traces.append(float(sample.sum(dtype=torch.float64)))
         delta = sample - self.mean
-        self.mean += delta / len(self.traces)
+        self.mean.add_(delta, alpha=1 / len(self.traces))
         self.squares.addcmul_(delta, sample - self.mean)
 
     @property
@@ -142,17 +143,17 @@ class Running:
 
 
 def carry_out(problem: Problem, plan: Plan, purse: Purse, generator: torch.Generator) -> Estimate:
-    """The estimate by a plan."""
-    groups = torch.zeros(GROUPS, problem.d, dtype=torch.float64, device=problem.device)
+    """The estimate by a plan, its sums in float64 or, where memory is short, in the parameters' format."""
+    groups = torch.zeros(GROUPS, problem.d, dtype=memory.sums_dtype(problem), device=problem.device)
     anchor, variance = torch.zeros_like(groups[0]), torch.zeros_like(groups[0])
-    freedom = torch.zeros(1 if len(plan.colours) == 1 else problem.d, dtype=torch.float64, device=problem.device)
+    freedom = groups.new_zeros(1 if len(plan.colours) == 1 else problem.d)
     traces: list[list[float]] = []
 
     def collect(samples: Iterator[Tensor], count: int) -> Running:
-        running = Running(problem.d, problem.device)
+        running = Running(anchor)
         for done, sample in enumerate(samples):
             running.add(sample)
-            groups[done % GROUPS] += sample * (GROUPS / count)
+            groups[done % GROUPS].add_(sample, alpha=GROUPS / count)
         traces.append(running.traces)
         return running
 
@@ -163,7 +164,7 @@ def carry_out(problem: Problem, plan: Plan, purse: Purse, generator: torch.Gener
         anchor, square_variance = running.mean, running.variance
     with purse.products(rest(problem) if plan.draws else problem) as product:
         for colour, count in zip(plan.colours, plan.counts, strict=True):
-            probes = (_probe(problem, product, plan, colour, generator) for _ in range(count))
+            probes = (_probe(problem, product, plan, colour, generator, groups.dtype) for _ in range(count))
             variance += collect(probes, count).variance
             freedom += (count - 1) * (1 if colour is None else colour)
     known_trace = 0.0
@@ -175,8 +176,15 @@ def carry_out(problem: Problem, plan: Plan, purse: Purse, generator: torch.Gener
     return Estimate(groups, anchor, variance, freedom, square_variance, plan.draws, traces, known_trace, purse.spent)
 
 
-def _probe(problem: Problem, product: Product, plan: Plan, colour: Tensor | None, generator: torch.Generator) -> Tensor:
-    """One sample z * Mz on a colour, in float64."""
+def _probe(
+    problem: Problem,
+    product: Product,
+    plan: Plan,
+    colour: Tensor | None,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+) -> Tensor:
+    """One sample z * Mz on a colour."""
     z = signs(problem, generator)
     if plan.known is None:
         v = z if colour is None else z * colour
@@ -185,4 +193,4 @@ def _probe(problem: Problem, product: Product, plan: Plan, colour: Tensor | None
         v, image = z, plan.known.complement(image_of(product, plan.known.complement(z)))
     else:
         v, image = z, plan.known.remainder(z, image_of(product, z))
-    return v.double() * image.double()
+    return v.to(dtype) * image.to(dtype)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from estimators import heads, losses
+from estimators import heads, losses, memory
 from estimators.errors import InputError
 from estimators.examine import examine, refuse_unmade
 from estimators.results import Finding
@@ -47,13 +47,15 @@ class Problem:
             counts the samples.
         loss: ``"cross-entropy"``, ``"logistic"`` (targets +-1), ``"squared"`` (half the squared error), or
             a function (output, targets) -> one loss for each sample, shape (n,).
+        memory_bytes: what measuring may take beyond the model, a copy of its parameters, the samples and Python; see
+            ``memory.py``. Estimators do with it what they can. Default: no limit but their own constants.
 
     ``unrotated`` turns the parameters into those of the model in a problem of other coordinates (``rotation.py``), else
     it is None.
 
     Raises:
         InputError: nothing to differentiate, NaN in the weights, a loss that is not finite, differs between
-            two evaluations, or couples the samples; targets that do not fit.
+            two evaluations, or couples the samples; targets that do not fit; a memory limit that nothing fits into.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Problem:
         model: nn.Module,
         samples: Samples | Mapping[str, Tensor],
         loss: str | losses.LossFunction = "cross-entropy",
+        *,
+        memory_bytes: int | None = None,
     ) -> None:
         if torch.is_inference_mode_enabled():
             raise InputError("gradients are off", "torch.inference_mode()", "leave the inference mode for this call")
@@ -95,6 +99,8 @@ class Problem:
         self.passes = Passes()
         self.unrotated: Callable[[Parameters], Parameters] | None = None
         self._dense: Tensor | None = None
+        self.memory_bytes = memory_bytes
+        self._graph_sizes: tuple[int, ...] = ()
         self._chunk = self.n
         self.findings: tuple[Finding, ...] = ()
         self._examine()
@@ -128,6 +134,16 @@ class Problem:
         other.passes = Passes()
         return other
 
+    def with_samples(self, samples: Samples | Mapping[str, Tensor]) -> Problem:
+        """The same model on other samples of the same kind, with passes counted apart."""
+        other = copy(self)
+        other._dense = None
+        other.samples = self._prepared(samples)
+        other.n = next(iter(_tensors(other.samples))).shape[0]
+        other._chunk = min(self._chunk, other.n)
+        other.passes = Passes()
+        return other
+
     def flatten(self, vector: Mapping[str, Tensor]) -> Tensor:
         """A parameter dict as one vector of shape (d,)."""
         return torch.cat([vector[name].reshape(-1) for name in self.names])
@@ -136,6 +152,10 @@ class Problem:
         """The inverse of :meth:`flatten`."""
         parts = torch.split(vector, self.sizes)
         return {name: part.reshape(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+
+    def leaves(self) -> Parameters:
+        """The parameters as leaves of a graph of their own: what a gradient is taken by."""
+        return {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
 
     # -- the sums over samples ---------------------------------------------------------------------
 
@@ -158,7 +178,11 @@ class Problem:
         Call it inside :meth:`measuring`. It counts no pass: what differentiates it does.
         """
         targets = samples["labels"] if isinstance(samples, dict) else samples[1]
-        return self._loss(self.output(parameters, samples), targets)
+        return self.loss_of(self.output(parameters, samples), targets)
+
+    def loss_of(self, output: Any, targets: Tensor) -> Tensor:
+        """l_i, shape (m,), from what forward returned for m samples and their targets."""
+        return self._loss(output, targets)
 
     def output(self, parameters: Mapping[str, Tensor], samples: Samples) -> Any:
         """What forward returns for the samples. Call it inside :meth:`measuring`."""
@@ -190,7 +214,7 @@ class Problem:
 
     def loss_and_gradient(self) -> tuple[float, Parameters]:
         """f(w) and nabla f(w) from one pass."""
-        leaves = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
+        leaves = self.leaves()
         total, value = torch.zeros(self.d, dtype=torch.float64, device=self.device), 0.0
         with self.measuring():
             for chunk in self.chunks():
@@ -237,6 +261,8 @@ class Problem:
         if not next(iter(sizes.values())):
             raise InputError("no sample", "the first dimension of the samples is empty")
         for name, tensor in named.items():
+            if tensor.is_meta or tensor.layout != torch.strided:
+                raise InputError("no dense tensor of numbers", name, "convert it with `.to_dense()`, or fill it first")
             moved = tensor.detach().to(self.device)
             if tensor.is_floating_point():
                 moved = moved.to(self.dtype)
@@ -250,6 +276,13 @@ class Problem:
     def _examine(self) -> None:
         """Checks of a new problem: targets, coupling, determinism; sets the chunk size and the findings."""
         self._chunk, self.findings = examine(self)
+        self.measure_graphs()
+
+    def measure_graphs(self) -> None:
+        """Under a memory limit: what graphs keep, and with it the chunk size. Not counted as passes."""
+        if self.memory_bytes is not None:
+            self._graph_sizes = memory.graph_sizes(self)
+            self._chunk = memory.fitting_chunk(self, self._chunk)
 
 
 def _coarsest(model: nn.Module) -> torch.dtype:

@@ -12,24 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, UntypedStorage
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch import Tensor
 
-from estimators.embedding_bags import twice_differentiable
+from estimators import memory
 from estimators.errors import InputError
+from estimators.graphs import Graph, graph
 from estimators.losses import COARSE
-from estimators.problem import Problem, Samples
+from estimators.memory import DENSE_LIMIT as DENSE_LIMIT
+from estimators.problem import Problem
 
 Product = Callable[[Tensor], Tensor]
 TOGETHER = 8
 """Products of so many chunks are added in the parameters' precision, if that is no 16-bit format, before they go into
 a float64 sum: with 4 samples in a chunk, GPT-2 spent a fifth of a product on that sum."""
-DENSE_LIMIT = 2000
-"""Up to this many coordinates the Hessian is formed."""
 BLOCK = 256
 
 
@@ -49,7 +48,7 @@ class Counted:
         """
         self.products += block.shape[1]
         image = self._apply(block)
-        if not bool(torch.isfinite(image).all()):
+        if not all(math.isfinite(end) for end in torch.aminmax(image)):
             raise InputError(
                 "the curvature is not finite", "a Hessian-vector product", "scale the data, or use float64"
             )
@@ -57,36 +56,41 @@ class Counted:
 
 
 @contextlib.contextmanager
-def hessian(problem: Problem, memory_bytes: int | None = None) -> Iterator[Counted]:
+def hessian(problem: Problem) -> Iterator[Counted]:
     """The operator V (d, k) -> H V (d, k) at the problem's point.
 
     Cost: one gradient pass with its graph, then about two passes for each vector. Where H was formed already,
     products cost nothing.
 
-    Args:
-        problem: the task at a point.
-        memory_bytes: graphs are kept until the context closes, as many as fit into so much memory; those of the
-            other chunks are built anew, one at a time, for each block: one more pass over their samples. Default:
-            all are kept. One graph is in memory at any rate; what it takes follows ``problem._chunk``. The block
-            itself takes (d, k) numbers in float64 besides.
+    Graphs are kept until the context closes, as many as ``problem.memory_bytes`` lets (``memory.py``); those of the
+    other chunks are built anew, one at a time, for each block: one more pass over their samples.
     """
     if problem._dense is not None:
         dense = problem._dense
         yield Counted(lambda block: (dense @ block.to(dense.dtype)).to(block.dtype), problem.d)
         return
     with problem.measuring():
-        kept, others = _kept(problem, memory_bytes)
+        kept, others = _kept(problem)
         together = 1 if problem.dtype in COARSE else TOGETHER
+        groups = [kept[start : start + together] for start in range(0, len(kept), together)]
+        # Graphs that are built anew serve as many columns as fit; each column is summed in float64, two vectors.
+        width = max(1, memory.vectors(problem) // 8) if others else 1
 
         def apply(block: Tensor) -> Tensor:
-            problem.passes.add(2 * block.shape[1] + others / problem.n)
-            columns = block.T.to(problem.dtype).contiguous()
-            total = torch.zeros(columns.shape, dtype=torch.float64, device=block.device)
-            for start in range(0, len(kept), together):
-                _add_products(problem, kept[start : start + together], columns, total)
-            for graph in _graphs(problem, first=len(kept)) if others else ():
-                _add_products(problem, [graph], columns, total)
-            return total.div_(problem.n).T.to(block.dtype)
+            count = block.shape[1]
+            problem.passes.add(2 * count + math.ceil(count / width) * others / problem.n)
+            image = torch.zeros(count, problem.d, dtype=block.dtype, device=block.device)
+            for start in range(0, count, width):
+                columns = [block[:, i].to(problem.dtype).contiguous() for i in range(count)[start : start + width]]
+                rows = image[start : start + width]
+                once = len(groups) == 1 and not others and rows.dtype not in COARSE
+                total = rows if once else torch.zeros_like(rows, dtype=torch.float64)
+                for group in groups:
+                    _add_products(problem, group, columns, total)
+                for each in _graphs(problem, first=len(kept)) if others else ():
+                    _add_products(problem, [each], columns, total)
+                rows.copy_(total.div_(problem.n))
+            return image.T
 
         yield Counted(apply, problem.d)
 
@@ -106,23 +110,9 @@ def dense_hessian(problem: Problem) -> Tensor:
     return problem._dense
 
 
-@dataclass(frozen=True)
-class Graph:
-    """The gradient of a chunk's summed loss as a function of the leaves: ``edges`` by the numbers of those leaves
-    whose gradient can be differentiated. Values of the gradient are not held."""
-
-    leaves: list[Tensor]
-    edges: dict[int, GradientEdge]
-
-
-def _kept(problem: Problem, memory_bytes: int | None) -> tuple[list[Graph], int]:
+def _kept(problem: Problem) -> tuple[list[Graph], int]:
     """The graphs that stay in memory, of the first chunks, and how many samples the other chunks hold."""
-    chunks = -(-problem.n // problem._chunk)
-    if memory_bytes is None or chunks == 1:
-        number = chunks
-    else:
-        fit = memory_bytes // max(_graph_bytes(problem), 1)
-        number = chunks if fit >= chunks else max(0, fit - 1)  # one place is for those that are built anew
+    number = memory.kept_graphs(problem)
     kept = list(itertools.islice(_graphs(problem), number))
     samples = min(problem.n, number * problem._chunk)
     problem.passes.add(samples / problem.n)
@@ -132,54 +122,17 @@ def _kept(problem: Problem, memory_bytes: int | None) -> tuple[list[Graph], int]
 def _graphs(problem: Problem, first: int = 0) -> Iterator[Graph]:
     """Of all chunks from the first one on."""
     for chunk in itertools.islice(problem.chunks(), first, None):
-        yield _graph(problem, chunk)
+        yield graph(problem, chunk)
 
 
-def _graph(problem: Problem, chunk: Samples) -> Graph:
-    named = {name: p.detach().requires_grad_() for name, p in problem.parameters.items()}
-    leaves = list(named.values())
-    with twice_differentiable(problem.model):
-        loss = problem.losses(named, chunk).sum()
-    parts = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
-    return Graph(leaves, {i: get_gradient_edge(p) for i, p in enumerate(parts) if p is not None and p.requires_grad})
-
-
-def _graph_bytes(problem: Problem) -> int:
-    """Memory that the graph of one chunk holds: what two samples take, and what each further one adds.
-
-    A single sample says little: without others its tensors are often views where several are copied.
-    """
-    chunk = min(problem._chunk, problem.n)
-    first = _saved_bytes(problem, problem.take(slice(0, min(chunk, 2))))
-    if chunk <= 2:
-        return first
-    return first + (chunk - 2) * max(0, _saved_bytes(problem, problem.take(slice(0, 3))) - first)
-
-
-def _saved_bytes(problem: Problem, samples: Samples) -> int:
-    """What a graph of these samples keeps for backward, parameters and samples left out."""
-    given = samples.values() if isinstance(samples, dict) else samples
-    known = {t.untyped_storage().data_ptr() for t in (*problem.parameters.values(), *problem._fixed.values(), *given)}
-    held: dict[int, UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        held.setdefault(storage.data_ptr(), storage)  # held, so that no address comes twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        _graph(problem, samples)
-    return sum(storage.nbytes() for address, storage in held.items() if address not in known)
-
-
-def _add_products(problem: Problem, graphs: Sequence[Graph], columns: Tensor, total: Tensor) -> None:
-    """Adds the sum over the samples of nabla^2 l_i times each of the columns (k, d) to the total (k, d)."""
+def _add_products(problem: Problem, graphs: Sequence[Graph], columns: Sequence[Tensor], total: Tensor) -> None:
+    """Adds the sum over the samples of nabla^2 l_i times each of the columns (d,) to a row of the total (k, d)."""
     for column, into in zip(columns, total, strict=True):
         pieces = list(problem.unflatten(column).values())
         sums: list[Tensor | None] = [None] * len(pieces)
         own = [False] * len(pieces)  # what autograd returns may share memory with anything
-        for graph in graphs:
-            for i, part in enumerate(_differentiated(graph, pieces)):
+        for each in graphs:
+            for i, part in enumerate(each.differentiated(pieces)):
                 before = sums[i]
                 if part is None or before is None:
                     sums[i] = before if part is None else part
@@ -189,27 +142,3 @@ def _add_products(problem: Problem, graphs: Sequence[Graph], columns: Tensor, to
         for part, place in zip(sums, torch.split(into, problem.sizes), strict=True):
             if part is not None:
                 place += part.reshape(-1)
-
-
-def _differentiated(graph: Graph, pieces: list[Tensor]) -> tuple[Tensor | None, ...]:
-    """The gradient of <gradient, pieces> with respect to each leaf; None where it is 0.
-
-    Raises:
-        InputError: an operation whose second derivative torch does not know.
-    """
-    if not graph.edges:
-        return ()
-    try:
-        return torch.autograd.grad(
-            list(graph.edges.values()),
-            graph.leaves,
-            [pieces[i] for i in graph.edges],
-            retain_graph=True,
-            allow_unused=True,
-        )
-    except NotImplementedError as error:
-        raise InputError(
-            "a layer has no second derivative, so curvature cannot be measured",
-            str(error).partition(".")[0],
-            "write it with operations that can be differentiated twice",
-        ) from error

@@ -20,6 +20,8 @@ Progress = Callable[[str, float, float], None]
 BESIDE = {"stored": False}
 NO_EMBEDDING = "no token embedding among the parameters"
 """Why a result has no ``token_deciles``: no lack, there was nothing to group."""
+ALL_ROWS = "all rows were measured: the interval is the bracket itself"
+"""Why ``whole_data`` has no cross-fitted mean: no lack, there was nothing to infer."""
 Part = TypeVar("Part")
 
 
@@ -72,7 +74,8 @@ class Noise:
     with replacement, as measured), l1_predicted, l2_predicted (those of sigma / sqrt(M)), batches. ``tail_index``
     holds median, lower and upper (quartiles) over coordinates of Hill's tail index over samples, coordinates, samples.
     ``tensors`` holds one row for each parameter: name, parameters, l1, l2, density, dead_fraction;
-    ``token_deciles`` one for each frequency group of the token embedding's rows (``embeddings.token_deciles``).
+    ``token_deciles`` one for each frequency group of the rows of token embedding and output head
+    (``embeddings.token_deciles``).
     """
 
     l1: float | None
@@ -135,8 +138,12 @@ class Smoothness:
 
     ``confidence`` is the probability with which bracket and sharpness hold (1 where H was formed).
     ``sharpness_interval`` bounds lambda = max|eig H|. ``hessian_11`` is sum|H_jk|, beyond d = 2,000 an estimate
-    with a 95% interval. ``points`` holds one row for each point along the runs: method, step, l1_lower, l1_upper,
-    sharpness, density, gradient_l1, gradient_l2.
+    with a 95% interval. All of these are of the ``samples`` measured; ``whole_data`` is the 95% interval for the
+    smallest ||L||_1 of all rows of the data: {interval, mean, inflation, samples, rows, products}, see
+    ``crossfit.Crossfit``; where all rows were measured it is the bracket.
+    ``points`` holds one row for each point along the runs: method, step, l1_lower, l1_upper, sharpness, density,
+    gradient_l1, gradient_l2, and for adagrad preconditioned = max|eig P^-1/2 H P^-1/2|, P = diag(sqrt(v)), with
+    preconditioned_interval.
     ``tensors`` holds one row for each parameter: name, parameters, l1.
     """
 
@@ -154,6 +161,7 @@ class Smoothness:
     products: int | None
     samples: int | None
     global_l1: float | None
+    whole_data: Mapping[str, Any] | None
     points: Sequence[Mapping[str, Any]] | None
     tensors: Sequence[Mapping[str, Any]] | None
     token_deciles: Sequence[Mapping[str, Any]] | None
@@ -169,7 +177,9 @@ class Spectrum:
 
     ``largest_upper`` and ``smallest_lower`` bound the ends with probability ``confidence``. ``directional`` holds
     u'Hu/u'u along the update of each rule: {rule: {sharpness, decrease}}; ``kinks`` one row for each direction and
-    step: direction, h, curvature (by autograd), finite (over the step).
+    step: direction, h, curvature (by autograd), finite (over the step). ``eigenvalue_density`` is the smoothed density
+    of all eigenvalues: {grid, density, spread, width, starts, mean, mean_interval, mean_square, mean_square_interval},
+    see ``spectral_density.SpectralDensity``.
     """
 
     largest: float | None
@@ -180,6 +190,7 @@ class Spectrum:
     smallest_lower: float | None
     confidence: float | None
     samples: int | None
+    eigenvalue_density: Mapping[str, Any] | None
     directional: Mapping[str, Mapping[str, Any]] | None
     kinks: Sequence[Mapping[str, Any]] | None
     why: Mapping[str, str] = field(default_factory=dict)
@@ -190,19 +201,35 @@ class Spectrum:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralizedSmoothness:
-    """A pair (L0, L1) with |H(w)| <= diag(L0 + L1 |grad f(w)|) at every fitted point; L1 is one number a tensor.
+    """A pair (L0, L1) by coordinate with |H(w)| <= diag(L0 + L1 |grad f(w)|) at every fitted point.
 
-    ``isotropic`` is the pair of ||H|| <= l0 + l1 ||grad f||_2 with its coverage. ``control`` repeats both
-    fits on the frozen quadratic at the first point, where the true L1 is 0: {l1_median, isotropic_l1}.
-    ``points`` holds one row for each point: fitted, gradient_l1, gradient_l2, sharpness, l1_upper.
-    ``tensors`` holds one row for each parameter: name, parameters, l0_l1, l1, gradient_range.
+    ``identified_fraction`` is the share of coordinates whose gradients span a decade, ``helps_fraction`` of those with
+    L1 > 0, ``permutation_p`` how often it helps as much with the gradients in another order. ``coverage`` and
+    ``tightness`` (mean of bound/measured) are those of held-out points; ``tighter`` {assumption, factor} says which
+    assumption bounds them closer. ``whole`` {l0, l1, gradient_range} is the pair of sum L <= l0 + l1 ||grad f||_1,
+    ``isotropic`` that of ||H|| <= l0 + l1 ||grad f||_2: l0, l1, l0_interval, l1_interval, coverage, tightness,
+    permutation_p.
+    ``l1_by_group`` holds one row for each group of points: group, points, gradient_norms, gradient_range, isotropic_l1,
+    l1_median, isotropic_l1_interval, l1_median_interval. ``control`` repeats the fits on the frozen quadratic at the
+    first point, where the true L1 is 0: l1_median, helps_fraction, tensors_l1 (largest), whole_l1, isotropic_l1.
+    ``points`` holds one row for each point: fitted, group (where given), gradient_l1, gradient_l2, sharpness,
+    l1_lower, l1_upper, density. ``tensors`` holds one row for each parameter: name, parameters, l0_l1, l1_median,
+    helps_fraction (of its coordinates), l0, l1 (of sum L <= l0 + l1 ||grad||_1 over the tensor), gradient_range.
     """
 
     l0_l1: float | None
+    l0_l1_interval: Interval | None
     l1_median: float | None
+    l1_median_interval: Interval | None
+    identified_fraction: float | None
     helps_fraction: float | None
+    permutation_p: float | None
     coverage: float | None
+    tightness: float | None
+    tighter: Mapping[str, Any] | None
+    whole: Mapping[str, Any] | None
     isotropic: Mapping[str, Any] | None
+    l1_by_group: Sequence[Mapping[str, Any]] | None
     control: Mapping[str, Any] | None
     points: Sequence[Mapping[str, Any]] | None
     tensors: Sequence[Mapping[str, Any]] | None

@@ -95,6 +95,7 @@ def rotated(problem: Problem, seed: int) -> Problem:
     other.parameters = {NAME: rotation.inverse(problem.flatten(problem.parameters))}
     other.names, other.sizes, other.shapes = (NAME,), [problem.d], {NAME: torch.Size([problem.d])}
     other._dense = None
+    other.measure_graphs()
     other.findings = (*problem.findings, CONTROL)
     return other
 

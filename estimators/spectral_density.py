@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from estimators.errors import InputError
-from estimators.lanczos import DELTA, lanczos, random_start
+from estimators.intervals import sum_interval
+from estimators.lanczos import DELTA, Ritz, lanczos, random_start
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Product, dense_hessian, hessian
 from estimators.results import Cost, Interval, Progress
@@ -36,7 +36,7 @@ class SpectralDensity:
     ``density`` on ``grid`` integrates to 1; ``spread`` is its standard error over the starts, point by point (0 where
     ``exact``). ``nodes`` and ``weights`` hold one row for each start: Ritz values and squared first components, from
     which another kernel can be drawn; where exact, one row: all eigenvalues. ``mean`` = tr H / d and ``mean_square`` =
-    tr H^2 / d, each with a 95% interval.
+    tr H^2 / d, each with a 95% interval. ``products`` leaves out those of a run that was given.
     """
 
     grid: tuple[float, ...]
@@ -64,6 +64,7 @@ def eigenvalue_density(
     probes: int = 8,
     steps: int = 40,
     width: float = WIDTH,
+    run: Ritz | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SpectralDensity:
@@ -80,10 +81,11 @@ def eigenvalue_density(
 
     Args:
         problem: the task at a point.
-        probes: random starts, 2 or more.
+        probes: random starts, 2 or more; the run's is one of them.
         steps: Lanczos steps from each, 2 or more.
         width: of the kernel, as a share of the distance between the extremal nodes.
-        seed: of the starts.
+        run: a Lanczos run on H from another random start, of any length: its rule is taken at no product.
+        seed: of the starts; another one than that of the run.
         progress: called with ("spectral-density", products done, products).
 
     Raises:
@@ -107,10 +109,12 @@ def eigenvalue_density(
 
             def report(done: int) -> None:
                 if progress:
-                    progress(STAGE, done * steps, probes * steps)
+                    progress(STAGE, done * steps, fresh * steps)
 
             like = next(iter(problem.parameters.values()))
-            rules = quadratures(product, problem.d, probes, steps, generator, like, report)
+            rules = [] if run is None else [quadrature(run)]
+            fresh = probes - len(rules)
+            rules += quadratures(product, problem.d, fresh, steps, generator, like, report)
             products = product.products
         taken = max(len(nodes) for nodes, _ in rules)
     grid, kernel = _grid(rules, width)
@@ -156,12 +160,16 @@ def quadratures(
     """
     rules = []
     for probe in range(probes):
-        run = lanczos(product, random_start(d, generator, like), d, steps, DELTA, generator)
-        nodes, vectors = np.linalg.eigh(run.tridiagonal())
-        weights = vectors[0] ** 2
-        rules.append((nodes, weights / weights.sum()))
+        rules.append(quadrature(lanczos(product, random_start(d, generator, like), d, steps, DELTA, generator)))
         progress(probe + 1)
     return rules
+
+
+def quadrature(run: Ritz) -> Rule:
+    """The Gauss rule of a run's start: its Ritz values with the squared first components of their vectors."""
+    nodes, vectors = np.linalg.eigh(run.tridiagonal())
+    weights = vectors[0] ** 2
+    return nodes, weights / weights.sum()
 
 
 def _grid(rules: list[Rule], width: float) -> tuple[Array, float]:
@@ -183,9 +191,8 @@ def _smoothed(nodes: Array, weights: Array, grid: Array, kernel: float) -> Array
 
 def _moment(rules: list[Rule], power: int) -> tuple[float, Interval]:
     """Mean of lambda^power over the starts with its 95% interval (Student's t); [x, x] for the one exact rule."""
-    each = np.array([float((weights * nodes**power).sum()) for nodes, weights in rules])
-    mean = float(each.mean())
+    each = [float((weights * nodes**power).sum()) for nodes, weights in rules]
     if len(each) == 1:
-        return mean, (mean, mean)
-    margin = float(student.ppf(0.975, len(each) - 1)) * float(each.std(ddof=1)) / math.sqrt(len(each))
-    return mean, (mean - margin, mean + margin)
+        return each[0], (each[0], each[0])
+    mean, interval, _ = sum_interval([each])
+    return mean, interval

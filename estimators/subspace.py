@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from estimators.compression import (
-    DEPENDENT,
     Compression,
     Known,
     bordered,
@@ -30,6 +29,7 @@ from estimators.compression import (
     largest,
     orthonormalising,
     symmetric,
+    whitening,
 )
 from estimators.lanczos import Ritz, lanczos, random_start
 from estimators.products import Product
@@ -253,11 +253,8 @@ def settle(known: Known, weights: Tensor, columns: int, steps: int = SETTLING_ST
             break
         before = last
         metric = symmetric(gram(unit.vectors, unit.vectors, last))
-        root = metric.diagonal().clamp_min(1e-300).rsqrt()
-        values, rotation = torch.linalg.eigh(root[:, None] * metric * root)
-        kept = values > DEPENDENT * values[-1]
-        rotation = root[:, None] * rotation[:, kept]
-        c = rotation @ ((rotation.T @ (inside @ c)) / values[kept, None])
+        basis = whitening(metric)
+        c = basis @ (basis.T @ (inside @ c))
         image = unit.images @ c.to(unit.images)
         last = image.square().sum(1).sqrt()
     if image.shape[1] > columns:
@@ -278,11 +275,7 @@ def floor_share(known: Known, scaling: Tensor, wanted: float) -> float:
     mean = float(scaling.sum()) / max(int((scaling > 0).sum()), 1)
     reached = {}
     for share in FLOORS:
-        metric = symmetric(weighted + share * mean * plain)
-        root = metric.diagonal().clamp_min(1e-300).rsqrt()
-        values, rotation = torch.linalg.eigh(root[:, None] * metric * root)
-        kept = values > DEPENDENT * values[-1]
-        basis = root[:, None] * rotation[:, kept] / values[kept].sqrt()
+        basis = whitening(symmetric(weighted + share * mean * plain))
         reached[share] = largest(symmetric(basis.T @ inside @ basis)) * float(scaling.sum()) * (1 + share)
         if reached[share] <= wanted:
             return share

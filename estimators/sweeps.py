@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from estimators.compression import Known
+from estimators.lanczos import SLICE
 from estimators.products import Product
 
 
@@ -18,12 +19,25 @@ class Sweeps:
 
     beta_t = t / (2 (t + 3)) in the t-th sweep: at a fixed point the step is stable for beta < 1/2, and a fixed beta
     that is good at the beginning is several times too small later on.
+
+    ``lean`` holds what the next sweep needs alone: no products of past sweeps (``known``), row norms in the vectors'
+    own precision. Some six times the columns are in memory then, with two vectors of norms.
     """
 
-    def __init__(self, product: Product, d: int, columns: int, generator: torch.Generator, like: Tensor) -> None:
-        self.product = product
-        start = torch.randn(d, columns, generator=generator, dtype=torch.float64)
-        self.z = (start / start.norm(dim=1, keepdim=True)).to(like.device, like.dtype)
+    def __init__(
+        self,
+        product: Product,
+        d: int,
+        columns: int,
+        generator: torch.Generator,
+        like: Tensor,
+        lean: bool = False,
+    ) -> None:
+        self.product, self.lean = product, lean
+        self.z = torch.empty(columns, d, dtype=like.dtype, device=like.device).T
+        for rows in torch.split(self.z, SLICE):
+            start = torch.randn(len(rows), columns, generator=generator, dtype=torch.float64)
+            rows.copy_(start / start.norm(dim=1, keepdim=True))
         self.previous: Tensor | None = None
         self.norms: list[Tensor] = []
         self.done: list[Known] = []
@@ -32,16 +46,25 @@ class Sweeps:
 
     def sweep(self) -> None:
         image = self.product(self.z)
-        norms = image.double().norm(dim=1)
+        norms = self._row_norms(image)
         self.norms = [*self.norms[-1:], norms]
-        self.done = [*self.done[-1:], Known(self.z, image)]
-        self.values.append(float(norms.sum()))
+        if not self.lean:
+            self.done = [*self.done[-1:], Known(self.z, image)]
+        self.values.append(float(norms.sum(dtype=torch.float64)))
         self.lower = max(self.lower, self.values[-1])
         step = image
         if self.previous is not None:
             t = len(self.values) - 1
             step = image - 0.5 * t / (t + 3) * norms.to(image.dtype)[:, None] * self.previous
         self.previous, self.z = self.z, self._rows(step)
+
+    def _row_norms(self, image: Tensor) -> Tensor:
+        """Taken in float64; kept so unless ``lean``."""
+        narrow = torch.promote_types(image.dtype, torch.float32)
+        norms = torch.empty(len(image), dtype=narrow if self.lean else torch.float64, device=image.device)
+        for rows, into in zip(torch.split(image, SLICE), torch.split(norms, SLICE), strict=True):
+            into.copy_(rows.double().norm(dim=1))
+        return norms
 
     def _rows(self, direction: Tensor) -> Tensor:
         """rownorm; a row without a direction (a token never seen) keeps its old one."""
@@ -60,7 +83,7 @@ class Sweeps:
 
     @property
     def scaling(self) -> Tensor:
-        """D: mean of the last two row norms, shape (d,), float64."""
+        """D: mean of the last two row norms, shape (d,)."""
         return sum(self.norms[1:], self.norms[0]) / len(self.norms)
 
     @property

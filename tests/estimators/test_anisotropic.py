@@ -11,7 +11,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 
 import estimators.anisotropic as module
-from estimators import Problem, smoothness
+from estimators import InputError, Problem, smoothness
+from estimators.lanczos import extremes
 from estimators.results import Smoothness
 from tests import oracles
 from tests.problems import BY_NAME, SMALL, Case, Scores, quadratic, symmetric
@@ -97,6 +98,23 @@ def test_in_float32(name: str) -> None:
     model, samples, loss = BY_NAME[name].parts()
     problem = Problem(model.float(), samples, loss)
     _check(BY_NAME[name], problem, smoothness(problem), 0.05, rounding=1e-5)
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize("name", ["mlp", "unseen-token"])
+def test_with_the_run_behind_the_spectrum(name: str) -> None:
+    """Its steps count as products, and are not taken again."""
+    case = BY_NAME[name]
+    problem = case.problem()
+    run = extremes(problem, seed=3, keep=True).norm
+    result = smoothness(problem, run=run)
+    assert result.sharpness_interval == (run.norm, run.norm_bound)
+    assert result.products is not None
+    assert result.cost.passes == pytest.approx(1 + 2 * (result.products - run.steps))
+    _check(case, problem, result, 0.05)
+    _check(case, problem, smoothness(problem, run=extremes(problem, seed=3).norm), 0.05)
+    with pytest.raises(InputError, match="of other parameters"):
+        smoothness(problem, run=extremes(BY_NAME["softmax"].problem(), keep=True).norm)
 
 
 @pytest.mark.usefixtures("by_products")

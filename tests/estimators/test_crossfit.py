@@ -63,9 +63,11 @@ def _covers(found: Crossfit, wanted: float) -> bool:
     return low <= wanted <= high
 
 
-def _draw(name: str, n: int, seed: int, rows: int | None = ROWS, folds: int = 2) -> Crossfit:
+def _draw(
+    name: str, n: int, seed: int, rows: int | None = ROWS, folds: int = 2, products: int | None = None
+) -> Crossfit:
     index = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1000 + seed))[:n]
-    return crossfit_smoothness(_problem(name, index), rows=rows, folds=folds, seed=seed)
+    return crossfit_smoothness(_problem(name, index), rows=rows, folds=folds, max_products=products, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,22 @@ def test_a_network_with_its_bracket_given() -> None:
     assert crossfit_smoothness(problem, smoothness=whole, rows=1000, seed=1).interval != found.interval
 
 
+@pytest.mark.parametrize(("allowed", "folds"), [(24, 2), (40, 2), (40, 3)])
+def test_products_are_kept_to(allowed: int, folds: int) -> None:
+    problem = BY_NAME["mlp"].problem()
+    whole = smoothness(problem)
+    found = crossfit_smoothness(problem, smoothness=whole, rows=1000, folds=folds, max_products=allowed)
+    assert allowed - folds * COLUMNS <= found.products <= allowed
+    free = crossfit_smoothness(problem, smoothness=whole, rows=1000, folds=folds)
+    assert found.crossfit_mean < free.crossfit_mean
+
+
+def test_few_products_still_cover() -> None:
+    repeats, wanted = 40, _truth("graded")
+    found = [_draw("graded", 100, seed, products=24) for seed in range(repeats)]
+    assert_covers(sum(_covers(f, wanted) for f in found), repeats, 0.95)
+
+
 def test_samples_that_share_nothing_give_no_interval() -> None:
     """Each sample bends its own coordinate, downwards: the others say nothing about it."""
     eye = torch.eye(12, dtype=torch.float64)
@@ -151,6 +169,7 @@ def test_what_cannot_be_used_is_refused() -> None:
         ({"batches": 3}, "batches"),
         ({"rows": problem.n - 1}, "rows"),
         ({"smoothness": other}, "other samples"),
+        ({"max_products": 3}, "products"),
     ):
         with pytest.raises(InputError, match=word):
             crossfit_smoothness(problem, **arguments)

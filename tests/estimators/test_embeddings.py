@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from estimators import Problem, noise, smoothness
-from estimators.embeddings import _counts, token_deciles
+from estimators.embeddings import _counts, token_deciles, token_rows
 from estimators.problem import Samples
 from estimators.results import NO_EMBEDDING
 from tests.problems import BagOfTokens
-from tests.transformers_cases import VOCABULARY, t5
+from tests.transformers_cases import VOCABULARY, bert_masked, masked, t5
 
 
 def bag(tokens: Tensor, vocabulary: int) -> Problem:
@@ -82,6 +84,115 @@ def test_a_decoder_counts_what_it_reads_of_its_answer() -> None:
     # Prompts: 1, 2 three times, 3. The decoder reads the start token 0 and all but the last label: 4; 5, 6, 7.
     assert counts.tolist()[:9] == [2, 1, 3, 1, 1, 1, 1, 1, 0]
     assert not counts[9:].any()
+
+
+# -- output rows -----------------------------------------------------------------------------------
+
+
+class Scorer(nn.Module):
+    """The next token from the present one: an embedding, a hidden layer as wide as the vocabulary, an output head."""
+
+    def __init__(self, vocabulary: int, scores: int, tied: bool = False) -> None:
+        super().__init__()
+        self.read = nn.Embedding(vocabulary, vocabulary)
+        self.hidden = nn.Linear(vocabulary, vocabulary)
+        self.write = nn.Linear(vocabulary, scores)
+        if tied:
+            self.write.weight = self.read.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        scores: Tensor = self.write(torch.tanh(self.hidden(self.read(tokens))))
+        return scores
+
+
+READ = torch.tensor([[0, 1, 1], [1, 3, 1]])
+WRITTEN = torch.tensor([[2, 2, -100], [3, 2, 4]])
+"""Counts of 0..5: read 1, 4, 0, 1, 0, 0; written 0, 0, 3, 1, 1, 0."""
+
+
+def counts(problem: Problem) -> dict[tuple[str, str], list[int]]:
+    return {(one.name, one.role): one.counts.tolist() for one in token_rows(problem)}
+
+
+def causal(tied: bool) -> Problem:
+    """Token 1 begins every sequence and is no label; the prompt of the second has none either."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"vocab_size": 7, "n_positions": 5, "n_embd": 4, "n_layer": 1, "n_head": 1}
+    model = GPT2LMHeadModel(GPT2Config(**shape, tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0))
+    tokens = torch.tensor([[1, 2, 2, 3, 2], [1, 4, 3, 3, 5]])
+    labels = tokens.clone()
+    labels[1, :3] = -100
+    return Problem(model.double(), {"input_ids": tokens, "labels": labels})
+
+
+def test_output_rows_of_an_untied_head_are_counted_by_labels() -> None:
+    problem = causal(tied=False)
+    assert counts(problem) == {
+        ("transformer.wte.weight", "input"): [0, 2, 3, 3, 1, 1, 0],
+        ("lm_head.weight", "output"): [0, 0, 3, 2, 0, 1, 0],
+    }
+    for vectors, found in (
+        ((result := noise(problem)).vectors, result.token_deciles),
+        ((curved := smoothness(problem)).vectors, curved.token_deciles),
+    ):
+        assert found is not None
+        rows = [row for row in found if row["role"] == "output"]
+        assert {row["tensor"] for row in rows} == {"lm_head.weight"}
+        assert [(row["tokens"], row["least"], row["most"]) for row in rows] == [
+            (4, 0, 0),
+            (1, 1, 1),
+            (1, 2, 2),
+            (1, 3, 3),
+        ]
+        sums = vectors["lm_head.weight"].double().abs().sum(1)
+        wanted = [sums[[0, 1, 4, 6]].sum(), sums[5], sums[3], sums[2]]
+        assert [row["l1"] for row in rows] == pytest.approx([float(one) for one in wanted])
+        assert rows[0]["dead_fraction"] == 0  # the softmax reaches every row
+        assert sum(row["share"] for row in rows) == pytest.approx(1)
+
+
+def test_a_tied_head_is_its_embedding() -> None:
+    assert [role for _, role in counts(causal(tied=True))] == ["input"]
+
+
+def test_the_bias_of_a_tied_head_has_output_rows() -> None:
+    """Masked labels stand where they are: nothing is shifted."""
+    samples = masked()
+    found = counts(Problem(bert_masked(), samples))
+    wanted = torch.bincount(samples["labels"][samples["labels"] != -100], minlength=VOCABULARY)
+    assert [role for _, role in found] == ["input", "output"]
+    assert found["cls.predictions.bias", "output"] == wanted.tolist()
+
+
+def test_a_model_of_ones_own_is_known_by_what_it_scores() -> None:
+    problem = Problem(Scorer(6, 6), (READ, WRITTEN))
+    before = problem.passes.total
+    assert counts(problem) == {
+        ("read.weight", "input"): [1, 4, 0, 1, 0, 0],
+        ("write.weight", "output"): [0, 0, 3, 1, 1, 0],
+        ("write.bias", "output"): [0, 0, 3, 1, 1, 0],
+    }
+    assert problem.passes.total - before == pytest.approx(1 / 6)
+    assert not any(module._forward_hooks for module in problem.model.modules())
+    tied = Problem(Scorer(6, 6, tied=True), (READ, WRITTEN))
+    assert list(counts(tied)) == [("read.weight", "input"), ("write.bias", "output")]
+
+
+def test_an_output_head_beside_a_frozen_embedding() -> None:
+    model = Scorer(6, 6)
+    model.read.weight.requires_grad_(False)
+    found = noise(Problem(model, (READ, WRITTEN))).token_deciles
+    assert found is not None
+    assert {row["tensor"] for row in found} == {"write.weight", "write.bias"}
+
+
+@pytest.mark.parametrize("targets", [WRITTEN, torch.tensor([0, 2])], ids=["tags", "classes"])
+def test_classes_are_no_tokens(targets: Tensor) -> None:
+    """Five tags for each token, or as many classes of a sample as there are tokens."""
+    model: nn.Module = Scorer(6, 5) if targets.dim() == 2 else BagOfTokens(6, 3, 6)
+    assert [role for _, role in counts(Problem(model, (READ, targets)))] == ["input"]
 
 
 @pytest.mark.parametrize(

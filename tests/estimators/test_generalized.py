@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,22 @@ import torch
 from torch import Tensor, nn
 
 import estimators.anisotropic
-import estimators.generalized as module
-from estimators import Problem, generalized_smoothness
-from estimators.generalized import envelope, span
+import estimators.controls
+import estimators.generalized
+import estimators.held_out
+from estimators import InputError, Problem, generalized_smoothness, smoothness, sphere
+from estimators.envelope import envelope
 from estimators.products import dense_hessian
 from estimators.results import GeneralizedSmoothness, stored_keys
 from tests import oracles
+from tests.diagnose.training.tasks import Shift
 from tests.problems import BY_NAME, Parts, mlp, orthogonal, quadratic, symmetric, value
 
 
 @pytest.fixture
 def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(estimators.anisotropic, "DENSE_LIMIT", 0)
+    for module in (estimators.generalized, estimators.controls, estimators.held_out, estimators.anisotropic):
+        monkeypatch.setattr(module, "DENSE_LIMIT", 0)
 
 
 @pytest.fixture(params=["dense", "products"])
@@ -108,12 +112,44 @@ def test_a_quadratic_has_no_l1(kind: str, route: str) -> None:
         start = torch.randn(50, generator=torch.Generator().manual_seed(seed)).double()
         problem = Problem(Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value)
         result = generalized_smoothness(problem, _radial(problem, np.logspace(0, -1.5, 10)), seed=seed)
-        assert set(_slopes(result)) == {0.0}
-        assert result.l1_median == 0
-        assert result.helps_fraction == 0
+        _no_l1(result)
+
+
+@pytest.mark.parametrize("d", [12, 130])
+def test_a_quadratic_has_no_l1_in_any_group_or_interval(d: int, route: str) -> None:
+    """Points of two runs and of a sphere, as many as intervals need."""
+    for seed in range(2 if d < 100 else 1):
+        matrix = _constant("rotated", seed, d)
+        start = torch.randn(d, generator=torch.Generator().manual_seed(seed)).double()
+        problem = Problem(Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value)
+        runs = [_radial(problem, np.logspace(0, -1.5, 8)), _descent(problem, 0.1, 320, 40)]
+        ball = sphere(problem, 0.5 * float(start.norm()), 4, seed)
+        groups = ["radial"] * 8 + ["descent"] * 8 + ["sphere"] * 4
+        result = generalized_smoothness(problem, [*runs[0], *runs[1], *ball], groups=groups, seed=seed)
+        _no_l1(result)
+        assert max(result.l1_median_interval or (1.0,)) == 0
         assert result.isotropic is not None
-        assert result.isotropic["l1"] == 0
-        assert result.control == {"l1_median": 0, "isotropic_l1": 0}
+        assert result.isotropic["l1_interval"] == (0, 0)
+        assert result.l1_by_group is not None
+        for row in result.l1_by_group:
+            assert row["isotropic_l1"] in (0, None)
+            assert row["l1_median"] in (0, None)
+        assert result.warnings == ()
+
+
+def _no_l1(result: GeneralizedSmoothness) -> None:
+    assert set(_slopes(result)) == {0.0}
+    assert result.l1_median == 0
+    assert result.helps_fraction == 0
+    assert all(float(part.abs().max()) == 0 for part in result.l1.values())
+    assert result.permutation_p == 1
+    assert result.whole is not None
+    assert result.whole["l1"] == 0
+    assert result.isotropic is not None
+    assert result.isotropic["l1"] == 0
+    assert result.isotropic["permutation_p"] == 1
+    assert result.control is not None
+    assert set(result.control.values()) == {0.0}
 
 
 @pytest.mark.usefixtures("by_products")
@@ -209,11 +245,11 @@ def test_the_pair_is_feasible_at_every_fitted_point(name: str, route: str) -> No
 
 def test_the_numbers_of_a_result() -> None:
     problem = Problem(*_cosh())
-    trajectory = _radial(problem, np.linspace(0.1, 4, 8))
+    trajectory = _radial(problem, np.linspace(0.1, 4, 16))
     calls: list[tuple[str, float, float]] = []
-    result = generalized_smoothness(problem, trajectory, progress=lambda *call: calls.append(call))
+    result = generalized_smoothness(problem, trajectory, groups=["a"] * 16, progress=lambda *call: calls.append(call))
     assert result.points is not None
-    assert [row["fitted"] for row in result.points] == [True, False] * 4
+    assert [row["fitted"] for row in result.points] == [True, False] * 8
     for row, parameters in zip(result.points, trajectory, strict=True):
         model, samples, loss = _cosh()
         model.load_state_dict({**model.state_dict(), **parameters})
@@ -224,12 +260,200 @@ def test_the_numbers_of_a_result() -> None:
         assert row["gradient_l2"] == pytest.approx(np.linalg.norm(gradient))
         assert row["l1_lower"] <= np.abs(np.diag(matrix)).sum() * (1 + 1e-9) <= row["l1_upper"] * (1 + 1e-9)
     assert result.l0_l1 == pytest.approx(float(problem.flatten(result.l0).sum()))
-    assert result.l1_median == pytest.approx(float(problem.flatten(result.l1).median()))
+    assert result.l1_median == pytest.approx(float(np.median(problem.flatten(result.l1))))
+    assert result.helps_fraction == pytest.approx(float((problem.flatten(result.l1) > 0).double().mean()))
     assert result.tensors is not None
     assert sum(row["l0_l1"] for row in result.tensors) == pytest.approx(result.l0_l1)
+    for row in result.tensors:
+        assert row["l1_median"] == pytest.approx(float(np.median(result.l1[row["name"]])))
+    for interval, own in ((result.l0_l1_interval, result.l0_l1), (result.l1_median_interval, result.l1_median)):
+        assert interval is not None
+        assert own is not None
+        assert 0 <= interval[0] <= own <= interval[1]
     assert calls[-1][1] == calls[-1][2]
     assert {stage for stage, _, _ in calls} == {"generalized_smoothness"}
     assert all(getattr(result, key) is not None for key in stored_keys(result))
+
+
+# -- known answers ---------------------------------------------------------------------------------
+
+SHARP = (0.5, 1.0, 2.0, 3.0)
+
+
+def _of_w(loss: Callable[[Tensor], Tensor], d: int = 4) -> Problem:
+    """f(w) = loss(w), the same for each of two samples."""
+    samples = (torch.zeros(2, d).double(), torch.zeros(2).double())
+    return Problem(Shift(d).double(), samples, lambda output, _: loss(output))
+
+
+def _separable(of: Callable[[Tensor], Tensor]) -> Problem:
+    """f(w) = sum_j of(a_j w_j)."""
+    a = torch.tensor(SHARP, dtype=torch.float64)
+    return _of_w(lambda w: of(a * w).sum(-1))
+
+
+def _points(rows: Any) -> list[dict[str, Tensor]]:
+    return [{"w": torch.tensor(row)} for row in np.asarray(rows, dtype=np.float64)]
+
+
+def _by_coordinate(result: GeneralizedSmoothness) -> tuple[Any, Any]:
+    return np.asarray(result.l0["w"]), np.asarray(result.l1["w"])
+
+
+def test_sum_of_cosh_has_the_rates_as_l1() -> None:
+    """h_j = a^2 cosh(a w) and |g_j| = a |sinh(a w)|: L0 <= a^2, and the chord up to G has slope a (1 - a/G) or more."""
+    problem = _separable(torch.cosh)
+    reach = np.linspace(0.05, 4, 16)
+    result = generalized_smoothness(problem, _points(np.outer(reach, 1 / np.array(SHARP))))
+    l0, l1 = _by_coordinate(result)
+    a, last = np.array(SHARP), reach[14]  # the furthest fitted point
+    assert (l0 <= a**2 * 1.01).all()
+    assert (l1 <= a).all()
+    assert (l1 >= a * (1 - 1 / np.sinh(last))).all()
+    assert result.permutation_p is not None
+    assert result.permutation_p < 0.01
+
+
+def test_sum_of_exponentials_has_no_l0_and_the_rates_as_l1() -> None:
+    """h_j = a |g_j|, with curvatures that span six decades over coordinates and points."""
+    result = generalized_smoothness(_separable(torch.exp), _points(np.outer(np.linspace(-3, 3, 16), np.ones(4))))
+    l0, l1 = _by_coordinate(result)
+    np.testing.assert_allclose(l1, SHARP, rtol=1e-9)
+    np.testing.assert_allclose(l0, 0, atol=1e-9)
+    assert result.coverage == 1
+    assert result.tightness == pytest.approx(1)
+    assert result.l1_median_interval == pytest.approx((1.5, 1.5))
+
+
+@pytest.mark.usefixtures("by_products")
+def test_without_the_formed_hessian_small_coordinates_keep_the_floor_in_l0() -> None:
+    """The steepest coordinate is found; beside it the smallest show L0 alone, never an L1 of their own."""
+    result = generalized_smoothness(_separable(torch.exp), _points(np.outer(np.linspace(-3, 3, 16), np.ones(4))))
+    l0, l1 = _by_coordinate(result)
+    assert l1[3] == pytest.approx(3, rel=0.02)
+    assert l1[2] == pytest.approx(2, rel=0.1)
+    assert (l1[:2] == 0).all()
+    assert (l0[:2] > 0).all()
+
+
+def test_matrix_factorisation_in_one_dimension() -> None:
+    """f = 1/2 (uv - 1)^2 along u = v = s: H = [[s^2, 2 s^2 - 1], [2 s^2 - 1, s^2]], so the least L is 3 s^2 - 1."""
+    problem = _of_w(lambda w: 0.5 * (w[..., 0] * w[..., 1] - 1) ** 2, d=2)
+    s = np.linspace(1.05, 4, 16)
+    result = generalized_smoothness(problem, _points(np.outer(s, [1.0, 1.0])))
+    own = s[::2, None]
+    wanted = envelope(own * (own**2 - 1), 3 * own**2 - 1)
+    l0, l1 = _by_coordinate(result)
+    np.testing.assert_allclose(l0, float(wanted[0][0]), rtol=0.02)
+    np.testing.assert_allclose(l1, float(wanted[1][0]), rtol=0.02)
+    assert result.isotropic is not None
+    # ||H|| = 3 s^2 - 1 as well, and ||g||_2 = sqrt(2) s (s^2 - 1).
+    assert result.isotropic["l1"] == pytest.approx(float(wanted[1][0]) / np.sqrt(2), rel=0.02)
+    assert result.tighter is not None
+    assert result.tighter["assumption"] == "neither"
+    assert result.tighter["factor"] == pytest.approx(1, abs=0.01)
+
+
+def test_logistic_losses_of_one_feature_each() -> None:
+    """h = a^2 s(1 - s) and |g| = a (1 - s): at most a |g|, and the fit is the envelope of these points."""
+    problem = _separable(lambda m: torch.nn.functional.softplus(-m))
+    margins = np.linspace(-1, 6, 16)
+    result = generalized_smoothness(problem, _points(np.outer(margins, 1 / np.array(SHARP))))
+    s = 1 / (1 + np.exp(-margins[::2, None]))
+    a = np.array(SHARP)
+    l0, l1 = envelope(a * (1 - s), a**2 * s * (1 - s))
+    np.testing.assert_allclose(_by_coordinate(result)[0], l0, rtol=1e-6)
+    np.testing.assert_allclose(_by_coordinate(result)[1], l1, rtol=1e-6)
+    assert (l1 <= a).all()
+
+
+def test_the_tighter_assumption_is_named_with_its_factor() -> None:
+    """Coordinates that grow at different points: their own lines are close everywhere, one line for ||H|| is not."""
+    problem = _separable(torch.exp)
+    generator = np.random.default_rng(0)
+    result = generalized_smoothness(problem, _points(generator.uniform(-3, 3, (24, 4)) / np.array(SHARP)))
+    assert result.tightness == pytest.approx(1)
+    assert result.tighter is not None
+    assert result.isotropic is not None
+    if result.coverage == result.isotropic["coverage"]:
+        assert result.tighter["assumption"] == "coordinate-wise"
+        assert result.tighter["factor"] == pytest.approx(result.isotropic["tightness"] / result.tightness)
+        assert result.tighter["factor"] > 1.1
+    else:
+        assert result.tighter["assumption"] is None
+        assert "held-out points" in result.tighter["why"]["assumption"]
+
+
+# -- groups ----------------------------------------------------------------------------------------
+
+
+def _two_sided() -> Problem:
+    """exp(w) + exp(-3 w) for each of two coordinates: L1 is 1 far to the right and 3 far to the left."""
+    return _of_w(lambda w: (torch.exp(w) + torch.exp(-3 * w)).sum(-1), d=2)
+
+
+def test_an_l1_that_moves_between_groups_is_found() -> None:
+    right, left = np.linspace(0.6, 6, 12), -np.linspace(0.2, 2, 12)
+    rows = np.outer(np.concatenate([right, left]), [1.0, 1.0])
+    result = generalized_smoothness(_two_sided(), _points(rows), groups=["right"] * 12 + ["left"] * 12)
+    assert result.l1_by_group is not None
+    rows_by = {row["group"]: row for row in result.l1_by_group}
+    for group, slope in (("right", 1), ("left", 3)):
+        assert rows_by[group]["l1_median"] == pytest.approx(slope, abs=0.1)
+        # Of two equal coordinates ||g||_2 is sqrt(2) |g_j|.
+        assert rows_by[group]["isotropic_l1"] == pytest.approx(slope / np.sqrt(2), abs=0.1)
+    assert {finding.code for finding in result.warnings} == {"l1-moves"}
+    assert "group right" in result.warnings[0].found
+
+
+def test_groups_over_the_same_points_show_no_movement() -> None:
+    rows = np.outer(np.linspace(-2, 6, 24), [1.0, 1.0])
+    result = generalized_smoothness(_two_sided(), _points(rows), groups=["even", "odd"] * 12)
+    assert result.l1_by_group is not None
+    assert [row["points"] for row in result.l1_by_group] == [12, 12]
+    assert result.warnings == ()
+    assert result.points is not None
+    for group in ("even", "odd"):
+        assert [row["fitted"] for row in result.points if row["group"] == group] == [True, False] * 6
+
+
+def test_groups_that_say_nothing_are_null_with_the_reason() -> None:
+    scales = [*np.linspace(0.2, 4, 12), *np.linspace(3, 3.2, 8), 1.0, 2.0]
+    groups = ["wide"] * 12 + ["narrow"] * 8 + ["few"] * 2
+    result = generalized_smoothness(_two_sided(), _points(np.outer(scales, [1.0, 1.0])), groups=groups)
+    assert result.l1_by_group is not None
+    wide, narrow, few = result.l1_by_group
+    assert wide["isotropic_l1_interval"] is not None
+    assert "span a factor of" in narrow["why"]["isotropic_l1"]
+    assert "2 points" in few["why"]["l1_median"]
+    assert narrow["isotropic_l1"] is few["l1_median"] is None
+
+
+def test_labels_must_fit_the_points() -> None:
+    problem = _two_sided()
+    with pytest.raises(InputError, match="3 labels for 8 points"):
+        generalized_smoothness(problem, _points(np.ones((8, 2))), groups=["a"] * 3)
+
+
+def test_few_fitted_points_have_no_interval() -> None:
+    result = generalized_smoothness(_two_sided(), _points(np.outer(np.linspace(0.2, 4, 14), [1.0, 1.0])))
+    assert result.l0_l1_interval is result.l1_median_interval is None
+    assert "7 fitted points" in result.why["l1_median_interval"]
+    assert result.isotropic is not None
+    assert "7 fitted points" in result.isotropic["why"]["l1_interval"]
+
+
+def test_one_bracket_for_each_point_and_three_for_the_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def counted(*args: Any, **kind: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return smoothness(*args, **kind)
+
+    monkeypatch.setattr(estimators.controls, "smoothness", counted)
+    generalized_smoothness(_two_sided(), _points(np.outer(np.linspace(0.2, 4, 10), [1.0, 1.0])))
+    assert calls == 13
 
 
 # -- where it cannot be told -----------------------------------------------------------------------
@@ -270,44 +494,6 @@ def test_a_tensor_whose_own_gradient_hardly_moves_gets_no_slope() -> None:
     assert u["l1"] > 0.8
     assert v["gradient_range"] == pytest.approx(1)
     assert v["l1"] == 0
-
-
-# -- the fit ---------------------------------------------------------------------------------------
-
-
-def test_the_envelope_lies_above_every_point() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        x = 10 ** generator.uniform(-3, 3) * generator.uniform(0, 1, 8)
-        y = 10 ** generator.uniform(-3, 3) * (generator.uniform(0, 1, 8) + x / x.max())
-        a, b, _ = envelope(x, y, 0.01)
-        assert a >= 0
-        assert b >= 0
-        assert (a + b * x >= y * (1 - 1e-12)).all()
-
-
-def test_the_envelope_of_a_line_is_the_line() -> None:
-    x = np.linspace(0, 5, 9)
-    a, b, useful = envelope(x, 2 + 3 * x, 0.01)
-    assert (a, b) == pytest.approx((2, 3))
-    assert useful
-
-
-def test_a_slope_within_the_width_of_the_brackets_is_none() -> None:
-    x = np.linspace(0, 5, 9)
-    a, b, useful = envelope(x, 2 + 0.01 * x, 0.05)
-    assert a == pytest.approx(2.05)
-    assert (b, useful) == (0.0, False)
-
-
-def test_the_envelope_of_nothing() -> None:
-    assert envelope(np.zeros(4), np.zeros(4), 0.01) == (0.0, 0.0, False)
-
-
-def test_span() -> None:
-    assert span(np.array([2.0, 1.0, 8.0])) == 8
-    assert span(np.zeros(3)) == 1
-    assert span(np.array([0.0, 1.0])) == float("inf")
 
 
 def test_the_problem_is_left_at_its_point() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from estimators import InputError, Problem, layer_rules, noise, noise_samples, per_sample
+from estimators import InputError, Problem, engines, layer_rules, noise, noise_samples, per_sample
 from estimators.moments import Moments, moments_of_rows
-from estimators.per_sample import gradient_moments
+from estimators.per_sample import gradient_moments, gradient_rows
 from estimators.sites import Unfit
 from tests import oracles
 from tests.problems import BY_NAME, CASES, Case, Parts, Scores, quadratic, symmetric, value
@@ -30,7 +30,7 @@ def use(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if engine != "rules":
         monkeypatch.setattr(layer_rules, "survey", no_rules)
     monkeypatch.setattr(per_sample, "VMAP_LIMIT", 0 if engine == "loop" else 1 << 30)
-    monkeypatch.setattr(per_sample, "LOOP_GROUP", 4)
+    monkeypatch.setattr(engines, "LOOP_GROUP", 4)
 
 
 @pytest.fixture(params=ENGINES)
@@ -150,17 +150,37 @@ def test_engines_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(other.mean, found[0].mean, rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rows_and_their_moments(case: Case, engine: str) -> None:
+    problem = case.problem()
+    problem._chunk = 7
+    rows, moments, _ = gradient_rows(problem)
+    wanted = oracles.per_sample_gradients(case.parts())
+    np.testing.assert_allclose(rows.numpy(), wanted, rtol=1e-12, atol=1e-14)
+    assert moments.count == problem.n
+    np.testing.assert_allclose(moments.mean.numpy(), wanted.mean(0), rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(moments.squares.numpy(), wanted.var(0) * problem.n, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_of_coarse_numbers_are_kept_in_float32(dtype: torch.dtype) -> None:
+    problem = Problem(nn.Linear(4, 3).to(dtype), (torch.randn(40, 4), torch.arange(40) % 3))
+    rows, moments, _ = gradient_rows(problem)
+    assert (rows.dtype, moments.squares.dtype) == (torch.float32, torch.float64)
+    assert rows.shape == (40, 15)
+
+
 def test_memory_does_not_grow_with_the_samples(monkeypatch: pytest.MonkeyPatch, no_rows: None) -> None:
     """No chunk of rows holds more numbers than ROW_NUMBERS."""
     use("vmap", monkeypatch)
-    monkeypatch.setattr(per_sample, "ROW_NUMBERS", 100)
+    monkeypatch.setattr(engines, "ROW_NUMBERS", 100)
     seen: list[int] = []
 
     def watched(rows: Tensor) -> Moments:
         seen.append(rows.numel())
         return moments_of_rows(rows)
 
-    monkeypatch.setattr(per_sample, "moments_of_rows", watched)
+    monkeypatch.setattr(engines, "moments_of_rows", watched)
     problem = BY_NAME["logistic"].problem()
     noise(problem)
     assert max(seen) <= 100
@@ -194,11 +214,11 @@ def test_the_loop_takes_over_where_vmap_is_wrong(monkeypatch: pytest.MonkeyPatch
     use("vmap", monkeypatch)
 
     def wrong(problem: Problem, samples: Any) -> Tensor:
-        rows = torch.stack([per_sample._loop_row(problem, i) for i in (0, problem.n - 1)])
+        rows = torch.stack([engines.loop_row(problem, i) for i in (0, problem.n - 1)])
         rows[1] *= 1 + 1e-6
         return rows
 
-    monkeypatch.setattr(per_sample, "_vmap_rows", wrong)
+    monkeypatch.setattr(engines, "vmap_rows", wrong)
     _loop_takes_over("gradients of w differ")
 
 
@@ -212,6 +232,16 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
     x[9] = 0
     with pytest.raises(InputError, match="not finite") as caught:
         noise(Problem(Scores(3), (x, torch.zeros(12)), lambda output, _: (output * 0 + 1) * output.abs().sqrt()))
+    assert caught.value.where == "sample 9, w"
+
+
+def test_a_group_of_one_sample_that_is_not_finite_is_refused(engine: str) -> None:
+    """Its squares are 0 in the loop: the mean shows it."""
+    x = torch.ones(12, 3)
+    x[9] = 0
+    problem = Problem(Scores(3), (x, torch.zeros(12)), lambda output, _: (output * 0 + 1) * output.abs().sqrt())
+    with pytest.raises(InputError, match="not finite") as caught:
+        gradient_moments(problem, groups=12)
     assert caught.value.where == "sample 9, w"
 
 
@@ -448,6 +478,18 @@ def test_progress_and_passes(engine: str, no_rows: None) -> None:
     assert result.cost.passes == pytest.approx(1 + checked)
     assert problem.passes.total == pytest.approx(1 + checked)
     assert result.cost.seconds > 0
+
+
+def test_kept_rows_cost_no_further_pass(engine: str) -> None:
+    problem = BY_NAME["logistic"].problem()
+    problem._chunk = 16
+    calls: list[Any] = []
+    result = noise(problem, progress=lambda *call: calls.append(call))
+    assert result.batch_scaling is not None
+    assert result.tail_index is not None
+    checked = {"rules": 4, "vmap": 6, "loop": 4}[engine] / problem.n
+    assert result.cost.passes == pytest.approx(1 + checked)
+    assert calls[-1] == ("noise", problem.n, problem.n)
 
 
 def test_counted_passes_are_those_that_a_hook_saw(engine: str, no_rows: None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import estimators.lanczos as module
 from estimators import Problem, spectrum
-from estimators.lanczos import Ritz, edge, lanczos, random_start
+from estimators.lanczos import Ritz, edge, extremes, lanczos, random_start
 from estimators.products import Product
 from tests import oracles
 from tests.problems import BY_NAME, SMALL, Case, quadratic, symmetric
@@ -33,21 +33,24 @@ def _spectrum(kind: str) -> Tensor:
     return torch.linspace(-1, 1, D).double()
 
 
-def _runs(kind: str, steps: int, delta: float) -> list[Ritz]:
+def _runs(kind: str, steps: int, delta: float, local: bool = False) -> list[Ritz]:
     """Lanczos from STARTS starts; the matrix is diagonal, which a uniform start cannot tell from a rotated one."""
     values = _spectrum(kind)
     generator = torch.Generator().manual_seed(0)
-    return [
-        lanczos(lambda block: values[:, None] * block, random_start(D, generator, values), D, steps, delta, generator)
-        for _ in range(STARTS)
-    ]
+
+    def product(block: Tensor) -> Tensor:
+        return values[:, None] * block
+
+    starts = (random_start(D, generator, values) for _ in range(STARTS))
+    return [lanczos(product, start, D, steps, delta, generator, local=local) for start in starts]
 
 
+@pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("delta", [0.3, 0.1])
 @pytest.mark.parametrize("kind", ["spike", "crowd", "symmetric"])
-def test_the_bound_holds_as_often_as_it_says(kind: str, delta: float) -> None:
+def test_the_bound_holds_as_often_as_it_says(kind: str, delta: float, local: bool) -> None:
     values = _spectrum(kind)
-    runs = _runs(kind, 8, 2 * delta)  # delta on each side
+    runs = _runs(kind, 8, 2 * delta, local)  # delta on each side
     assert_covers(sum(run.upper >= float(values.max()) for run in runs), STARTS, 1 - delta)
     assert_covers(sum(run.lower <= float(values.min()) for run in runs), STARTS, 1 - delta)
     norm = float(values.abs().max())
@@ -61,6 +64,35 @@ def test_the_bound_is_not_wider_than_it_says(delta: float) -> None:
     """Once the top is resolved the inequality behind the bound is nearly an equality."""
     runs = _runs("spike", 8, 2 * delta)
     assert_calibrated(sum(run.upper >= 5.0 for run in runs), STARTS, 1 - delta)
+
+
+def test_without_a_basis_eigenvalues_come_again_and_bounds_hold() -> None:
+    """60 steps in float32 on eigenvalues that 20 find: copies of them, none beyond the spectrum."""
+    values = torch.cat([torch.tensor([8.0, -5.0, 3.0]), torch.linspace(-0.1, 0.1, 4997)])
+    copies = 0
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        start = random_start(5000, generator, values)
+        run = lanczos(lambda block: values[:, None] * block, start, 5000, 60, 1e-3, generator, local=True)
+        assert run.basis is None
+        copies += int((run.values > 7.9).sum()) - 1
+        # Copies scatter by the rounding of some steps, for which both bounds have a slack.
+        assert (run.values[0], run.values[-1]) == pytest.approx((-5, 8), abs=100 * 8 * torch.finfo(torch.float32).eps)
+        assert 8 <= run.upper <= 8.001
+        assert -5.001 <= run.lower <= -5
+    assert copies > 0
+
+
+def test_without_a_basis_a_run_ends_where_its_space_closes() -> None:
+    matrix = torch.diag(torch.tensor([3.0] + [1.0] * 30)).double()
+    generator = torch.Generator().manual_seed(0)
+    run = lanczos(_times(matrix), random_start(31, generator, matrix), 31, 20, 1e-3, generator, local=True)
+    assert run.steps < 6
+    assert (run.values[0], run.values[-1]) == pytest.approx((1, 3))
+    assert 3 <= run.upper < 3.001
+    zero = torch.zeros(9, 9).double()
+    run = lanczos(_times(zero), random_start(9, generator, zero), 9, 80, 1e-3, generator, local=True)
+    assert (run.lower, run.norm, run.upper) == (0, 0, 0)
 
 
 def test_the_edge_solves_its_equation() -> None:
@@ -213,3 +245,24 @@ def test_the_kept_basis_gives_the_products(rank: int | None) -> None:
     torch.testing.assert_close(q.T @ q, torch.eye(12, dtype=torch.float64), rtol=0, atol=1e-10)
     torch.testing.assert_close(matrix @ q, wanted, rtol=0, atol=1e-8 * float(matrix.abs().max()))
     assert lanczos(lambda block: matrix @ block, start, 60, 12, 1e-3, g).basis is None
+
+
+def test_the_first_part_of_a_run_knows_the_norm() -> None:
+    """The same vectors and products, ended where max|eig H| is known; both bounds hold."""
+    matrix = torch.diag(torch.cat([torch.tensor([9.0]), torch.linspace(-3, 3, 299)])).double()
+    problem = Problem(*quadratic(matrix))
+    found = extremes(problem, keep=True)
+    part, whole = found.norm, found.whole
+    assert part.steps < whole.steps
+    assert part.norm_known
+    assert not part.ends_known
+    assert whole.ends_known
+    assert whole.alphas[: part.steps] == part.alphas
+    assert part.norm <= 9 <= part.norm_bound
+    assert whole.lower <= -3 <= whole.values[0]
+    assert part.basis is not None
+    assert part.residual is not None
+    q = part.basis.T
+    wanted = q @ torch.from_numpy(part.tridiagonal())
+    wanted[:, -1] += part.residual
+    torch.testing.assert_close(matrix @ q, wanted, rtol=0, atol=1e-10)

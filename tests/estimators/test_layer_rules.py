@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from estimators import InputError, Problem, layer_rules, per_sample
+from estimators import InputError, Problem, engines, layer_rules, per_sample
 from estimators.moments import Sums, moments_of_outer_products, moments_of_rows
 from estimators.per_sample import gradient_moments
 from estimators.products import hessian
@@ -25,8 +25,7 @@ from tests.transformers_oracles import Oracle
 
 def _engine(problem: Problem) -> str:
     with problem.measuring():
-        engine = per_sample._choice(problem)[0]
-    return str(getattr(engine, "func", engine).__name__).removeprefix("_by_")
+        return per_sample._choice(problem)[0].name
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -241,7 +240,7 @@ def test_sums(dtype: torch.dtype) -> None:
 
 def test_rows_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more rows at once than ROW_NUMBERS holds, or one."""
-    monkeypatch.setattr(per_sample, "ROW_NUMBERS", 40)
+    monkeypatch.setattr(engines, "ROW_NUMBERS", 40)
     seen: list[tuple[int, int]] = []
     add = Sums.add
 

@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators.max_cut import COLUMNS, FEWEST_PRODUCTS, Bracket, bracket, certify, dense_bracket, floored
+from estimators.errors import InputError
+from estimators.max_cut import (
+    COLUMNS,
+    FEWEST_PRODUCTS,
+    Bracket,
+    bracket,
+    certify,
+    check_limits,
+    dense_bracket,
+    floored,
+    rounding_slack,
+)
 from estimators.products import Counted
 from estimators.sweeps import Sweeps
 from tests import oracles
@@ -163,6 +174,21 @@ def test_violations_are_as_rare_as_claimed() -> None:
         ritz_feasible += excess(matrix, run.norm * scaling) <= 1e-9
     assert_covers(feasible, repeats, 1 - delta)
     assert ritz_feasible < fewest(repeats, 1 - delta)  # the control: a Ritz value certifies nothing
+
+
+def test_what_cannot_be_asked_for_is_refused() -> None:
+    check_limits(None, 16, fewest=16)
+    check_limits(1e-6, FEWEST_PRODUCTS)
+    for gap in (0.0, -0.1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="a gap of"):
+            check_limits(gap, 400)
+    with pytest.raises(InputError, match=f"{FEWEST_PRODUCTS - 1} products give no bracket"):
+        check_limits(0.05, FEWEST_PRODUCTS - 1)
+
+
+@pytest.mark.parametrize(("dtype", "slack"), [(torch.float64, 1e-10), (torch.float32, 2e-5), (torch.bfloat16, 2e-5)])
+def test_the_slack_for_rounding_is_never_less_in_a_coarser_format(dtype: torch.dtype, slack: float) -> None:
+    assert rounding_slack(dtype) == slack
 
 
 # -- invariants ------------------------------------------------------------------------------------

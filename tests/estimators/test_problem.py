@@ -535,11 +535,27 @@ def test_what_forward_returns_is_checked(change: Callable[[Tensor], Tensor], mat
         (lambda: nn.LazyLinear(3), "without numbers"),
         (lambda: nn.Linear(4, 3, device="meta"), "without numbers"),
         (lambda: nn.Linear(4, 3, dtype=torch.complex64), "complex parameters"),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.LazyBatchNorm1d(affine=False)), "a buffer without numbers"),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, device="meta", affine=False)), "a buffer without"),
+        (lambda: nn.Linear(4, 3).to(torch.float8_e4m3fn), "parameters of 8 bits"),
+        (lambda: _with_parameter(torch.eye(3).to_sparse()), "sparse parameters"),
     ],
 )
 def test_parameters_that_are_no_real_numbers(model: Callable[[], nn.Module], match: str) -> None:
     with pytest.raises(InputError, match=match):
         Problem(model(), (torch.ones(6, 4), torch.zeros(6, dtype=torch.long)))
+
+
+def _with_parameter(tensor: Tensor) -> nn.Module:
+    model = nn.Linear(4, 3)
+    model.register_parameter("own", nn.Parameter(tensor))
+    return model
+
+
+@pytest.mark.parametrize("change", [lambda x: x.to("meta"), lambda x: x.to_sparse()])
+def test_samples_without_dense_numbers(change: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(InputError, match="no dense tensor of numbers: inputs"):
+        Problem(nn.Linear(4, 3), (change(torch.ones(6, 4)), torch.zeros(6, dtype=torch.long)))
 
 
 def test_an_embedding_that_counts_tokens_is_refused() -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from estimators import InputError, Problem, products
+from estimators import InputError, Problem, memory
+from estimators.graphs import kept_bytes
 from estimators.products import hessian
 from tests import oracles
 from tests.module_kinds import BY_NAME, CLASSES, KINDS, VOCABULARY, WIDTH, Kind, Model, N, tokens, trainable
@@ -41,11 +42,13 @@ def test_products_in_little_memory(name: str) -> None:
     block = torch.randn(problem.d, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     with hessian(problem) as product:
         wanted = product(block)
-    with problem.measuring():
-        graph = products._graph_bytes(problem)
-    for memory, kept in ((0, 0), (2.5 * graph, 1), (3 * graph, 3)):
+    problem._graph_sizes = memory.graph_sizes(problem)
+    graph = memory.graph_bytes(problem, 2)
+    # Half of the limit is for graphs, one place of them for the work on one, one for those that are built anew.
+    for graphs, kept in ((1, 0), (3.5, 1), (4, 3)):
+        problem.memory_bytes = int(2 * graphs * graph)
         before = problem.passes.total
-        with hessian(problem, memory_bytes=int(memory)) as product:
+        with hessian(problem) as product:
             assert problem.passes.total - before == pytest.approx(kept / 3)
             torch.testing.assert_close(product(block), wanted, rtol=0, atol=1e-13 * float(wanted.abs().max()))
             product(block)
@@ -56,12 +59,12 @@ def test_products_in_little_memory(name: str) -> None:
 def test_the_memory_of_a_graph() -> None:
     """It grows with the chunk, by what a sample adds."""
     problem = Problem(*BY_NAME["encoder-layer"].parts())
+    problem._graph_sizes = memory.graph_sizes(problem)
     sizes = []
     for chunk in (2, 4, 6):
-        problem._chunk = chunk
+        sizes.append(memory.graph_bytes(problem, chunk))
         with problem.measuring():
-            sizes.append(products._graph_bytes(problem))
-            exact = products._saved_bytes(problem, problem.take(slice(0, chunk)))
+            exact = kept_bytes(problem, problem.take(slice(0, chunk)))
         assert sizes[-1] == pytest.approx(exact, rel=0.02)
     assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
 

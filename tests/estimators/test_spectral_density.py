@@ -15,6 +15,7 @@ from torch import Tensor
 
 import estimators.spectral_density as module
 from estimators import InputError, Problem
+from estimators.lanczos import extremes
 from estimators.spectral_density import eigenvalue_density, quadratures
 from tests import oracles
 from tests.problems import BY_NAME, SMALL, Case, quadratic
@@ -110,6 +111,20 @@ def test_by_products_of_a_problem(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert said == sorted(said)
     assert eigenvalue_density(problem, probes=20, steps=30).density == found.density
     assert eigenvalue_density(problem, probes=20, steps=30, seed=1).density != found.density
+
+
+def test_a_run_given_is_one_of_the_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    problem = BY_NAME["mlp"].problem()
+    run = extremes(problem, seed=5).whole
+    alone = eigenvalue_density(problem, probes=3, steps=10)
+    found = eigenvalue_density(problem, probes=4, steps=10, run=run)
+    assert (found.products, alone.products) == (30, 30)
+    np.testing.assert_allclose(found.nodes[0], run.values, atol=1e-12 * run.norm)
+    assert found.nodes[1:] == alone.nodes
+    assert found.weights[1:] == alone.weights
+    # tr H / d by the start's own measure: the first coefficient of Lanczos is q'Hq.
+    assert np.dot(found.nodes[0], found.weights[0]) == pytest.approx(run.alphas[0])
 
 
 def test_scaling_moves_the_grid_alone() -> None:

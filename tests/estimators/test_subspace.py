@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from estimators import Problem, smoothness
-from estimators.compression import Compression, Known, from_lanczos, gram, orthonormalising
-from estimators.lanczos import lanczos, random_start
-from estimators.max_cut import MEMORY, bracket, dense_bracket
+from estimators.compression import Compression, Known, from_lanczos, gram, orthonormalising, whitening
+from estimators.lanczos import Ritz, lanczos, random_start
+from estimators.max_cut import COLUMNS, FEW, MEMORY, Bracket, Search, bracket, certify, dense_bracket, room_in
 from estimators.products import Counted
 from estimators.subspace import Round, Scaled, _deflated, explore, settle
 from estimators.sweeps import Sweeps
@@ -121,6 +123,20 @@ def test_dependent_directions_are_left_out() -> None:
     torch.testing.assert_close(basis.T @ basis, torch.eye(3).double())
 
 
+def test_whitening_inverts_a_metric_of_any_scales() -> None:
+    """Coordinates over ten decades; a direction that depends on others is left out, and nothing else."""
+    generator = torch.Generator().manual_seed(4)
+    vectors = torch.randn(50, 4, generator=generator, dtype=torch.float64) * torch.tensor([1e-5, 1.0, 1e5, 10.0])
+    metric = vectors.T @ vectors
+    basis = whitening(metric)
+    torch.testing.assert_close(basis.T @ metric @ basis, torch.eye(4).double())
+    torch.testing.assert_close(basis @ basis.T @ metric, torch.eye(4).double(), rtol=0, atol=1e-5)
+    twice = torch.cat([vectors, vectors[:, 1:2] + vectors[:, 3:]], 1)
+    basis = whitening(twice.T @ twice)
+    assert basis.shape == (5, 4)
+    torch.testing.assert_close(basis.T @ (twice.T @ twice) @ basis, torch.eye(4).double())
+
+
 # -- the bound -------------------------------------------------------------------------------------
 
 
@@ -226,9 +242,11 @@ def test_settling_costs_no_product_and_raises_the_lower_bound() -> None:
 def test_a_leap_that_loses_is_taken_back() -> None:
     matrix = leading()
     sweeps = swept(matrix, 8)
+    assert sweeps.previous is not None
     before = sweeps.z, sweeps.previous, sweeps.scaling, sweeps.lower
     worst = torch.randn(D, 8, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     assert not sweeps.leap(worst)
+    assert sweeps.previous is not None
     after = sweeps.z, sweeps.previous, sweeps.scaling, sweeps.lower
     for one, other in zip(before[:3], after[:3], strict=True):
         assert torch.equal(one, other)
@@ -263,6 +281,157 @@ def test_rounds_close_the_bracket_with_fewer_products(rank: int) -> None:
         assert lower <= exact.upper * (1 + 1e-9)
         assert upper >= exact.lower * (1 - 1e-9)
     assert with_rounds[2] < 0.75 * without[2]
+
+
+@dataclass
+class Watched:
+    """A bracket with what it was made of: rounds and the largest basis in them, steps that plain certificates were
+    allowed, fresh starts, columns of each product."""
+
+    found: Bracket
+    rounds: int
+    basis: int
+    steps: list[int]
+    restarts: int
+    widths: list[int]
+
+
+def watched(matrix: Tensor, known: Known | None, gap: float = 0.01, memory: int = MEMORY) -> Watched:
+    rounds, restarts, basis = 0, 0, 0
+    steps: list[int] = []
+    widths: list[int] = []
+    append, start_again = Compression.append, Search.start_again
+
+    def product(block: Tensor) -> Tensor:
+        widths.append(block.shape[1])
+        return matrix @ block
+
+    def exploring(*args: Any) -> Round:
+        nonlocal rounds
+        rounds += 1
+        return explore(*args)
+
+    def growing(self: Compression, *args: Tensor) -> None:
+        nonlocal basis
+        append(self, *args)
+        basis = max(basis, self.basis.shape[1])
+
+    def certifying(*args: Any) -> Ritz:
+        steps.append(args[5])
+        return certify(*args)
+
+    def starting(self: Search, columns: int) -> None:
+        nonlocal restarts
+        restarts += 1
+        start_again(self, columns)
+
+    counted = Counted(product, len(matrix))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("estimators.max_cut.explore", exploring)
+        patch.setattr("estimators.max_cut.certify", certifying)
+        patch.setattr(Compression, "append", growing)
+        patch.setattr(Search, "start_again", starting)
+        generator = torch.Generator().manual_seed(0)
+        found = bracket(counted, generator, matrix, gap, 400, 1e-3, known=known, memory=memory)
+    assert found.products == counted.products <= 400
+    return Watched(found, rounds, basis, steps, restarts, widths)
+
+
+def leading_vectors(matrix: Tensor, count: int = 32) -> Known:
+    """The leading eigenvectors, computed and so known apart from the bracket."""
+    values, vectors = torch.linalg.eigh(matrix)
+    vectors = vectors[:, values.abs().argsort(descending=True)[:count]]
+    return Known(vectors, matrix @ vectors)
+
+
+def check(found: Bracket, matrix: Tensor, exact: Bracket, scale: float = 1.0) -> None:
+    """Both ends hold for ``scale`` times what is known exactly, and the vector dominates the matrix."""
+    assert found.lower <= scale * exact.upper * (1 + 1e-9)
+    assert found.upper >= scale * exact.lower * (1 - 1e-9)
+    assert float(found.vector.sum()) == pytest.approx(found.upper)
+    alive = found.vector > 0
+    assert not bool(matrix[~alive].any())
+    root = found.vector[alive].rsqrt()
+    assert norm(root[:, None] * matrix[alive][:, alive] * root) <= 1 + 1e-12
+
+
+@cache
+def exactly(d: int, rank: int, rest: float) -> Bracket:
+    return dense_bracket(leading(d, rank, rest), torch.Generator().manual_seed(0), 1e-4)
+
+
+def test_rounds_are_indifferent_to_the_order_the_signs_and_the_scale_of_coordinates() -> None:
+    """Lambda(PHP') = Lambda(SHS) = Lambda(-H) = Lambda(H), Lambda(cH) = |c| Lambda(H), each to 1% by rounds alone."""
+    shape = (400, 8, 1e-3)
+    matrix, exact = leading(*shape), exactly(*shape)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    signs = problems.symmetric(400, 29)[:, 0].sign()
+    for other, scale in (
+        (matrix, 1.0),
+        (matrix[order][:, order], 1.0),
+        (signs[:, None] * matrix * signs, 1.0),
+        (-matrix, 1.0),
+        (1e-7 * matrix, 1e-7),
+        (-3e8 * matrix, 3e8),
+    ):
+        seen = watched(other, leading_vectors(other))
+        assert seen.rounds > 0
+        assert seen.steps == []
+        assert seen.found.upper <= 1.01 * seen.found.lower
+        check(seen.found, other, exact, scale)
+
+
+def test_rounds_keep_every_bit_under_a_power_of_two() -> None:
+    matrix = leading(400, 8, 1e-3)
+    known = leading_vectors(matrix)
+    one = watched(matrix, known).found
+    four = watched(4 * matrix, Known(known.vectors, 4 * known.images)).found
+    assert (4 * one.lower, 4 * one.upper, one.products) == (four.lower, four.upper, four.products)
+    assert torch.equal(4 * one.vector, four.vector)
+
+
+def test_known_vectors_that_hold_little_are_given_up() -> None:
+    """Where the diagonal rules: after one round sweeps start again with more columns, and are certified plainly."""
+    matrix = problems.symmetric(200, 33) + torch.diag(torch.linspace(1, 60, 200).double())
+    exact = dense_bracket(matrix, torch.Generator().manual_seed(0), 1e-3)
+    seen = watched(matrix, leading_vectors(matrix), gap=0.03)
+    assert (seen.rounds, seen.restarts) == (1, 1)
+    assert len(seen.steps) > 0
+    assert (seen.widths[0], max(seen.widths)) == (FEW, COLUMNS)
+    assert seen.found.upper <= 1.03 * seen.found.lower
+    check(seen.found, matrix, exact)
+
+
+def test_a_fresh_start_keeps_the_lower_bound() -> None:
+    matrix = leading()
+    generator = torch.Generator().manual_seed(0)
+    product = Counted(lambda block: matrix @ block, D)
+    search = Search(product, generator, matrix, 0.01, 400, 1e-3, lambda _: None, MEMORY, 8)
+    for _ in range(5):
+        search.sweep()
+    lower, active = search.sweeps.lower, search.active
+    search.start_again(12)
+    assert search.sweeps.z.shape == (D, 12)
+    assert (search.sweeps.lower, search.sweeps.values, search.spent) == (lower, [], 6 * 8)
+    search.sweep()
+    assert search.sweeps.values[0] < search.sweeps.lower == lower
+    assert search.spent == 6 * 8 + 12
+    assert torch.equal(search.active, active)
+
+
+@pytest.mark.parametrize("memory", [1, 20, 40, 96, 455, 456, 520, MEMORY])
+def test_little_memory_gives_narrower_blocks_and_no_rounds(memory: int) -> None:
+    """456 vectors are the fewest for a round; the bracket holds however few there are."""
+    shape = (300, 8, 1e-3)
+    matrix = leading(*shape)
+    seen = watched(matrix, leading_vectors(matrix), memory=memory)
+    check(seen.found, matrix, exactly(*shape))
+    assert (seen.rounds > 0) == (memory >= 456)
+    assert seen.basis <= max(room_in(memory), 0)
+    assert 1 <= seen.widths[0] <= max(memory // 6, 1)
+    if memory >= 96:
+        assert seen.widths[0] == (FEW if seen.rounds else COLUMNS)
+        assert seen.found.upper <= 1.01 * seen.found.lower
 
 
 SEQUENCES, LENGTH = 16, 128

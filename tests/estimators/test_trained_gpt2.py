@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from estimators import Problem, hessian_diagonal, noise, smoothness, spectrum
+from estimators.engines import loop_moments, vmap_rows
 from estimators.max_cut import FEWEST_PRODUCTS
 from estimators.moments import Moments, moments_of_rows
-from estimators.per_sample import _loop_moments, _vmap_rows
 from tests.transformers_oracles import Oracle
 
 SEQUENCES, LENGTH = 16, 128
@@ -56,8 +56,8 @@ def test_sigma(problem: Problem, oracle: Oracle) -> None:
     rows = oracle.rows().double()
     wanted = rows.std(0, correction=0)
     with problem.measuring():
-        looped = _loop_moments(problem, 0, problem.n)
-        mapped = moments_of_rows(_vmap_rows(problem, problem.samples))
+        looped = loop_moments(problem, range(problem.n))
+        mapped = moments_of_rows(vmap_rows(problem, problem.samples))
     assert problem.loss() == pytest.approx(oracle.loss(), rel=1e-5)
     for sigma in (problem.flatten(noise(problem).vectors).double(), _sigma(looped), _sigma(mapped)):
         assert float((sigma - wanted).norm()) <= 1e-5 * float(wanted.norm())

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Problem, noise, smoothness
+from estimators.engines import loop_moments, vmap_rows
 from estimators.moments import moments_of_rows
-from estimators.per_sample import _loop_moments, _vmap_rows
 from estimators.products import dense_hessian
 from tests.transformers_cases import BY_NAME, CASES, Case, answers, frozen, gpt2, idle, lora, mixtral, unpadded
 from tests.transformers_oracles import Oracle, Wide
@@ -118,7 +118,7 @@ def test_both_engines() -> None:
     assert "loop-over-samples" not in [finding.code for finding in noise(problem).warnings]
     rows = Oracle(model, samples).rows()
     with problem.measuring():
-        mapped, looped = moments_of_rows(_vmap_rows(problem, problem.samples)), _loop_moments(problem, 0, problem.n)
+        mapped, looped = moments_of_rows(vmap_rows(problem, problem.samples)), loop_moments(problem, range(problem.n))
     for moments in (mapped, looped):
         _assert_close(moments.mean, rows.mean(0), EXACT)
         _assert_close((moments.squares / moments.count).sqrt(), rows.std(0, correction=0), EXACT)

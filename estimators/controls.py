@@ -1,0 +1,121 @@
+"""The control of the pairs (L0, L1): the quadratic frozen at the first point, where the true L1 is 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from estimators.anisotropic import smoothness
+from estimators.envelope import Array
+from estimators.pairs import Points
+from estimators.problem import Problem
+from estimators.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.results import Smoothness
+from estimators.uncoupled import uncoupled
+
+STARTS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One point: gradient, certified curvature, ``bound``, a feasible L, and ``exact``: where it is |h_jj|."""
+
+    problem: Problem
+    gradient: Tensor
+    smoothness: Smoothness
+    bound: Tensor
+    exact: Tensor
+
+    @property
+    def norm(self) -> float:
+        """Upper end of ||H||."""
+        return _ends(self.smoothness.sharpness_interval)[1]
+
+
+def measure(problem: Problem, gap: float | None, max_products: int, seed: int) -> Measured:
+    """Gradient and bracket at the problem's point."""
+    gradient = problem.flatten(problem.gradient()).double()
+    return Measured(problem, gradient, *_bracket(problem, gap, max_products, seed))
+
+
+def _bracket(problem: Problem, gap: float | None, max_products: int, seed: int) -> tuple[Smoothness, Tensor, Tensor]:
+    found = smoothness(problem, gap=gap, max_products=max_products, seed=seed)
+    bound = problem.flatten(found.vectors).double()
+    if problem.d <= DENSE_LIMIT:
+        return found, *uncoupled(dense_hessian(problem), bound)
+    return found, bound, torch.zeros_like(bound, dtype=torch.bool)
+
+
+def starts(
+    first: Measured, gap: float | None, max_products: int, seed: int, report: Callable[[int], None]
+) -> list[Measured]:
+    """The first point measured again from STARTS other random starts; ``report`` is called with how many are done."""
+    again = []
+    for number in range(1, STARTS + 1):
+        found, bound, exact = _bracket(first.problem, gap, max_products, seed + 7919 * number)
+        again.append(replace(first, smoothness=found, bound=bound, exact=exact))
+        report(number)
+    return again
+
+
+def spread(first: Measured, again: Sequence[Measured]) -> Array:
+    """Freedom of L_j at the first point, (d,): largest minus smallest over the starts.
+
+    At least the median over coordinates of that relative to L_j, times L_j: four values may agree by chance.
+    """
+    bounds = _array([point.bound for point in (first, *again)])
+    apart, mean = bounds.max(0) - bounds.min(0), bounds.mean(0)
+    alive = mean > 0
+    usual = float(np.median(apart[alive] / mean[alive])) if alive.any() else 0.0
+    at_least: Array = np.maximum(apart, usual * mean)
+    return at_least
+
+
+def frozen(first: Measured, again: Sequence[Measured], path: Sequence[Measured]) -> Points:
+    """The path on the quadratic frozen at the first point.
+
+    Gradients g_0 + H_0 (w_t - w_0); the curvature H_0 as the repeated starts measured it, in turn, so that the
+    control carries the same measurement error.
+    """
+    origin = first.problem.flatten(first.problem.parameters)
+    with hessian(first.problem) as product:
+        return gathered(
+            [
+                replace(
+                    again[number % len(again)],
+                    gradient=first.gradient
+                    + product((point.problem.flatten(point.problem.parameters) - origin)[:, None])[:, 0].double(),
+                )
+                for number, point in enumerate(path)
+            ]
+        )
+
+
+def gathered(points: Sequence[Measured]) -> Points:
+    """The points as arrays."""
+    ends = [_ends((point.smoothness.l1_lower, point.smoothness.l1_upper)) for point in points]
+    norms = [_ends(point.smoothness.sharpness_interval) for point in points]
+    return Points(
+        gradients=_array([point.gradient.abs() for point in points]),
+        bounds=_array([point.bound for point in points]),
+        gaps=np.array([high - low for low, high in ends]),
+        norms=np.array([high for _, high in norms]),
+        norm_gaps=np.array([high - low for low, high in norms]),
+        exact=torch.stack([point.exact for point in points]).cpu().numpy(),
+    )
+
+
+def _array(vectors: Sequence[Tensor]) -> Array:
+    stacked: Array = torch.stack(list(vectors)).cpu().numpy()
+    return stacked
+
+
+def _ends(ends: tuple[float | None, float | None] | None) -> tuple[float, float]:
+    assert ends is not None
+    assert ends[0] is not None
+    assert ends[1] is not None
+    return ends[0], ends[1]

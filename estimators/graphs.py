@@ -1,0 +1,74 @@
+"""The gradient of some samples' loss as a graph that can be differentiated again, and what it keeps in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, UntypedStorage
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from estimators.embedding_bags import twice_differentiable
+from estimators.errors import InputError
+
+if TYPE_CHECKING:
+    from estimators.problem import Problem, Samples
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The gradient of a chunk's summed loss as a function of the leaves: ``edges`` by the numbers of those leaves
+    whose gradient can be differentiated. Values of the gradient are not held."""
+
+    leaves: list[Tensor]
+    edges: dict[int, GradientEdge]
+
+    def differentiated(self, pieces: list[Tensor]) -> tuple[Tensor | None, ...]:
+        """The gradient of <gradient, pieces> with respect to each leaf; None where it is 0.
+
+        Raises:
+            InputError: an operation whose second derivative torch does not know.
+        """
+        if not self.edges:
+            return ()
+        try:
+            return torch.autograd.grad(
+                list(self.edges.values()),
+                self.leaves,
+                [pieces[i] for i in self.edges],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        except NotImplementedError as error:
+            raise InputError(
+                "a layer has no second derivative, so curvature cannot be measured",
+                str(error).partition(".")[0],
+                "write it with operations that can be differentiated twice",
+            ) from error
+
+
+def graph(problem: Problem, samples: Samples) -> Graph:
+    """Of the summed loss of the samples. Call it inside :meth:`Problem.measuring`."""
+    named = problem.leaves()
+    leaves = list(named.values())
+    with twice_differentiable(problem.model):
+        loss = problem.losses(named, samples).sum()
+    parts = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+    return Graph(leaves, {i: get_gradient_edge(p) for i, p in enumerate(parts) if p is not None and p.requires_grad})
+
+
+def kept_bytes(problem: Problem, samples: Samples) -> int:
+    """What the graph of these samples keeps for backward, parameters and samples left out."""
+    given = samples.values() if isinstance(samples, dict) else samples
+    known = {t.untyped_storage().data_ptr() for t in (*problem.parameters.values(), *problem._fixed.values(), *given)}
+    held: dict[int, UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        held.setdefault(storage.data_ptr(), storage)  # held, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph(problem, samples)
+    return sum(storage.nbytes() for address, storage in held.items() if address not in known)

@@ -1,0 +1,129 @@
+"""How a memory limit is shared out: one place for what graphs keep and for vectors of the model's size.
+
+``Problem.memory_bytes`` bounds what measuring takes beyond the model, its copy in the problem, the samples and Python.
+Half of it at most goes to the graphs of products: as many chunks as fit are kept, the others are built anew for each
+block; differentiating one takes about as much again as it keeps, so a chunk's graph counts twice. What graphs leave is
+for vectors of d numbers, counted in the parameters' format; a float64 vector of a float32 model counts as two. Every
+estimator does with the vectors that there are: fewer columns, Lanczos without its basis, sums in float32.
+
+Without a limit all graphs are kept, and vectors take 4 GiB.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from estimators.errors import InputError
+from estimators.graphs import kept_bytes
+
+if TYPE_CHECKING:
+    from estimators.problem import Problem
+
+VECTOR_BYTES = 4 << 30
+"""For vectors, where no limit is set."""
+GRAPHS = 1 / 2
+"""Largest share of a limit for graphs."""
+FEWEST = 20
+"""Vectors with which everything can be measured in some way: one column of the bracket, or the sums of the diagonal,
+beside one product, whose own work takes some six."""
+WIDE = 40
+"""Vectors with which sums over probes are taken in float64."""
+STEP = 12
+"""Vectors that one step of Lanczos takes beside its basis, its product included."""
+DENSE_LIMIT = 2000
+"""Up to this many coordinates the Hessian is formed."""
+FORMED = 6
+"""Matrices of d x d numbers in float64 that a formed Hessian takes, its eigenvalues and its bracket included."""
+
+
+def graph_sizes(problem: Problem) -> tuple[int, ...]:
+    """Bytes that the graphs of one, two and three samples keep, as far as there are so many."""
+    with problem.measuring():
+        most = min(3, problem.n)
+        return tuple(kept_bytes(problem, problem.trimmed(problem.take(slice(0, m + 1)))) for m in range(most))
+
+
+def graph_bytes(problem: Problem, samples: int) -> int:
+    """What the graph of so many samples keeps: what three take, and for each further one what the third added.
+
+    A single sample says little about more: without others its tensors are often views where several are copied.
+    """
+    sizes = problem._graph_sizes
+    if samples <= len(sizes):
+        return sizes[samples - 1]
+    return sizes[-1] + (samples - len(sizes)) * (max(0, sizes[-1] - sizes[-2]) if len(sizes) > 1 else sizes[-1])
+
+
+def fitting_chunk(problem: Problem, wanted: int) -> int:
+    """How many samples go through the model at once: no more than wanted, nor than the limit allows.
+
+    Raises:
+        InputError: one sample and the fewest vectors take more than the limit.
+    """
+    if problem.memory_bytes is None:
+        return wanted
+    formed = FORMED * 8 * problem.d**2 if problem.d <= DENSE_LIMIT else 0
+    work = 2 * graph_bytes(problem, 1)
+    needed = max(work / GRAPHS, work + max(FEWEST * _vector(problem), formed))
+    if problem.memory_bytes < needed:
+        raise InputError(
+            f"{size(problem.memory_bytes)} are too little to measure {problem.d:,} parameters",
+            "memory",
+            f"allow {size(needed)} or more; a shorter `--max-length` takes less",
+        )
+    fits = [m for m in _halvings(wanted) if 2 * graph_bytes(problem, m) <= GRAPHS * problem.memory_bytes]
+    return fits[0] if fits else 1
+
+
+def _halvings(most: int) -> list[int]:
+    found = [most]
+    while found[-1] > 1:
+        found.append((found[-1] + 1) // 2)
+    return found
+
+
+def kept_graphs(problem: Problem) -> int:
+    """How many graphs of chunks are kept; all or, since one place is for those built anew, fewer than fit."""
+    chunks = -(-problem.n // problem._chunk)
+    if problem.memory_bytes is None:
+        return chunks
+    one = max(graph_bytes(problem, min(problem._chunk, problem.n)), 1)
+    fit = int(GRAPHS * problem.memory_bytes / one) - 1  # a place for the work on one of them
+    return chunks if fit >= chunks else max(0, fit - 1)
+
+
+def keeps_all(problem: Problem) -> bool:
+    return kept_graphs(problem) * problem._chunk >= problem.n
+
+
+def vectors(problem: Problem) -> int:
+    """How many vectors of d numbers, in the parameters' format, may be held beside the graphs."""
+    if problem.memory_bytes is None:
+        return max(VECTOR_BYTES // _vector(problem), FEWEST)
+    one = graph_bytes(problem, min(problem._chunk, problem.n))
+    graphs = min(GRAPHS * problem.memory_bytes, (kept_graphs(problem) + 2) * one)
+    return max(int((problem.memory_bytes - graphs) / _vector(problem)), FEWEST)
+
+
+def holds_basis(problem: Problem, steps: int) -> bool:
+    """Whether a Lanczos run of so many steps may hold its basis, beside what a step takes."""
+    return vectors(problem) >= steps + STEP
+
+
+def sums_dtype(problem: Problem) -> torch.dtype:
+    """The format of sums over probes: float64 where there is room."""
+    return torch.float64 if vectors(problem) >= WIDE or problem.precision.itemsize < 4 else problem.dtype
+
+
+def _vector(problem: Problem) -> int:
+    return problem.d * max(problem.dtype.itemsize, 4)
+
+
+def size(number: float) -> str:
+    """Bytes in the largest unit that leaves 1 or more, rounded up to a tenth, as `--memory` takes it."""
+    for unit, letter in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")):
+        if number >= unit:
+            return f"{-(-10 * number // unit) / 10:g}{letter}"
+    return f"{int(-(-number // 1))}"
