@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from diagnose import __version__
-from diagnose.errors import BUG, DISK_FULL, FINISHED, INTERRUPTED, UNUSABLE, InputError
+from diagnose.errors import BUG, DISK_FULL, FINISHED, INTERRUPTED, UNUSABLE, InputError, out_of_memory
 from diagnose.schema import NOT_YET
 from diagnose.settings import OPTIMIZERS, Settings, check, command_line, default_directory, flag, printable
 from diagnose.usage import HELP, LATER_COMMANDS, USAGE, Command, number, separated, whole
@@ -81,11 +81,14 @@ def diagnose_command(
     samples: Annotated[str | None, _option("samples", "N")] = None,
     probes: Annotated[str | None, _option("probes", "N")] = None,
     batch_size: Annotated[str | None, _option("batch_size", "N")] = None,
+    batch_sizes: Annotated[str | None, _option("batch_sizes", "LIST")] = None,
     steps: Annotated[str | None, _option("steps", "N")] = None,
     seeds: Annotated[str, _option("seeds", "K")] = str(Settings.seeds),
     seed: Annotated[str, _option("seed", "N")] = str(Settings.seed),
     optimizers: Annotated[str, _option("optimizers", "NAMES")] = ",".join(OPTIMIZERS),
     learning_rates: Annotated[str | None, _option("learning_rates", "RATES")] = None,
+    schedule: Annotated[str, _option("schedule", "constant|inverse-sqrt")] = Settings.schedule,
+    box: Annotated[str | None, _option("box", "R")] = None,
     device: Annotated[str | None, _option("device", "NAME")] = None,
     dtype: Annotated[str | None, _option("dtype", "float32|float64")] = None,
     max_length: Annotated[str | None, _option("max_length", "N")] = None,
@@ -95,6 +98,7 @@ def diagnose_command(
     trust_pickle: Annotated[bool, _option("trust_pickle")] = False,
     trust_remote_code: Annotated[bool, _option("trust_remote_code")] = False,
     gap: Annotated[str | None, _option("gap", "G")] = None,
+    memory: Annotated[str | None, _option("memory", "SIZE")] = None,
     rotate: Annotated[bool, _option("rotate")] = False,
     no_training: Annotated[bool, _option("training")] = False,
     plan: Annotated[bool, _option("plan")] = False,
@@ -112,6 +116,9 @@ def diagnose_command(
         samples=whole(samples, "samples"),
         probes=whole(probes, "probes"),
         batch_size=whole(batch_size, "batch_size"),
+        batch_sizes=None
+        if batch_sizes is None
+        else tuple(whole(word, "batch_sizes") for word in separated(batch_sizes)),
         steps=whole(steps, "steps"),
         seeds=whole(seeds, "seeds"),
         seed=whole(seed, "seed"),
@@ -119,6 +126,8 @@ def diagnose_command(
         learning_rates=None
         if learning_rates is None
         else tuple(number(word, "learning_rates") for word in separated(learning_rates)),
+        schedule=schedule,  # type: ignore[arg-type]  # held against its choices by check()
+        box=None if box is None else number(box, "box"),
         device=device,
         dtype=dtype,
         max_length=whole(max_length, "max_length"),
@@ -128,6 +137,7 @@ def diagnose_command(
         trust_pickle=trust_pickle,
         trust_remote_code=trust_remote_code,
         gap=None if gap is None else number(gap, "gap"),
+        memory=memory,
         rotate=rotate,
         training=not no_training,
         plan=plan,
@@ -298,10 +308,7 @@ def _report(folder: Path) -> int:
 
 def _no_room(error: Exception, folder: str) -> InputError | None:
     """Memory, disk or folder that gave out, as an error of the user's; None for a bug of ours."""
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
-    ):
+    if out_of_memory(error):
         return InputError("out of memory", "", "use fewer `--samples`, a shorter `--max-length` or a smaller model")
     if not isinstance(error, OSError):
         return None

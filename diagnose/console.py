@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from diagnose.settings import printable
+from reports.numbers import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -156,7 +157,8 @@ def closing(diagnosis: Diagnosis, report_path: str) -> str:
     """The block that ends a run: the answer, its reasons, the warnings, where the report is."""
     from reports.text import headline, warning_line
 
-    lines = [headline(diagnosis), *(diagnosis.verdict.reasons or ())]
+    verdict = diagnosis.verdict
+    lines = [headline(diagnosis), *([verdict.advice] if verdict.advice else []), *(verdict.reasons or ())]
     kinds = [finding.severity for finding in diagnosis.warnings]
     for word in ("warning", "note"):
         count = kinds.count(word)
@@ -205,12 +207,3 @@ def plan_table(rows: Sequence[PlanRow]) -> str:
     return "\n".join(
         INDENT + "   ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3))]) for row in cells
     )
-
-
-def size(count: float) -> str:
-    """Bytes in kB, MB or GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5 or unit == "GB":
-            return f"{count:,.0f} {unit}" if unit in ("B", "kB") or count >= 99.95 else f"{count:,.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")

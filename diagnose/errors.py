@@ -6,7 +6,7 @@ import errno
 
 from estimators.errors import InputError
 
-__all__ = ["BUG", "DISK_FULL", "FINISHED", "INTERRUPTED", "UNUSABLE", "InputError"]
+__all__ = ["BUG", "DISK_FULL", "FINISHED", "INTERRUPTED", "UNUSABLE", "InputError", "out_of_memory"]
 
 FINISHED = 0
 BUG = 1
@@ -14,3 +14,11 @@ UNUSABLE = 2
 INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of the system that room on the disk would mend."""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory gave out, of the machine or of its accelerator; torch raises no class of its own for the first."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
+    )

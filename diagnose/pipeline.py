@@ -17,12 +17,22 @@ from diagnose import __version__
 from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.inputs import Opened, open_task
+from diagnose.nested import STARTS, STEPS
 from diagnose.schema import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
-from diagnose.settings import Resolved, Settings, check, command_line
-from diagnose.stages import STAGES, Bench, Update
+from diagnose.settings import (
+    LARGE_NETWORK,
+    Optimizer,
+    Resolved,
+    Settings,
+    check,
+    command_line,
+    own_optimizers,
+)
+from diagnose.stages import HUGE_NETWORK, STAGES, Bench, Update
 from diagnose.store import Store
 from diagnose.training.legs import LegStore, MemoryStore
-from estimators.products import DENSE_LIMIT
+from estimators.lanczos import MAX_STEPS
+from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
 from reports.text import stage_line
 
 LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
@@ -63,10 +73,11 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
     events = events or Silent()
     check(settings)
     opened, resolved = open_task(model, data, settings)
+    own = own_optimizers(settings)
     compared = comparable(opened, resolved)
     new = started(opened, resolved, compared, command or command_line(settings, model, data))
     if settings.out is None:
-        attempt = _Attempt(opened, resolved, None, events, new)
+        attempt = _Attempt(opened, resolved, own, None, events, new)
         events.opened(opened.understood)
         return attempt.finish()
     with Store(settings.out) as store:
@@ -76,7 +87,7 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
             if not store.reported:
                 store.report()
             return known
-        attempt = _Attempt(opened, resolved, store, events, known)
+        attempt = _Attempt(opened, resolved, own, store, events, known)
         events.opened(opened.understood)
         if known.stages:
             events.resumed(known.stages)
@@ -87,7 +98,13 @@ class _Attempt:
     """One attempt at the stages that are missing."""
 
     def __init__(
-        self, opened: Opened, resolved: Resolved, store: Store | None, events: Events, known: Diagnosis
+        self,
+        opened: Opened,
+        resolved: Resolved,
+        own: Mapping[str, Optimizer],
+        store: Store | None,
+        events: Events,
+        known: Diagnosis,
     ) -> None:
         self.store, self.events = store, events
         self.began = time.perf_counter()
@@ -95,7 +112,7 @@ class _Attempt:
         legs: LegStore = store if store is not None else MemoryStore()
         self.stage, self.stage_began, self.noted = "", self.began, self.began
         self.seconds = dict(known.cost.stages or {})
-        self.bench = Bench.build(opened, resolved, legs, self._progress)
+        self.bench = Bench.build(opened, resolved, legs, self._progress, own)
         if not known.stages:
             known = replace(known, warnings=(*opened.findings, *self.bench.problem.findings))
             known = replace(known, task=replace(known.task, parameters=self.bench.problem.d))
@@ -240,27 +257,41 @@ def plan(settings: Settings, model: Any, data: Any) -> list[PlanRow]:
     """
     check(settings)
     opened, resolved = open_task(model, data, settings)
-    bench = Bench.build(opened, resolved, MemoryStore(), Silent().progress)
+    bench = Bench.build(opened, resolved, MemoryStore(), Silent().progress, own_optimizers(settings))
     pace = min(_seconds(bench.problem.gradient) for _ in range(2))
     d, share = bench.problem.d, resolved.curvature_samples / resolved.samples
     dense = d <= DENSE_LIMIT
     product = 2 * share
     bracket = product * (d if dense else 250)
+    crossed = product * 75 if resolved.curvature_samples < opened.rows and d <= HUGE_NETWORK else 0.0
+    density = 0.0 if dense else product * ((STARTS - 1) * STEPS if d <= HUGE_NETWORK else 40)
     methods, seeds = len(resolved.optimizers), resolved.seeds
     runs = methods * (9 * seeds if opened.family == "linear" else 5 + 3 * (seeds - 1))
     race = runs * (resolved.steps * resolved.batch_size / resolved.samples + resolved.evaluations * 2 / 3)
-    points = 10 if d <= 100_000 else (1 if d <= 1_000_000 else 0)
+    points = 10 if d <= LARGE_NETWORK else (1 if d <= HUGE_NETWORK else 0)
+    along = points * bracket + (0.0 if dense else product * 30 * -(-points // 2))
     number = 8 if resolved.dtype == "float64" else 4
-    vector, whole = d * number, d * d * 8 * 3 if dense else 0
+    held = vectors(bench.curvature)
+
+    def measuring(wanted: int, least: int) -> int:
+        """Bytes of so many vectors, or of the fewest that do where those are too many; a limit is a limit."""
+        taken = d * d * 8 * 3 if dense else number * d * (wanted if held >= wanted else min(held, least))
+        return limited(taken)
+
+    def limited(taken: int) -> int:
+        return taken if resolved.memory is None else min(taken, resolved.memory)
+
     rows = [
-        ("noise", 2.5, (4 if resolved.samples == opened.rows else 30) * 8 * d),
-        ("smoothness", bracket, whole or 100 * vector),
-        ("spectrum", 0.0 if dense else 40 * product, whole or 80 * vector),
-        ("hessian_diagonal", 0.0 if dense else resolved.probes * product, 15 * 8 * d),
+        ("noise", 2.5, limited((4 if resolved.samples == opened.rows else 30) * 8 * d)),
+        ("smoothness", bracket + crossed, measuring(180, FEWEST)),
+        ("spectrum", density, measuring(MAX_STEPS + STEP, STEP)),
+        ("hessian_diagonal", 0.0 if dense else resolved.probes * product, measuring(WIDE, FEWEST)),
     ]
     if resolved.training:
-        rows.append(("training", race, 6 * vector * (9 * seeds if opened.family == "linear" else 1)))
-        rows.append(("generalized_smoothness", points * bracket, whole or 100 * vector))
+        for size in resolved.batch_sizes or ():
+            race += 2 * runs / methods * (resolved.steps * size / resolved.samples + resolved.evaluations * 2 / 3)
+        rows.append(("training", race, 6 * number * d * (9 * seeds if opened.family == "linear" else 1)))
+        rows.append(("generalized_smoothness", along, measuring(100, FEWEST)))
     return [PlanRow(stage, passes, passes * pace, memory) for stage, passes, memory in rows]
 
 

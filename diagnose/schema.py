@@ -74,6 +74,7 @@ class Bounds:
 class Training:
     """The tuned race. ``methods`` maps a name to learning_rate, final_loss, final_loss_interval,
     steps_to_target, tuning_range and, where one is null, why. ``speedup_seeds`` holds one ratio for each seed.
+    ``batch_sizes`` and ``noise_terms`` are those of ``--batch-sizes``.
     """
 
     steps: int | None
@@ -84,6 +85,8 @@ class Training:
     speedup_seeds: Sequence[float | None] | None
     curves_file: str | None
     methods: Mapping[str, Mapping[str, Any]] | None
+    batch_sizes: Sequence[Mapping[str, Any]] | None
+    noise_terms: Mapping[str, Mapping[str, Any]] | None
     why: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -116,7 +119,8 @@ class Verdict:
     """The answer, the confidence with its meaning in words, and the reasons.
 
     ``best_margin`` is how much lower the best method's final loss is than the better of sgd and adagrad,
-    as a share of the loss that the latter took off; ``evidence`` holds the rows of "why" as dicts.
+    as a share of the loss that the latter took off; ``advice`` says what to do; ``evidence`` holds the rows of "why"
+    as dicts.
     """
 
     answer: Answer | None
@@ -125,6 +129,7 @@ class Verdict:
     best_method: str | None
     best_margin: float | None
     theory: str | None
+    advice: str | None
     reasons: Sequence[str] | None
     evidence: Sequence[Mapping[str, Any]] | None
     why: Mapping[str, str] = field(default_factory=dict)
@@ -230,12 +235,16 @@ class Diagnosis:
         """Read a directory that ``diagnose`` wrote.
 
         Raises:
-            InputError: the directory holds no readable result.json.
+            InputError: the directory holds no readable result.json, or one with a value of another type than was
+                written; the key is named.
         """
+        from diagnose.stored_types import fault  # needs pydantic
+
         folder = Path(directory)
         path = folder / "result.json"
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            body = json.loads(text)
         except FileNotFoundError:
             raise InputError(
                 "no result.json", str(folder), "name a directory that `diagnose MODEL --data DATA` wrote"
@@ -244,6 +253,8 @@ class Diagnosis:
             raise InputError(f"{path.name} cannot be read", f"{path}: {error.strerror}", "check it") from None
         except ValueError as error:
             raise unreadable(path, error) from None
+        if (found := fault(text, PARTS)) is not None:
+            raise unreadable(path, found)
         vectors, runs = read_vectors(folder / "vectors.safetensors"), read_runs(folder / "runs.csv")
         try:
             _complete(folder, body.get("files") or {}, vectors, runs)
@@ -261,7 +272,7 @@ def _complete(folder: Path, files: Mapping[str, Any], vectors: Mapping[str, Any]
         raise unreadable(folder / "runs.csv", IndexError(f"{len(runs)} of {files['runs']} rows"))
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path, error: Exception | str) -> InputError:
     """The error for a file of a folder that is not what was written."""
     return InputError(f"{path.name} is damaged", f"{path}: {error}", "start the diagnosis again with `--fresh`")
 

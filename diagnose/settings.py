@@ -15,16 +15,37 @@ from typing import Any, Literal
 from diagnose.errors import InputError
 
 Family = Literal["linear", "network", "language"]
+Schedule = Literal["constant", "inverse-sqrt"]
+SCHEDULES = ("constant", "inverse-sqrt")
+Optimizer = Callable[..., Any]
+"""A class of torch.optim, or a function (parameters, lr=rate) -> an optimizer."""
 Loss = str | Callable[..., Any]
 """A loss by name, or through Python a function (output, targets) -> one loss for each sample."""
+METHODS = (
+    "sgd",
+    "sgd-momentum",
+    "sgd-clip",
+    "adagrad",
+    "adagrad-norm",
+    "adagrad-momentum",
+    "rmsprop",
+    "adam",
+    "sign-sgd",
+)
+"""Every method that can race by name."""
 OPTIMIZERS = ("sgd", "adagrad", "adagrad-norm", "adam")
+"""Those that do unless said."""
 LARGE_NETWORK = 100_000
 """Above this many parameters a network is measured on fewer samples, for fewer steps."""
 LARGE_LANGUAGE = 1_000_000
 """Above this many parameters a language model is measured on fewer sequences, for fewer steps."""
 UNSTORED = ("out", "plan", "quiet", "fresh")
 """Options that change where and how a run is shown, never what it finds."""
+CALLABLE = ("--loss", "--optimizers")
+"""Options whose values may be Python objects too."""
 LONGEST_NAME = 60
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([KMGT]?)", re.ASCII | re.IGNORECASE)
 
 
 def option(default: Any, help: str, **limits: Any) -> Any:
@@ -36,7 +57,9 @@ def option(default: Any, help: str, **limits: Any) -> Any:
 class Settings:
     """What the user asked for; None stands for the default of the model's family (:func:`resolve`).
 
-    Through Python a module keeps its own number format and device unless ``dtype`` or ``device`` are given.
+    Through Python a module keeps its own number format and device unless ``dtype`` or ``device`` are given, and
+    ``optimizers`` also takes classes of ``torch.optim.Optimizer`` or functions (parameters, lr=...) that make one; they
+    race under their own names.
     """
 
     out: str | None = option(None, "folder to write; default diagnosis-MODEL-DATA")
@@ -51,7 +74,16 @@ class Settings:
     steps: int | None = option(None, "training steps of every run", least=1)
     seeds: int = option(3, "batch orders that every method is trained on; below 3 no intervals", least=1)
     seed: int = option(0, "the number that every random choice follows", least=0, most=2**32 - 1)
-    optimizers: Sequence[str] = option(OPTIMIZERS, "methods to race, comma-separated", choices=OPTIMIZERS)
+    batch_sizes: Sequence[int] | None = option(
+        None, "batch sizes at which sgd and adagrad are tuned besides, comma-separated", least=1
+    )
+    optimizers: Sequence[str | Optimizer] = option(OPTIMIZERS, "methods to race, comma-separated", choices=METHODS)
+    schedule: Schedule = option(  # noqa: RUF009 - a frozen field() like the others
+        "constant", "learning rate along a run: as it is, or divided by the root of the step", choices=SCHEDULES
+    )
+    box: float | None = option(
+        None, "keep every coordinate within this distance of its start, by projection; default off", above=0.0
+    )
     learning_rates: Sequence[float] | None = option(
         None, "fixed list of learning rates for all methods, comma-separated; default a grid that grows", above=0.0
     )
@@ -74,6 +106,9 @@ class Settings:
         "width of the smoothness bracket to reach, upper/lower - 1; default 0.05, 0.01 where H is formed",
         above=0.0,
     )
+    memory: int | str | None = option(
+        None, "most that measuring may take beyond model and data: 8G, 512M or bytes; default no limit"
+    )
     rotate: bool = option(
         False, "measure and train in coordinates that are rotated at random: a control, not your training"
     )
@@ -95,9 +130,13 @@ class Resolved:
     seeds: int
     seed: int
     evaluations: int
+    batch_sizes: tuple[int, ...] | None
     optimizers: tuple[str, ...]
     learning_rates: tuple[float, ...] | None
+    schedule: Schedule
+    box: float | None
     gap: float | None
+    memory: int | None
     rotate: bool
     training: bool
     dtype: str
@@ -132,6 +171,9 @@ def check(settings: Settings) -> None:
             if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
                 raise InputError(f"{_quoted(value)} is not a name", flag(item.name), item.metadata["help"])
             continue
+        if item.name == "memory":
+            in_bytes(value)
+            continue
         values = several(value)
         if not values:
             raise InputError("no value given", flag(item.name), item.metadata["help"])
@@ -140,10 +182,11 @@ def check(settings: Settings) -> None:
         if len(set(values)) < len(values):
             twice = next(one for one in values if values.count(one) > 1)
             raise InputError(f"{_quoted(twice)} is given twice", flag(item.name), "name each value once")
+    own_optimizers(settings)
 
 
 def _check_one(one: Any, where: str, limits: Mapping[str, Any]) -> None:
-    if "choices" in limits and one not in limits["choices"] and not (where == "--loss" and callable(one)):
+    if "choices" in limits and one not in limits["choices"] and not (where in CALLABLE and callable(one)):
         near = difflib.get_close_matches(str(one), limits["choices"], n=1)
         valid = "one of " + ", ".join(limits["choices"])
         raise InputError(
@@ -157,6 +200,23 @@ def _check_one(one: Any, where: str, limits: Mapping[str, Any]) -> None:
             raise InputError(f"{_quoted(one)} is larger than {limits['most']}", where)
     if "above" in limits and not (isinstance(one, Real) and limits["above"] < one < float("inf")):
         raise InputError(f"{_quoted(one)} is not a finite number above {limits['above']:g}", where)
+
+
+def in_bytes(memory: Any) -> int:
+    """A size of memory in bytes: a number, or text such as 8G, 1.5G, 512M (G = 2^30).
+
+    Raises:
+        InputError: anything else, or less than one byte.
+    """
+    whole = isinstance(memory, Integral) and not isinstance(memory, bool)
+    number = int(memory) if whole else None
+    if isinstance(memory, str) and (parts := SIZE.fullmatch(memory.strip())):
+        number = int(float(parts[1]) * UNITS[parts[2].upper()])
+    if number is None or number < 1:
+        raise InputError(
+            f"{_quoted(memory)} is no size of memory", flag("memory"), "give bytes, or a number with K, M, G or T: `8G`"
+        )
+    return number
 
 
 def several(value: Any) -> tuple[Any, ...]:
@@ -190,7 +250,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         samples, batch, steps, probes, curvature = 256, 32, 100, 64, 64
     else:
         samples, batch, steps, probes, curvature = 1024, 32, 500, 64, 512
-    samples = min(settings.samples or samples, rows)
+    samples, sizes = min(settings.samples or samples, rows), settings.batch_sizes
     return Resolved(
         samples=samples,
         curvature_samples=min(curvature if family != "linear" else samples, samples),
@@ -200,9 +260,13 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         seeds=settings.seeds,
         seed=settings.seed,
         evaluations=12 if family == "language" or large else 40,
-        optimizers=several(settings.optimizers),
+        batch_sizes=None if sizes is None else tuple(sorted({min(size, samples) for size in several(sizes)})),
+        optimizers=tuple(method_name(one) for one in several(settings.optimizers)),
         learning_rates=None if settings.learning_rates is None else several(settings.learning_rates),
+        schedule=settings.schedule,
+        box=settings.box,
         gap=settings.gap,
+        memory=None if settings.memory is None else in_bytes(settings.memory),
         rotate=settings.rotate,
         training=settings.training,
         dtype=settings.dtype or "float32",
@@ -215,12 +279,41 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
     )
 
 
+def method_name(method: str | Optimizer) -> str:
+    """A method's name in results; that of a class or function is its own."""
+    if isinstance(method, str):
+        return method
+    made = getattr(method, "func", method)  # of functools.partial
+    return printable(getattr(made, "__name__", type(made).__name__))
+
+
+def own_optimizers(settings: Settings) -> dict[str, Optimizer]:
+    """The optimizers of the user's by name.
+
+    Raises:
+        InputError: two of the same name, or one that is taken by a built-in method.
+    """
+    own: dict[str, Optimizer] = {}
+    for one in several(settings.optimizers):
+        name = method_name(one)
+        if not isinstance(one, str):
+            if name in own or name in METHODS:
+                raise InputError(f"two optimizers called `{name}`", "optimizers", "wrap one in a function of its own")
+            own[name] = one
+    return own
+
+
 def printable(text: object) -> str:
     """Text on one line that cannot drive a terminal: control and format characters become escapes."""
     return "".join(
         c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode("ascii")
         for c in str(text)
     )
+
+
+def listed(names: Sequence[object], most: int) -> str:
+    """The first names, printable: "a, b, …"."""
+    return ", ".join(printable(name) for name in names[:most]) + ", …" * (len(names) > most)
 
 
 def default_directory(model: str, data: str) -> str:
@@ -249,7 +342,8 @@ def command_line(settings: Settings, model: Any, data: Any) -> str:
         if item.name not in UNSTORED and not _same(value := getattr(settings, item.name), item.default)
     }
     names = task_name(model), task_name(data)
-    if not all(isinstance(named, (str, Path)) for named in (model, data)) or callable(settings.loss):
+    typed = all(isinstance(named, (str, Path)) for named in (model, data))
+    if not typed or callable(settings.loss) or own_optimizers(settings):
         keywords = [f"{name}={_python(value)}" for name, value in chosen.items()]
         shown = [
             repr(name) if isinstance(named, (str, Path)) else name
@@ -274,5 +368,5 @@ def _number(value: Any) -> str:
 
 def _python(value: Any) -> str:
     if callable(value):
-        return printable(getattr(value, "__name__", type(value).__name__))
-    return repr(list(value)) if isinstance(value, (tuple, list)) else repr(value)
+        return method_name(value)
+    return f"[{', '.join(map(_python, value))}]" if isinstance(value, (tuple, list)) else repr(value)

@@ -7,24 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import estimators
+from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
+from diagnose.places import places
 from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
-from diagnose.settings import LARGE_NETWORK, Resolved
-from diagnose.training import RaceSettings, race, replay
+from diagnose.settings import LARGE_NETWORK, Optimizer, Resolved
+from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
-from diagnose.training.legs import Contender, LegStore, rows
-from diagnose.training.speedup import summarise
+from diagnose.training.legs import LegStore, rows
 from diagnose.training.stacking import stackable
+from diagnose.training.summary import summarise
 from diagnose.verdict import bounds, decide
 from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
-from estimators.lanczos import Ritz, extremes
+from estimators.lanczos import Extremes, extremes
+from estimators.memory import DENSE_LIMIT, vectors
 from estimators.problem import Parameters, Problem
-from estimators.products import DENSE_LIMIT
 from estimators.results import Finding, GeneralizedSmoothness, Progress, Smoothness
 from estimators.rotation import rotated, rotated_density
 
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 
 HUGE_NETWORK = 1_000_000
 """Above this many parameters the bracket is taken at the start alone."""
+SHARED = 200
+"""Vectors of d numbers that there must be room for if the basis of the Lanczos run is to be held beside the bracket."""
 ONE_NORM = 20
 """Products for sum|H_jk| where H is not formed: an error of 11 to 17%."""
 EXTRA_PASSES = 1.25
 """What tail index and batches may cost where the gradients of single samples are not kept."""
 LARGEST_BASIS = 4_000_000
 """Above this many parameters the basis of a Lanczos run (80 vectors) is not kept for the diagonal."""
-POINTS = 5
-"""Points along each of the two best runs, the start apart."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,20 @@ class Bench:
     curvature: Problem
     legs: LegStore
     progress: Progress
-    kept: dict[str, Ritz] = field(default_factory=dict)
+    own: Mapping[str, Optimizer] = field(default_factory=dict)
+    kept: dict[str, Extremes] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, opened: Opened, resolved: Resolved, legs: LegStore, progress: Progress) -> Bench:
+    def build(
+        cls,
+        opened: Opened,
+        resolved: Resolved,
+        legs: LegStore,
+        progress: Progress,
+        own: Mapping[str, Optimizer],
+    ) -> Bench:
         """Raises InputError where :class:`estimators.Problem` does."""
-        problem = Problem(opened.model, opened.samples, opened.loss)
+        problem = Problem(opened.model, opened.samples, opened.loss, memory_bytes=resolved.memory)
         if resolved.rotate:
             problem = rotated(problem, stream(resolved.seed, "rotation"))
         curvature = problem
@@ -66,19 +75,18 @@ class Bench:
             generator = torch.Generator().manual_seed(stream(resolved.seed, "curvature"))
             drawn = torch.randperm(problem.n, generator=generator)[: resolved.curvature_samples]
             curvature = problem.subset(drawn.sort().values)
-        return cls(opened, resolved, problem, curvature, legs, progress)
+        return cls(opened, resolved, problem, curvature, legs, progress, own)
 
-    def lanczos_run(self) -> Ritz | None:
-        """The run behind the spectrum with its basis, made once: its products serve the diagonal too.
+    def lanczos_run(self) -> Extremes | None:
+        """The Lanczos run on H with its basis, made once: it serves lambda, the spectrum and the diagonal.
 
-        An attempt that takes over a stored spectrum makes it again, from the same seed: the same numbers.
+        An attempt that takes over a stored stage makes it again, from the same seed: the same numbers.
         """
         if not DENSE_LIMIT < self.curvature.d <= LARGEST_BASIS:
             return None
         if "spectrum" not in self.kept:
             seed = stream(self.resolved.seed, "spectrum")
-            run = extremes(self.curvature, seed=seed, progress=self.progress, keep=True)
-            self.kept["spectrum"] = run
+            self.kept["spectrum"] = extremes(self.curvature, seed=seed, progress=self.progress, keep=True)
         return self.kept["spectrum"]
 
     @property
@@ -118,10 +126,26 @@ def noise(bench: Bench, _: Diagnosis) -> Update:
 
 def smoothness(bench: Bench, _: Diagnosis) -> Update:
     seed = stream(bench.resolved.seed, "smoothness")
-    part = estimators.smoothness(bench.curvature, gap=bench.resolved.gap, seed=seed, progress=bench.progress)
+    runs = bench.lanczos_run() if vectors(bench.curvature) >= SHARED else None
+    part = estimators.smoothness(
+        bench.curvature,
+        gap=bench.resolved.gap,
+        run=None if runs is None else runs.norm,
+        seed=seed,
+        progress=bench.progress,
+    )
     start = _point("start", 0, bench.curvature, part)
+    start |= in_own_metric(bench.curvature, "start", {}, seed=seed, progress=bench.progress)
     turned, reason = _rotated_density(bench, part)
     found: dict[str, Any] = {"points": [start], "density_rotated": turned}
+    found["whole_data"] = whole_data(
+        bench.curvature,
+        part,
+        bench.opened.rows,
+        affordable=bench.curvature.d <= HUGE_NETWORK,
+        seed=stream(bench.resolved.seed, "crossfit"),
+        progress=bench.progress,
+    )
     if part.hessian_11 is None and bench.curvature.d <= HUGE_NETWORK:
         seed = stream(bench.resolved.seed, "one-norm")
         norm = estimators.hessian_one_norm(bench.curvature, probes=ONE_NORM, seed=seed, progress=bench.progress)
@@ -150,37 +174,43 @@ def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]
 
 def spectrum(bench: Bench, known: Diagnosis) -> Update:
     seed = stream(bench.resolved.seed, "spectrum")
-    part = estimators.spectrum(bench.curvature, run=bench.lanczos_run(), seed=seed, progress=bench.progress)
+    runs = bench.lanczos_run()
+    if runs is None and bench.curvature.d > DENSE_LIMIT:
+        runs = extremes(bench.curvature, seed=seed, progress=bench.progress)
+    run = None if runs is None else runs.whole
+    part = estimators.spectrum(bench.curvature, run=run, seed=seed, progress=bench.progress)
     amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"
     found, why, findings = dict[str, Any](), dict(part.why), list(part.warnings)
+    if bench.curvature.d <= HUGE_NETWORK:
+        seed = stream(bench.resolved.seed, "density")
+        found["eigenvalue_density"] = eigenvalue_density(bench.curvature, run, seed=seed, progress=bench.progress)
+    else:
+        costly = f"not measured above {HUGE_NETWORK:,} parameters: `estimators.eigenvalue_density` does it"
+        why["eigenvalue_density"] = costly
     if known.vectors.get("noise"):
         sigma = _tensors(known.vectors["noise"], bench.curvature)
         rules = estimators.update_sharpness(bench.curvature, sigma, batch_size=bench.resolved.batch_size).directions
-        found["directional"] = {rule: _numbers(along, ("sharpness", "decrease")) for rule, along in rules.items()}
+        found["directional"] = {rule: numbers(along, ("sharpness", "decrease")) for rule, along in rules.items()}
     else:
         why["directional"] = "the noise is not known, and AdaGrad's update follows it"
     if bench.opened.family == "linear":
         why["kinks"] = "linear models with a smooth loss have none"
     else:
         kinks = estimators.finite_step_curvature(bench.curvature, directions=1, seed=seed, progress=bench.progress)
-        found["kinks"] = [_numbers(row, ("direction", "h", "curvature", "finite")) for row in kinks.rows]
+        found["kinks"] = [numbers(row, ("direction", "h", "curvature", "finite")) for row in kinks.rows]
         findings += kinks.warnings
     why = {key: text for key, text in why.items() if key not in found}
     return Update({"spectrum": replace(part, **found, why=why)}, findings=findings, amount=amount)
 
 
-def _numbers(row: Any, keys: Sequence[str]) -> dict[str, Any]:
-    """A row for result.json, with the reasons of its nulls."""
-    return {key: getattr(row, key) for key in keys} | ({"why": dict(row.why)} if row.why else {})
-
-
 def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
     bound = replace(known.smoothness, vectors=_tensors(known.vectors["smoothness"], bench.problem))
+    runs = bench.lanczos_run()
     part = estimators.hessian_diagonal(
         bench.curvature,
         probes=bench.resolved.probes,
         smoothness=bound,
-        krylov=bench.lanczos_run(),
+        krylov=None if runs is None or runs.whole.basis is None else runs.whole,  # no basis where memory is short
         shrink=True,
         seed=stream(bench.resolved.seed, "diagonal"),
         progress=bench.progress,
@@ -203,11 +233,26 @@ def training(bench: Bench, known: Diagnosis) -> Update:
         off = absent(Training, "training was off (--no-training)")
         return Update({"training": off, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
     settings = race_settings(bench, known)
-    ended = race(bench.problem, settings, bench.legs, bench.progress)
+    others = bench.opened.held_out
+    held_out = None if others is None else bench.problem.with_samples(others)
+    ended = race(bench.problem, settings, bench.legs, bench.progress, held_out)
+    ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
+    if bench.resolved.batch_sizes is not None:
+        part = _with_sweep(part, bench, settings, sweep.predicted(known.noise, ratios, settings.steps))
     amount = f"{len(settings.optimizers)} methods, {len(ended.legs)} runs"
-    parts = {"training": part, "bounds": bounds(known.noise, known.smoothness, ended)}
+    parts = {"training": part, "bounds": ratios}
     return Update(parts, findings=race_findings(ended, part), runs=rows(ended), amount=amount)
+
+
+def _with_sweep(
+    part: Training, bench: Bench, settings: RaceSettings, predicted: Mapping[str, float | None]
+) -> Training:
+    """The race, with what ``--batch-sizes`` asks for."""
+    ended = sweep.races(bench.problem, settings, bench.resolved.batch_sizes or (), bench.legs, bench.progress)
+    terms = sweep.noise_terms(ended, bench.problem.n, predicted)
+    why = {key: text for key, text in part.why.items() if key not in ("batch_sizes", "noise_terms")}
+    return replace(part, batch_sizes=sweep.rows(ended), noise_terms=terms, why=why)
 
 
 def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
@@ -218,38 +263,48 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         reason = f"above {HUGE_NETWORK:,} parameters curvature is measured at the start alone"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
     seed = stream(bench.resolved.seed, "along")
-    places = _along(bench, known)
-    if not places:
+    settings, methods = race_settings(bench, known), known.training.methods or {}
+    found = places(bench.problem, bench.curvature, settings, methods, stream(bench.resolved.seed, "sphere"))
+    if not found:
         reason = "neither sgd nor adagrad has a run that did not diverge"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
-    if len(places) + 1 < FEWEST:
+    if len(found) + 1 < FEWEST:
         part = absent(
             GeneralizedSmoothness,
             f"above {LARGE_NETWORK:,} parameters curvature is measured at the start and at the end alone, and a fit "
             f"needs {FEWEST} points along the runs",
         )
-        found = []
-        for number, (method, step, parameters) in enumerate(places):
-            there = bench.curvature.at(parameters)
+        measured = []
+        for number, place in enumerate(found):
+            there = place.problem
             curved = estimators.smoothness(there, gap=bench.resolved.gap, seed=seed + number, progress=bench.progress)
-            found.append(_point(method, step, there, curved))
+            measured.append(_point(place.method, place.step, there, curved))
     else:
-        trajectory = [bench.problem.parameters, *(parameters for _, _, parameters in places)]
+        # The start belongs to every run; it goes with the first.
         part = estimators.generalized_smoothness(
-            bench.curvature, trajectory, gap=bench.resolved.gap, seed=seed, progress=bench.progress
+            bench.curvature,
+            [bench.curvature, *(place.problem for place in found)],
+            groups=[found[0].group, *(place.group for place in found)],
+            gap=bench.resolved.gap,
+            seed=seed,
+            progress=bench.progress,
         )
         keys = ("l1_lower", "l1_upper", "sharpness", "density", "gradient_l1", "gradient_l2")
-        found = [
-            {"method": method, "step": step, **{key: row[key] for key in keys}}
-            for (method, step, _), row in zip(places, (part.points or ())[1:], strict=True)
+        measured = [
+            {"method": place.method, "step": place.step, **{key: row[key] for key in keys}}
+            for place, row in zip(found, (part.points or ())[1:], strict=True)
         ]
-    points = [*(known.smoothness.points or ()), *sorted(found, key=lambda row: (row["method"], row["step"]))]
+    along = [(row, place) for row, place in zip(measured, found, strict=True) if place.best]
+    for row, place in along:
+        row |= in_own_metric(place.problem, place.method, place.state, seed=seed, progress=bench.progress)
+    ordered = sorted((row for row, _ in along), key=lambda row: (row["method"], row["step"]))
+    points = [*(known.smoothness.points or ()), *ordered]
     vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
     return Update(
         {"generalized_smoothness": part, "smoothness": replace(known.smoothness, points=points)},
         vectors,
         part.warnings,
-        amount=f"{len(points)} points",
+        amount=f"{len(found) + 1} points",
     )
 
 
@@ -257,7 +312,13 @@ def verdict(bench: Bench, known: Diagnosis) -> Update:
     """Prediction and verdict: pure functions of what was measured."""
     prediction = absent(Prediction, NOT_YET)
     part, findings = decide(
-        known.noise, known.smoothness, known.generalized_smoothness, known.bounds, known.training, prediction
+        known.noise,
+        known.smoothness,
+        known.generalized_smoothness,
+        known.bounds,
+        known.training,
+        prediction,
+        bench.resolved.batch_size,
     )
     return Update({"prediction": prediction, "verdict": part}, findings=findings)
 
@@ -288,31 +349,10 @@ def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
         every_rate=bench.opened.family == "linear",
         stacked=bench.opened.family == "linear" or stackable(bench.problem),
         sharpness=known.smoothness.sharpness,
+        schedule=r.schedule,
+        box=r.box,
+        own=bench.own,
     )
-
-
-def _along(bench: Bench, known: Diagnosis) -> list[tuple[str, int, Parameters]]:
-    """Points of the best runs, the first of each pair in turn that of either method.
-
-    Every other point is fitted and the rest held out, so this order gives both halves points of both methods.
-    """
-    methods = known.training.methods or {}
-    last = bench.resolved.steps
-    steps = [last]
-    names = [name for name in ("adagrad", "sgd") if (methods.get(name) or {}).get("learning_rate") is not None]
-    if bench.problem.d > LARGE_NETWORK:
-        names = names[:1]
-    else:
-        steps = sorted({round(float(s)) for s in np.geomspace(1, last, POINTS)})
-    runs = [
-        replay(bench.problem, Contender(name, methods[name]["learning_rate"], 0), race_settings(bench, known), steps)
-        for name in names
-    ]
-    along = []
-    for number, places in enumerate(zip(*runs, strict=True)):
-        pair = [(name, *place) for name, place in zip(names, places, strict=True)]
-        along += pair if number % 2 == 0 else pair[::-1]
-    return along
 
 
 def _point(method: str, step: int, problem: Problem, part: Smoothness) -> dict[str, Any]:

@@ -17,10 +17,8 @@ LATER_COMMANDS = ("compare", "datasets", "calibrate")
 LATER_OPTIONS = (
     "--budget",
     "--parameters",
-    "--memory",
     "--target",
     "--stop-when",
-    "--batch-sizes",
 )
 USAGE = {
     "diagnose": "`diagnose MODEL --data DATA`, such as `diagnose logreg --data breast-cancer`",

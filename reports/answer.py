@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnose.schema import NOISE_SIDES, PARTS, SMOOTHNESS_SIDES, Diagnosis
-from estimators.results import NO_EMBEDDING, stored_keys
+from estimators.results import ALL_ROWS, NO_EMBEDDING, stored_keys
 from reports import figures, race
 from reports.curves import best_curves
 from reports.figures import Reading, Zone
@@ -15,7 +15,7 @@ from reports.numbers import bracket, duration, interval, measured, number, perce
 from reports.sections.parts import Figure
 from reports.sections.training import band
 from reports.tables import Table, of_curves
-from reports.text import method_name, printable, scaled_sharpness
+from reports.text import drawn, method_name, printable, scaled_sharpness
 
 SIDES = {
     "adagrad": "● AdaGrad",
@@ -111,7 +111,14 @@ def readings(diagnosis: Diagnosis) -> tuple[Reading, ...]:
         )
         sides = (min(SMOOTHNESS_SIDES[0], neutral), neutral)
         found.append(
-            _box("curvature R_L", smooth.density, (low, smooth.density), number(smooth.density, 3), neutral, sides)
+            _box(
+                "curvature R_L" + (" of the draw" if drawn(smooth) else ""),
+                smooth.density,
+                (low, smooth.density),
+                number(smooth.density, 3),
+                neutral,
+                sides,
+            )
         )
     for label, value in (
         ("curvature, path reading", bounds.smoothness_ratio),
@@ -220,6 +227,8 @@ def missing(diagnosis: Diagnosis) -> tuple[Group, ...]:
             groups.setdefault(because, []).append(f"{name}.{key}")
         for key in stored_keys(kind):
             for path, because in _nested(getattr(part, key), f"{name}.{key}"):
+                if because == ALL_ROWS:
+                    continue  # no lack: there was nothing to infer
                 groups.setdefault(because, []).append(path)
     return tuple(Group(printable(because), tuple(printable(key) for key in keys)) for because, keys in groups.items())
 

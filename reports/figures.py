@@ -266,6 +266,28 @@ def ritz(prefix: str, values: Sequence[float]) -> Markup:
     return draw(prefix, 250, paint, left=60)
 
 
+def density(prefix: str, grid: Array, values: Array, spread: Array, single: float) -> Markup:
+    """Smoothed density of eigenvalues on a logarithmic axis, which ends at a tenth of one eigenvalue's height."""
+    floor = single / 10
+
+    def paint(panels: Sequence[Axes]) -> None:
+        axes = panels[0]
+        axes.set_yscale("log")
+        axes.axvline(0, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
+        low, high = (np.maximum(values + sign * spread, floor) for sign in (-1, 1))
+        axes.fill_between(grid, low, high, color=THIRD, alpha=0.3, linewidth=0)
+        axes.plot(grid, np.maximum(values, floor), color=THIRD, linewidth=1.6)
+        axes.axhline(single, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        axes.set_xlim(grid[0], grid[-1])
+        axes.set_ylim(floor, max(float(high.max()), 2 * single) * 1.6)
+        axes.set_xlabel("eigenvalue\u2003– – height of a single one")
+        axes.set_ylabel("density (logarithmic)")
+        ticks(axes, "x", log=False)
+        ticks(axes, "y", log=True)
+
+    return draw(prefix, 250, paint, left=60)
+
+
 def growth(prefix: str, points: Sequence[tuple[float, float, bool]], pair: tuple[float, float] | None) -> Markup:
     """λ against ‖∇f‖₂ at each point, fitted (filled) and held out (open), with the line l0 + l1·‖∇f‖₂."""
     x, y = np.array([p[0] for p in points]), np.array([p[1] for p in points])

@@ -112,6 +112,17 @@ def rate(value: float | None) -> str:
     return (head.rstrip("0").rstrip(".") if "." in head else head) + times + tail
 
 
+def size(count: float | None) -> str:
+    """Bytes as "40 B", "36 kB", "1.2 MB", "15 GB"."""
+    if count is None:
+        return NOT_MEASURED
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            return f"{count:,.0f} {unit}" if unit in ("B", "kB") or count >= 99.95 else f"{count:,.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
 def duration(seconds: float | None) -> str:
     """Time as "0.42 s", "42 s", "2 min 05 s", "1 h 04 min"."""
     if seconds is None:

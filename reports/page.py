@@ -66,8 +66,9 @@ def pages() -> Environment:
 
 
 def prose(text: object) -> Markup:
-    """Escaped text: `backticks` become code, R_L and λmax get subscripts, an interval stays on one line."""
+    """Escaped text: `backticks` become code, R_L and λmax subscripts, P^−½ a power; an interval stays on one line."""
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     html = re.sub(r"\bR_L\b", "R<sub>L</sub>", html)
+    html = re.sub(r"\^(−½)", r"<sup>\1</sup>", html)
     html = re.sub(r"λ(max|min)\b", r"λ<sub>\1</sub>", html)
     return Markup(re.sub(r"\[([−0-9.,]+), ([−0-9.,]+)\]", "[\\1,\u00a0\\2]", html))

@@ -154,6 +154,49 @@ def tuning(prefix: str, rates: Mapping[str, Sequence[Rate]], initial: float | No
     return draw(prefix, 280, paint, left=52)
 
 
+def batch_sizes(prefix: str, found: Sequence[Mapping[str, Any]]) -> Markup:
+    """Final loss of SGD and AdaGrad by batch size, with intervals."""
+    methods = [m for m in ("adagrad", "sgd") if any(m in one["methods"] for one in found)]
+    looks = lines(methods)
+
+    def paint(panels: Sequence[Axes]) -> None:
+        axes, labels, every = panels[0], [], []
+        axes.set_xscale("log")
+        for method in methods:
+            bodies = [(one["batch_size"], one["methods"][method]) for one in found]
+            known = [(size, body) for size, body in bodies if body.get("final_loss") is not None]
+            if not known:
+                continue
+            look = looks[method]
+            finals = [body["final_loss"] for _, body in known]
+            ends = [body.get("final_loss_interval") or (body["final_loss"],) * 2 for _, body in known]
+            below = [final - low for final, (low, _) in zip(finals, ends, strict=True)]
+            above = [high - final for final, (_, high) in zip(finals, ends, strict=True)]
+            axes.errorbar(
+                [size for size, _ in known],
+                finals,
+                yerr=[below, above],
+                color=look.colour,
+                marker=look.marker,
+                markersize=5,
+                linewidth=1.8,
+                linestyle=(0, look.dash) if look.dash else "-",
+                elinewidth=1,
+                capsize=3,
+            )
+            labels.append((finals[-1], method_name(method)))
+            every += [size for size, _ in known]
+        if every:
+            axes.set_xlim(min(every) / 1.3, max(every) * 1.3)
+        axes.set_xlabel("batch size (logarithmic)")
+        axes.set_ylabel("final loss")
+        ticks(axes, "x", log=True)
+        ticks(axes, "y", log=False)
+        end_labels(axes, labels)
+
+    return draw(prefix, 250, paint, right=LABELS, left=52)
+
+
 def _below(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Name each marked point below it, further down where another name or mark is in the way."""
     scale = 72 / axes.get_figure().dpi  # type: ignore[union-attr]

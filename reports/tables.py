@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.curves import Curve, Rate
-from reports.deciles import group_name, occurrences
+from reports.deciles import group_name, is_output, occurrences
 from reports.layers import Layer
-from reports.numbers import bracket, interval, number, percent, rate, rounded
+from reports.numbers import bracket, interval, number, percent, rate, ratio, ratio_interval, rounded, size
 from reports.text import method_name, printable, reason
 
 MOST_ROWS = 60
@@ -150,7 +150,8 @@ def of_deciles(caption: str, groups: Sequence[Mapping[str, Any]], symbol: str, e
         )
         for one in groups
     )
-    head = ("tokens", "seen", "rows", symbol, "share of the sum", f"mean {entry_symbol}", f"{entry_symbol} = 0")
+    counted = "as a label" if any(map(is_output, groups)) else "seen"
+    head = ("tokens", counted, "rows", symbol, "share of the sum", f"mean {entry_symbol}", f"{entry_symbol} = 0")
     return Table(caption, head, rows, stacked=True)
 
 
@@ -218,6 +219,62 @@ def of_methods(caption: str, methods: Mapping[str, Mapping[str, Any]], order: Se
         else ""
     )
     return Table(caption, head, rows, note=note)
+
+
+def of_methods_beside(caption: str, methods: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> Table:
+    """AdaGrad's speed-up over each method, what the method generalizes to, and the memory that it takes."""
+    rows = tuple(
+        (
+            method_name(name),
+            "—" if name == "adagrad" else ratio(body.get("adagrad_speedup")),
+            "—" if name == "adagrad" else ratio_interval(body.get("adagrad_speedup_interval")),
+            rounded(body.get("validation_loss"), body.get("validation_loss_interval")),
+            percent(body.get("validation_accuracy")),
+            size(body.get("state_bytes")),
+        )
+        for name in order
+        for body in (methods[name],)
+    )
+    head = (
+        "method",
+        "AdaGrad's speed-up over it",
+        "95% interval",
+        "validation loss",
+        "validation accuracy",
+        "memory of its state",
+    )
+    return Table(caption, head, rows)
+
+
+def of_batch_sizes(caption: str, found: Sequence[Mapping[str, Any]]) -> Table:
+    """Final losses of SGD and AdaGrad and the speed-up at each batch size of a sweep."""
+    rows = []
+    for one in found:
+        cells = [number(one["batch_size"])]
+        for method in ("sgd", "adagrad"):
+            body = one["methods"].get(method) or {}
+            cells.append(rounded(body.get("final_loss"), body.get("final_loss_interval")))
+        rows.append((*cells, ratio(one.get("speedup")), ratio_interval(one.get("speedup_interval"))))
+    head = ("batch size", "final loss, SGD", "final loss, AdaGrad", "speed-up", "95% interval")
+    return Table(caption, head, tuple(rows))
+
+
+def of_noise_terms(caption: str, terms: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The measured slope of the noise term of each method beside the theory's, and how far larger batches pay."""
+    rows = tuple(
+        (
+            method_name(method),
+            number(body.get("slope"), 3),
+            interval(body.get("slope_interval")),
+            number(body.get("predicted"), 3),
+            "not measured"
+            if body.get("pays_up_to") is None
+            else ("at least " if body.get("pays_at_least") else "") + number(body["pays_up_to"]),
+        )
+        for method, body in terms.items()
+    )
+    head = ("method", "slope in 1/√M", "95% interval", "the bound's, constants dropped", "a larger batch pays up to")
+    return Table(caption, head, rows)
 
 
 def _steps(steps: float) -> str:

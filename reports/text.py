@@ -85,17 +85,22 @@ def best_line(diagnosis: Diagnosis) -> str | None:
     return f"{line}, {percent(margin)} further down than the better of SGD and AdaGrad"
 
 
+def unit(diagnosis: Diagnosis) -> str:
+    """What one sample of the data is called."""
+    return "rows" if diagnosis.settings.get("max_length") is None else "sequences"
+
+
 def limits(diagnosis: Diagnosis) -> str | None:
     """What bounds the answer: samples, length, steps, batch orders and samples for curvature; None where unknown."""
     task, steps = diagnosis.task, diagnosis.training.steps
     length = diagnosis.settings.get("max_length")
     if task.samples is None:
         return None
-    unit = "rows" if length is None else "sequences"
+    what = unit(diagnosis)
     part = task.rows is not None and task.samples < task.rows
     of = "" if task.rows is None else f"of {number(task.rows)} "
-    drawn = f"{number(task.samples)} {of}" if part or not of else f"all {number(task.samples)} "
-    text = f"The answer is that of {drawn}{unit}"
+    taken = f"{number(task.samples)} {of}" if part or not of else f"all {number(task.samples)} "
+    text = f"The answer is that of {taken}{what}"
     text += "" if length is None else f", each of at most {number(length)} tokens"
     if steps is not None:
         text += f"; of runs of {number(steps)} {_plural('step', steps)}"
@@ -105,7 +110,7 @@ def limits(diagnosis: Diagnosis) -> str | None:
         )
     curved = task.curvature_samples
     if curved is not None and curved < task.samples:
-        text += f"; curvature was measured on {number(curved)} of these {unit}"
+        text += f"; curvature was measured on {number(curved)} of these {what}"
     more = [*(["more data"] if part else []), *(["a longer race"] if steps is not None else [])]
     if length is not None:
         more.append("longer sequences")
@@ -136,6 +141,25 @@ def smoothness_side(density: float, rotated: float | None = None) -> str:
     return "curvature is not usably aligned with the coordinates, which favours neither"
 
 
+def drawn(smoothness: Any) -> tuple[int, int] | None:
+    """(samples, rows) where curvature was measured on a draw from more rows; None where it was on all, or unknown."""
+    whole = smoothness.whole_data or {}
+    samples, rows = whole.get("samples"), whole.get("rows")
+    return (samples, rows) if samples is not None and rows is not None and samples < rows else None
+
+
+def of_all_rows(smoothness: Any, unit: str = "rows") -> str:
+    """Whose ‖L‖₁ the bracket is not: the interval for the whole data, or why there is none; empty without a draw."""
+    part = drawn(smoothness)
+    if part is None:
+        return ""
+    found = smoothness.whole_data.get("interval")
+    if found is None:
+        why = (smoothness.whole_data.get("why") or {}).get("interval", "no reason was recorded")
+        return f"of all {number(part[1])} {unit} unknown: {why}"
+    return f"of all {number(part[1])} {unit} 95% interval {interval(found)}"
+
+
 def scaled_sharpness(smoothness: Any) -> float | None:
     """d·λ, from the upper bound and R_L = ‖L‖₁/(d·λ)."""
     if smoothness.l1_upper is None or not smoothness.density:
@@ -154,9 +178,12 @@ def _smoothness(part: Any) -> str | None:
     if part.l1_lower is None or part.l1_upper is None:
         return None
     low, high = bracket(part.l1_lower, part.l1_upper)
-    bounds = f"‖L‖₁ {high}, exact" if part.l1_lower == part.l1_upper else f"‖L‖₁ between {low} and {high}"
+    some = drawn(part)
+    whose = "‖L‖₁" if some is None else f"‖L‖₁ of the {number(some[0])} samples drawn"
+    line = f"{whose} {high}, exact" if part.l1_lower == part.l1_upper else f"{whose} between {low} and {high}"
     whole = scaled_sharpness(part)
-    return bounds if whole is None else f"{bounds}, d·λ {number(whole)}"
+    line += "" if whole is None else f", d·λ {number(whole)}"
+    return line if some is None else f"{line}; {of_all_rows(part)}"
 
 
 def _hessian_diagonal(part: Any) -> str | None:

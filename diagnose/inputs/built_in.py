@@ -8,6 +8,7 @@ import torch
 
 from diagnose.errors import InputError
 from diagnose.inputs.data import objects, targets
+from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.data.tables import SCALED, Array, Rows, Table, Text, checked
 from diagnose.inputs.models import networks
 from diagnose.inputs.models.catalogue import NETWORKS, Network
@@ -16,6 +17,7 @@ from diagnose.inputs.sampling import (
     coordinates,
     draw,
     floating,
+    held_out,
     model_line,
     read,
     refuse_length,
@@ -53,12 +55,16 @@ def _open_table(
     model = networks.build(network, shape, encoded.outputs, settings.seed).to(device, dtype)
     resolved = resolve(settings, network.family, coordinates(model), table.rows)
     index = draw(table.rows, resolved.samples, settings.seed)
+    rest = held_out(table.rows, index, table.tests, settings.seed)
+
+    def samples(rows: Array) -> Samples:
+        return floating(inputs, rows, divisor, dtype).to(device), target_tensor(encoded.values, rows, dtype).to(device)
+
     return Drawn(
         model=model,
-        samples=(
-            floating(inputs, index, divisor, dtype).to(device),
-            target_tensor(encoded.values, index, dtype).to(device),
-        ),
+        samples=samples(index),
+        held_out=samples(rest) if len(rest) else None,
+        tests=table.tests,
         loss=loss,
         rows=table.rows,
         family=network.family,
@@ -108,7 +114,7 @@ def table_for(network: Network, data: Any, settings: Settings) -> Table:
 def inputs_for(network: Network, table: Table) -> tuple[Array, float, tuple[str, ...]]:
     """The inputs in the form that the model takes, their divisor, and how they were read."""
     if network.takes == "rows":
-        return table.inputs.reshape(table.rows, -1), table.divisor, table.notes
+        return table.inputs.reshape(table.total, -1), table.divisor, table.notes
     if table.images is not None:
         return table.images, 1.0, (SCALED,)
     if table.inputs.ndim == 4:

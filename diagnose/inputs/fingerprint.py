@@ -1,4 +1,4 @@
-"""A digest of what is measured: the model's code and weights, and the sample set."""
+"""A digest of what is measured: the model's code and weights, the sample set, and the samples held out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTERNAL = frozenset(vars(nn.Module()))
 """What every module has: parameters, buffers and modules, which are named apart, hooks, the training mode."""
 
 
-def fingerprint(model: nn.Module, samples: Samples) -> str:
+def fingerprint(model: nn.Module, samples: Samples, held_out: Samples | None = None) -> str:
     """sha256 in hexadecimal, over names, formats, shapes and bytes of parameters, buffers and samples, and over what
     says how they are used: class, source and attributes of every module, configurations.
     """
@@ -37,9 +37,10 @@ def fingerprint(model: nn.Module, samples: Samples) -> str:
     digest.update(json.dumps([described, written, sources], sort_keys=True).encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         _add(digest, name, tensor)
-    named = samples if isinstance(samples, dict) else {"inputs": samples[0], "targets": samples[1]}
-    for name in sorted(named):
-        _add(digest, name, named[name])
+    for part in (samples, held_out or {}):
+        named = part if isinstance(part, dict) else {"inputs": part[0], "targets": part[1]}
+        for name in sorted(named):
+            _add(digest, name, named[name])
     return digest.hexdigest()
 
 

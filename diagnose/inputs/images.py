@@ -42,7 +42,7 @@ def standardised(table: Table, loaded: Loaded) -> tuple[Tensor, tuple[str, ...]]
     if size[0] is not None and pixels.shape[2:] != size:
         resized = f"resize them to {size[0]}×{size[1]} first"
         raise InputError(f"{found}, but {loaded.name} takes {size[0]}×{size[1]} pixels", table.name, resized)
-    tensor = floating(pixels, np.arange(table.rows), divisor, torch.float32)
+    tensor = floating(pixels, np.arange(table.total), divisor, torch.float32)
     low, high = float(tensor.min()), float(tensor.max())
     within = low >= 0 and high <= 1
     notes = table.notes if table.images is None else (SCALED,)

@@ -18,6 +18,7 @@ from diagnose.inputs.models.catalogue import NETWORKS
 from diagnose.inputs.models.find import open_model
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.weights import short
+from diagnose.inputs.sampling import Drawn
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
 from estimators.examine import refuse_unmade
 from estimators.results import Finding
@@ -30,9 +31,9 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Opened:
     """A task, ready for the estimators.
 
-    ``samples`` is the sample set, a seeded draw in file order; ``rows`` counts the whole data set (rows, for
-    text blocks); ``understood`` says in words how model and data were read. A module of the user's is the
-    object itself unless a number format or a device was asked for.
+    ``samples`` is the sample set, a seeded draw in file order, ``held_out`` are others for validation; ``rows`` counts
+    the whole data set (rows, for text blocks); ``understood`` says in words how model and data were read. A module of
+    the user's is the object itself unless a number format or a device was asked for.
     """
 
     model_name: str
@@ -45,6 +46,7 @@ class Opened:
     understood: tuple[str, ...]
     fingerprint: str
     findings: tuple[Finding, ...] = ()
+    held_out: Samples | None = None
 
 
 def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolved]:
@@ -82,7 +84,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
             "give a torch.nn.Module or one of " + ", ".join(NETWORKS),
         )
     used, home = modules.home(drawn.model)
-    for tensor in drawn.samples.values() if isinstance(drawn.samples, dict) else drawn.samples:
+    for tensor in (*_tensors(drawn.samples), *_tensors(drawn.held_out or {})):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"a value too large for {short(used)}", task_name(data), "use `--dtype float64`")
     name = drawn.loss if isinstance(drawn.loss, str) else getattr(drawn.loss, "__name__", "function")
@@ -95,11 +97,21 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
         loss=drawn.loss,
         rows=drawn.rows,
         family=drawn.family,
-        understood=(*drawn.lines, _sample_line(resolved, drawn.rows, drawn.family), *([ROTATED] * resolved.rotate)),
-        fingerprint=fingerprint(drawn.model, drawn.samples),
+        understood=(
+            *drawn.lines,
+            _sample_line(resolved, drawn.rows, drawn.family),
+            *_held_out_line(drawn),
+            *([ROTATED] * resolved.rotate),
+        ),
+        fingerprint=fingerprint(drawn.model, drawn.samples, drawn.held_out),
         findings=drawn.findings,
+        held_out=drawn.held_out,
     )
     return opened, resolved
+
+
+def _tensors(samples: Samples) -> tuple[torch.Tensor, ...]:
+    return tuple(samples.values()) if isinstance(samples, dict) else samples
 
 
 def _device(name: str) -> torch.device:
@@ -121,3 +133,14 @@ def _sample_line(resolved: Resolved, rows: int, family: Family) -> str:
     if resolved.samples == rows:
         return f"sample set: all {rows:,} {unit}"
     return f"sample set: {resolved.samples:,} of {rows:,} {unit}, drawn with seed {resolved.seed}"
+
+
+def _held_out_line(drawn: Drawn) -> tuple[str, ...]:
+    """What is held out, in words; nothing where no sample is."""
+    if drawn.held_out is None:
+        return ()
+    unit = "sequences" if drawn.family == "language" else "rows"
+    count = _tensors(drawn.held_out)[0].shape[0]
+    outside = drawn.rows - drawn.resolved.samples
+    of = f"{drawn.tests:,} {unit} of the test part" if drawn.tests else f"{outside:,} {unit} outside the sample set"
+    return (f"held out for validation: {count:,} of the {of}",)

@@ -15,7 +15,7 @@ from diagnose.inputs import images
 from diagnose.inputs.built_in import inputs_for, instead, loss_of, table_for
 from diagnose.inputs.data import targets
 from diagnose.inputs.data.objects import Samples
-from diagnose.inputs.data.tables import SCALED, Rows, Table, Text
+from diagnose.inputs.data.tables import SCALED, Array, Rows, Table, Text
 from diagnose.inputs.models import modules, networks
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.sampling import (
@@ -23,6 +23,7 @@ from diagnose.inputs.sampling import (
     coordinates,
     draw,
     floating,
+    held_out,
     model_line,
     read,
     refuse_length,
@@ -50,7 +51,10 @@ COUNTED: dict[Kind | None, str] = {
 
 @dataclass(frozen=True)
 class _Whole:
-    """All samples, before the draw; ``counted``, ``length`` and ``costly`` are those of text."""
+    """All samples, before the draw, the last ``tests`` of them those of the test part.
+
+    ``counted``, ``length`` and ``costly`` are those of text.
+    """
 
     samples: Samples
     line: str
@@ -58,6 +62,7 @@ class _Whole:
     length: int | None = None
     costly: bool = False
     findings: tuple[Finding, ...] = ()
+    tests: int = 0
 
 
 def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
@@ -71,21 +76,28 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     dtype, home = modules.home(model)
     whole = _samples_for(loaded, data, settings, loss)
     cast = modules.cast(whole.samples, loss, dtype, home)
-    rows = int((cast["labels"] if isinstance(cast, dict) else cast[1]).shape[0])
+    rows = int((cast["labels"] if isinstance(cast, dict) else cast[1]).shape[0]) - whole.tests
     kind = modules.family(model, cast)
     resolved = resolve(settings, kind, coordinates(model), rows, whole.costly)
     resolved = replace(resolved, max_length=whole.length)
-    index = torch.from_numpy(draw(rows, resolved.samples, settings.seed)).to(home)
-    samples: Samples
-    if isinstance(cast, dict):
-        samples = _without_padding({key: tensor[index] for key, tensor in cast.items()})
-        _refuse_tokens(samples, loaded)
-    else:
-        samples = cast[0][index], cast[1][index]
+    index = draw(rows, resolved.samples, settings.seed)
+    rest = held_out(rows, index, whole.tests, settings.seed)
+    samples = _taken(cast, index, loaded)
     called = loss if isinstance(loss, str) else printable(getattr(loss, "__name__", "of yours"))
     counted = whole.counted or COUNTED.get(head(model), "")
     lines = (model_line(loaded.name, model, loaded.form), whole.line, f"loss {called}" + counted * (loss == DEFAULT))
-    return Drawn(model, samples, loss, rows, kind, resolved, lines, whole.findings)
+    others = _taken(cast, rest, loaded) if len(rest) else None
+    return Drawn(model, samples, loss, rows, kind, resolved, lines, whole.findings, others, whole.tests)
+
+
+def _taken(cast: Samples, index: Array, loaded: Loaded) -> Samples:
+    """Some of the samples, as the module takes them; InputError for tokens that it doesn't know."""
+    chosen = torch.from_numpy(index).to(modules.home(loaded.module)[1])
+    if not isinstance(cast, dict):
+        return cast[0][chosen], cast[1][chosen]
+    samples = _without_padding({key: tensor[chosen] for key, tensor in cast.items()})
+    _refuse_tokens(samples, loaded)
+    return samples
 
 
 def _samples_for(loaded: Loaded, data: Any, settings: Settings, loss: Loss) -> _Whole:
@@ -123,14 +135,15 @@ def _from_table(loaded: Loaded, table: Table, name: str, loss: Loss) -> _Whole:
     known = modules.classes(loaded.module, inputs[:1]) if loss == DEFAULT else None
     other = "use `--loss squared`" if network is None else instead(network)
     encoded = targets.encode(table, loss if isinstance(loss, str) else None, loaded.name, other, known)
-    labels = target_tensor(encoded.values, np.arange(table.rows), torch.float64)
+    labels = target_tensor(encoded.values, np.arange(table.total), torch.float64)
     line = table_line(name, table.rows, tuple(inputs.shape[1:]), encoded.note, notes)
-    return _Whole({"pixel_values": inputs, "labels": labels} if kind == "image" else (inputs, labels), line)
+    samples: Samples = {"pixel_values": inputs, "labels": labels} if kind == "image" else (inputs, labels)
+    return _Whole(samples, line, tests=table.tests)
 
 
 def _inputs(loaded: Loaded, table: Table) -> tuple[Tensor, tuple[str, ...]]:
     """The inputs as the module takes them, in float64 but for images, and how they were read."""
-    everything = np.arange(table.rows)
+    everything = np.arange(table.total)
     if loaded.network is not None:
         inputs, divisor, notes = inputs_for(loaded.network, table)
         if loaded.network.name == "resnet20":

@@ -30,6 +30,8 @@ class Drawn:
     resolved: Resolved
     lines: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
+    held_out: Samples | None = None
+    tests: int = 0
 
 
 def read(data: Any, settings: Settings) -> Table | Text | Rows | Samples:
@@ -48,6 +50,15 @@ def draw(rows: int, count: int, seed: int) -> Array:
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:count]
     index: Array = order.sort().values.numpy()
     return index
+
+
+def held_out(rows: int, index: Array, tests: int, seed: int) -> Array:
+    """Indices of samples that no run is trained on, at most as many as were drawn for training.
+
+    Those of the test part, numbered from ``rows`` on, where the data has one; else of the rows outside ``index``.
+    """
+    rest = np.arange(rows, rows + tests) if tests else np.setdiff1d(np.arange(rows), index)
+    return rest[draw(len(rest), len(index), seed)]
 
 
 def floating(inputs: Array, index: Array, divisor: float, dtype: torch.dtype) -> Tensor:

@@ -1,6 +1,6 @@
 """The tuned race: every method on the same task, from the same start, with the same batches.
 
-``race`` trains and ``replay`` walks one run again (torch); ``speedup`` and ``findings`` read the finished runs (numpy
+``race`` trains and ``replay`` walks one run again (torch); ``summary`` and ``findings`` read the finished runs (numpy
 and scipy). Importing this package loads no torch.
 """
 

@@ -29,10 +29,9 @@ class Contender(NamedTuple):
     learning_rate: float
     seed: int
 
-    @property
-    def key(self) -> str:
+    def key(self, batch_size: int) -> str:
         """The name under which a store keeps its leg."""
-        return f"{self.method} {self.learning_rate!r} {self.seed}"
+        return f"{self.method} {self.learning_rate!r} {self.seed} {batch_size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +80,13 @@ class Leg:
 
     A loss that is not finite is None. A diverged run ends at the evaluation where that showed. ``d_inf`` and
     ``d_2`` are the largest distances from the start over every step, in the max and the Euclidean norm; None where
-    not finite.
+    not finite. ``validation_loss`` and ``validation_accuracy`` are those of the last iterate on held-out samples.
     """
 
     method: str
     learning_rate: float
     seed: int
+    batch_size: int
     steps: tuple[int, ...]
     losses: tuple[float | None, ...]
     gradient_l1: tuple[float | None, ...]
@@ -94,11 +94,13 @@ class Leg:
     diverged: bool
     d_inf: float | None
     d_2: float | None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
 
     @property
     def key(self) -> str:
         """The name under which a store keeps the leg."""
-        return Contender(self.method, self.learning_rate, self.seed).key
+        return Contender(self.method, self.learning_rate, self.seed).key(self.batch_size)
 
     @property
     def final(self) -> float:

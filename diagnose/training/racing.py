@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from diagnose.training.legs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
-from diagnose.training.running import GRADIENT_LIMIT, Seen, look, run_alone
+from diagnose.training.running import GRADIENT_LIMIT, Course, look, run_alone
 from diagnose.training.stacking import run_stack, stack_size
 from diagnose.training.steppers import state_bytes
 from diagnose.training.tuning import Tuning, expected_runs, tune
@@ -18,7 +18,13 @@ from estimators.results import Progress
 STAGE = "training"
 
 
-def race(problem: Problem, settings: RaceSettings, legs: LegStore, progress: Progress | None = None) -> Race:
+def race(
+    problem: Problem,
+    settings: RaceSettings,
+    legs: LegStore,
+    progress: Progress | None = None,
+    held_out: Problem | None = None,
+) -> Race:
     """Train every method from the problem's point and tune it.
 
     All methods are tuned side by side: what each wants next is trained together, in stacks where ``settings.stacked``
@@ -26,8 +32,9 @@ def race(problem: Problem, settings: RaceSettings, legs: LegStore, progress: Pro
     there when it is found. Runs of a stack are taken only all together, so that an interrupted race goes on to the
     same bits. Where a batch is the whole sample set seeds change nothing: one is run and stands for all.
 
-    Cost: steps * batch_size / n passes for each run, and one for each evaluation (a third above GRADIENT_LIMIT
-    parameters). ``progress`` counts passes; its total grows when a grid does.
+    Cost: steps * batch_size / n passes for each run, one for each evaluation (a third above GRADIENT_LIMIT
+    parameters), and a forward pass over the ``held_out`` samples at its end. ``progress`` counts passes over the
+    sample set; its total grows when a grid does.
 
     Raises:
         InputError: the loss at the starting point is not finite; an optimizer of the user's cannot be used.
@@ -38,7 +45,7 @@ def race(problem: Problem, settings: RaceSettings, legs: LegStore, progress: Pro
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
         )
     memory = {method: state_bytes(method, settings.own, problem.parameters) for method in settings.optimizers}
-    runner = _Runner(problem, settings, legs, start, progress)
+    runner = _Runner(Course(problem, settings, start, held_out), legs, progress)
     tuned = runner.settings
     finished: dict[str, list[Leg]] = {}
     tunings: dict[str, Tuning] = {method: tune(method, tuned) for method in settings.optimizers}
@@ -60,26 +67,39 @@ def race(problem: Problem, settings: RaceSettings, legs: LegStore, progress: Pro
     return Race(settings, tuple(every), memory)
 
 
+def expected_passes(problem: Problem, settings: RaceSettings) -> float:
+    """Passes of a race whose best rates lie inside their first grids."""
+    return len(settings.optimizers) * expected_runs(_tuned(problem, settings)) * _passes(problem, settings)
+
+
+def _tuned(problem: Problem, settings: RaceSettings) -> RaceSettings:
+    """With full batches all seeds are the same run."""
+    return replace(settings, seeds=1) if settings.batch_size >= problem.n else settings
+
+
+def _passes(problem: Problem, settings: RaceSettings) -> float:
+    """Passes of one run."""
+    evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
+    evaluation = 1.0 if problem.d <= GRADIENT_LIMIT else 1 / 3
+    return settings.steps * min(settings.batch_size / problem.n, 1.0) + evaluations * evaluation
+
+
 class _Runner:
     """Trains the runs that tuning asks for, keeps each finished leg and tells the progress."""
 
-    def __init__(
-        self, problem: Problem, settings: RaceSettings, legs: LegStore, start: Seen, progress: Progress | None
-    ) -> None:
-        self.problem, self.legs, self.start, self.progress = problem, legs, start, progress
-        self.settings = replace(settings, seeds=1) if settings.batch_size >= problem.n else settings
-        evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
-        evaluation = 1.0 if problem.d <= GRADIENT_LIMIT else 1 / 3
-        self.passes = settings.steps * min(settings.batch_size / problem.n, 1.0) + evaluations * evaluation
-        self.expected = dict.fromkeys(settings.optimizers, expected_runs(self.settings))
-        self.done = dict.fromkeys(settings.optimizers, 0)
+    def __init__(self, course: Course, legs: LegStore, progress: Progress | None) -> None:
+        self.course, self.legs, self.progress = course, legs, progress
+        self.settings = _tuned(course.problem, course.settings)
+        self.passes = _passes(course.problem, course.settings)
+        self.expected = dict.fromkeys(self.settings.optimizers, expected_runs(self.settings))
+        self.done = dict.fromkeys(self.settings.optimizers, 0)
 
     def train(self, runs: Sequence[Contender]) -> list[Leg]:
         """The legs of the runs, in their order."""
         for method in self.done:
             asked = sum(run.method == method for run in runs)
             self.expected[method] = max(self.expected[method], self.done[method] + asked)
-        width = stack_size(self.problem, self.settings) if self.settings.stacked else 1
+        width = stack_size(self.course.problem, self.settings) if self.settings.stacked else 1
         together = [run for run in runs if run.method not in self.settings.own]
         groups = [together[first : first + width] for first in range(0, len(together), width)]
         groups += [[run] for run in runs if run.method in self.settings.own]
@@ -98,7 +118,7 @@ class _Runner:
 
     def _group(self, group: Sequence[Contender]) -> list[Leg]:
         """Runs that are trained together: all of them from the store, or all anew."""
-        kept = [self.legs.get(run.key) for run in group]
+        kept = [self.legs.get(run.key(self.settings.batch_size)) for run in group]
         legs = [leg for leg in kept if leg is not None]
         if len(legs) == len(group):
             return legs
@@ -107,9 +127,9 @@ class _Runner:
             self._tell(share * len(group))
 
         if self.settings.stacked and group[0].method not in self.settings.own:
-            legs = run_stack(self.problem, self.settings, group, self.start, tick)
+            legs = run_stack(self.course, group, tick)
         else:
-            legs = [run_alone(self.problem, self.settings, run, self.start, tick) for run in group]
+            legs = [run_alone(self.course, run, tick) for run in group]
         for leg in legs:
             self.legs.put(leg)
         return legs

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diagnose.training.batches import batches
 from diagnose.training.legs import Contender, Leg, RaceSettings, evaluation_steps
-from diagnose.training.steppers import stepper
+from diagnose.training.steppers import state_of, stepper
+from diagnose.training.update_rules import State
+from diagnose.training.validation import Score, score
 from estimators.problem import Parameters, Problem
 
 DIVERGED = 1e6
@@ -30,26 +34,41 @@ Tick = Callable[[float], None]
 """Told the share of its steps, in 0..1, that a run or a stack has done."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """What all runs of a race share: ``start`` is what :func:`look` sees at the starting point."""
+
+    problem: Problem
+    settings: RaceSettings
+    start: Seen
+    held_out: Problem | None = None
+
+
 class Trace:
     """What one run shows on its way; becomes a leg."""
 
-    def __init__(self, run: Contender, start: Seen) -> None:
-        self.run = run
-        self.limit = start[0] + DIVERGED * abs(start[0]) if start[0] else math.inf
+    def __init__(self, course: Course, run: Contender) -> None:
+        self.course, self.run = course, run
+        first = course.start[0]
+        self.limit = first + DIVERGED * abs(first) if first else math.inf
         self.steps: list[int] = []
         self.seen: list[Seen] = []
         self.diverged = False
-        self.see(0, start)
+        self.see(0, course.start)
 
     def see(self, step: int, seen: Seen) -> None:
         self.steps.append(step)
         self.seen.append(seen)
         self.diverged = not seen[0] <= self.limit or math.isinf(seen[0])
 
-    def leg(self, d_inf: float, d_2: float) -> Leg:
+    def leg(self, w: Parameters, d_inf: float, d_2: float) -> Leg:
+        """What is left of the run, which ended at w."""
+        held_out = self.course.held_out
+        found = Score(None, None) if self.diverged or held_out is None else score(held_out, w)
         losses, l1, l2 = (tuple(_finite(value) for value in column) for column in zip(*self.seen, strict=True))
         return Leg(
             **self.run._asdict(),
+            batch_size=self.course.settings.batch_size,
             steps=tuple(self.steps),
             losses=losses,
             gradient_l1=l1,
@@ -57,6 +76,8 @@ class Trace:
             diverged=self.diverged,
             d_inf=_finite(d_inf),
             d_2=_finite(d_2),
+            validation_loss=_finite(found.loss),
+            validation_accuracy=found.accuracy,
         )
 
 
@@ -69,14 +90,16 @@ def look(problem: Problem, w: Parameters) -> Seen:
     return loss, flat.abs().sum().item(), flat.norm().item()
 
 
-def walk(problem: Problem, settings: RaceSettings, run: Contender) -> Iterator[Parameters]:
-    """w_0, w_1, ..., w_steps of one run. Step through it inside ``problem.measuring()``.
+def walk(problem: Problem, settings: RaceSettings, run: Contender) -> Iterator[tuple[Parameters, State]]:
+    """w_0, w_1, ..., w_steps of one run, each with the rule's state there (none for an optimizer of the user's).
+
+    Step through it inside ``problem.measuring()``.
 
     Cost: batch_size / n passes for each step.
     """
     w: Parameters = {name: part.clone() for name, part in problem.parameters.items()}
     step = stepper(run.method, settings.own, w)
-    yield w
+    yield w, state_of(step)
     batches = None if settings.batch_size >= problem.n else stream(problem, settings, run.seed)
     ends = box_ends(problem, settings)
     for number in range(1, settings.steps + 1):
@@ -84,7 +107,7 @@ def walk(problem: Problem, settings: RaceSettings, run: Contender) -> Iterator[P
         w = step(w, g, run.learning_rate * settings.factor(number))
         if ends is not None:
             w = {name: part.clamp(*ends[name]) for name, part in w.items()}
-        yield w
+        yield w, state_of(step)
 
 
 def box_ends(problem: Problem, settings: RaceSettings) -> Ends | None:
@@ -94,14 +117,15 @@ def box_ends(problem: Problem, settings: RaceSettings) -> Ends | None:
     return {name: (part - settings.box, part + settings.box) for name, part in problem.parameters.items()}
 
 
-def run_alone(problem: Problem, settings: RaceSettings, run: Contender, start: Seen, tick: Tick) -> Leg:
-    """One run of any model; ``start`` is what :func:`look` sees at the starting point."""
-    trace = Trace(run, start)
+def run_alone(course: Course, run: Contender, tick: Tick) -> Leg:
+    """One run of any model."""
+    problem, settings = course.problem, course.settings
+    trace, w = Trace(course, run), problem.parameters
     when = set(evaluation_steps(settings.steps, settings.evaluations))
     origin = problem.flatten(problem.parameters)
     d_inf, d_2 = torch.zeros_like(origin[0]), torch.zeros_like(origin[0])
     with problem.measuring(), threads(problem, settings):
-        for step, w in enumerate(walk(problem, settings, run)):
+        for step, (w, _) in enumerate(walk(problem, settings, run)):
             if not step:
                 continue
             away = problem.flatten(w) - origin
@@ -111,7 +135,7 @@ def run_alone(problem: Problem, settings: RaceSettings, run: Contender, start: S
                 tick(step / settings.steps)
                 if trace.diverged:
                     break
-    return trace.leg(d_inf.item(), d_2.item())
+    return trace.leg(w, d_inf.item(), d_2.item())
 
 
 @contextlib.contextmanager
@@ -131,21 +155,27 @@ def threads(problem: Problem, settings: RaceSettings) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def replay(
-    problem: Problem, run: Contender, settings: RaceSettings, steps: Sequence[int]
-) -> list[tuple[int, Parameters]]:
-    """The parameters along one run of the race at the given steps, ascending.
+class Visited(NamedTuple):
+    """A point of a run: the step that led there, w, and the rule's state (for adagrad v)."""
+
+    step: int
+    parameters: Parameters
+    state: State
+
+
+def replay(problem: Problem, run: Contender, settings: RaceSettings, steps: Sequence[int]) -> list[Visited]:
+    """The points along one run of the race after the given steps, ascending.
 
     A run of a stack comes out equal but for rounding. Cost: batch_size / n passes for each step up to the last.
     """
     wanted = set(steps)
     if not wanted <= set(range(settings.steps + 1)):
         raise ValueError(f"steps {sorted(wanted)} outside 0..{settings.steps}")
-    kept: list[tuple[int, Parameters]] = []
+    kept: list[Visited] = []
     with problem.measuring(), threads(problem, settings):
-        for step, w in enumerate(walk(problem, settings, run)):
+        for step, (w, state) in enumerate(walk(problem, settings, run)):
             if step in wanted:
-                kept.append((step, {name: part.clone() for name, part in w.items()}))
+                kept.append(Visited(step, w, state))
             if len(kept) == len(wanted):
                 break
     return kept

@@ -20,6 +20,7 @@ from torch.func import grad, grad_and_value, vmap
 from diagnose.training.legs import Contender, Leg, RaceSettings, evaluation_steps
 from diagnose.training.running import (
     GRADIENT_LIMIT,
+    Course,
     Ends,
     Seen,
     Tick,
@@ -51,13 +52,12 @@ def stack_size(problem: Problem, settings: RaceSettings) -> int:
     return max(1, STACK_NUMBERS // (batch_numbers(problem, settings) + 8 * problem.d))
 
 
-def run_stack(
-    problem: Problem, settings: RaceSettings, runs: Sequence[Contender], start: Seen, tick: Tick
-) -> list[Leg]:
+def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg]:
     """Runs of any methods trained at once; one leg for each, in their order.
 
     A run that diverged leaves the stack at the evaluation where that shows.
     """
+    problem, settings = course.problem, course.settings
 
     def loss(w: Parameters, samples: Samples) -> Tensor:
         return problem.losses(w, samples).mean()
@@ -67,7 +67,7 @@ def run_stack(
     gradients = vmap(grad(loss), in_dims=(0, None if whole else 0))
     streams = {} if whole else {seed: stream(problem, settings, seed) for seed in sorted({run.seed for run in runs})}
     when = set(evaluation_steps(settings.steps, settings.evaluations))
-    traces = [Trace(run, start) for run in runs]
+    traces = [Trace(course, run) for run in runs]
     legs: dict[int, Leg] = {}
 
     # Runs of a method stand side by side, so that each rule works on a slice.
@@ -97,7 +97,8 @@ def run_stack(
             tick(step / settings.steps)
             for row, run in enumerate(alive):
                 if traces[run].diverged or step == settings.steps:
-                    legs[run] = traces[run].leg(d_inf[row].item(), d_2[row].item())
+                    last = {name: part[row] for name, part in w.items()}
+                    legs[run] = traces[run].leg(last, d_inf[row].item(), d_2[row].item())
             stay = [row for row, run in enumerate(alive) if not traces[run].diverged]
             if len(stay) < len(alive):
                 if not stay:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ Factory = Callable[..., torch.optim.Optimizer]
 
 def stepper(method: str, own: Mapping[str, Factory], w: Tensors) -> Step:
     """The method from its start at w."""
-    return _of_torch(own[method], method, w) if method in own else _of_rule(RULES[method], w)
+    return _of_torch(own[method], method, w) if method in own else RuleStep(RULES[method], RULES[method].init(w))
 
 
 def state_bytes(method: str, own: Mapping[str, Factory], w: Tensors) -> int:
@@ -32,15 +33,21 @@ def state_bytes(method: str, own: Mapping[str, Factory], w: Tensors) -> int:
     return sum(value.nbytes for value in held)
 
 
-def _of_rule(rule: UpdateRule, w: Tensors) -> Step:
-    state: State = rule.init(w)
+@dataclass
+class RuleStep:
+    """Steps of a pure rule, with the state that the last one left."""
 
-    def step(w: Tensors, g: Tensors, rate: float) -> Tensors:
-        nonlocal state
-        change, state = rule.update(g, state, rate)
+    rule: UpdateRule
+    state: State
+
+    def __call__(self, w: Tensors, g: Tensors, rate: float) -> Tensors:
+        change, self.state = self.rule.update(g, self.state, rate)
         return {name: part + change[name] for name, part in w.items()}
 
-    return step
+
+def state_of(step: Step) -> State:
+    """The state of a pure rule; none for an optimizer of the user's."""
+    return step.state if isinstance(step, RuleStep) else {}
 
 
 def _of_torch(factory: Factory, method: str, w: Tensors) -> Step:

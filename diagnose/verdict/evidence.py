@@ -6,6 +6,7 @@ from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Answer, Bounds, Evide
 from diagnose.verdict.theory import noise_side, path_side, smoothness_side
 from estimators.results import GeneralizedSmoothness, Interval, Noise, Smoothness
 from reports.numbers import number, percent
+from reports.text import drawn
 from reports.text import noise_side as noise_words
 from reports.text import smoothness_side as smoothness_words
 
@@ -50,14 +51,17 @@ def _smoothness(part: Smoothness) -> Evidence:
     neutral = f"{SMOOTHNESS_SIDES[1]:g}; strong below {SMOOTHNESS_SIDES[0]:g}"
     if part.density_rotated is not None:
         neutral = f"{number(part.density_rotated, 2)}, its value after a random rotation; {neutral}"
+    says = part.why.get("density", "not measured")
+    if part.density is not None:
+        says = smoothness_words(part.density, part.density_rotated)
+        some = drawn(part)
+        says += "" if some is None else f"; this is R_L of {number(some[0])} of the {number(some[1])} rows of the data"
     return Evidence(
         quantity="curvature density R_L",
         value=part.density,
         interval=interval,
         neutral=neutral,
-        says=part.why.get("density", "not measured")
-        if part.density is None
-        else smoothness_words(part.density, part.density_rotated),
+        says=says,
         side=smoothness_side(part.density, part.density_rotated),
     )
 

@@ -11,6 +11,8 @@ from scipy import stats
 
 from diagnose.schema import Answer, Bounds, Prediction, Training, Verdict
 from diagnose.verdict import theory as theories
+from diagnose.verdict.advice import advice
+from diagnose.verdict.disagreement import likely_reasons
 from diagnose.verdict.evidence import evidence
 from diagnose.verdict.theory import Side, Theory
 from estimators.results import Finding, GeneralizedSmoothness, Interval, Noise, Smoothness
@@ -30,6 +32,7 @@ def decide(
     ratios: Bounds,
     training: Training,
     prediction: Prediction,
+    batch_size: int | None = None,
 ) -> tuple[Verdict, tuple[Finding, ...]]:
     """The verdict, and what is to be said about it (readings-disagree).
 
@@ -56,7 +59,10 @@ def decide(
         best_method=best,
         best_margin=margin,
         theory=theory.sentence,
-        reasons=_reasons(answer, training, prediction, theory, best, margin),
+        advice=advice(answer, training, noise, best, margin, batch_size),
+        reasons=_reasons(
+            answer, training, prediction, theory, best, margin, likely_reasons(theory, noise, smoothness, ratios)
+        ),
         evidence=[
             asdict(row) for row in evidence(noise, smoothness, generalized, ratios, prediction, training, answer)
         ],
@@ -139,12 +145,13 @@ def _reasons(
     theory: Theory,
     best: str | None,
     margin: float | None,
+    likely: Sequence[str],
 ) -> list[str]:
     reasons = [_race_reason(answer, training)]
     if training.speedup is None and prediction.speedup is None:
         reasons.append(f"There is no prediction either: {prediction.why.get('speedup', 'none was made')}.")
     reasons.append(theory.sentence)
-    if (contrast := _contrast(answer, theory.side)) is not None:
+    if (contrast := _contrast(answer, theory.side, likely)) is not None:
         reasons.append(contrast)
     if best is not None and best not in ("sgd", "adagrad") and margin is not None:
         reasons.append(
@@ -182,15 +189,16 @@ def _race_reason(answer: Answer, training: Training) -> str:
     return f"{said}: clear of 1 but by less than a factor of {CLEAR}."
 
 
-def _contrast(answer: Answer, side: Side) -> str | None:
-    """Where theory and race disagree; None where they agree or one of them says nothing."""
+def _contrast(answer: Answer, side: Side, likely: Sequence[str]) -> str | None:
+    """Where theory and race disagree, and why that may be; None where they agree or one of them says nothing."""
     if answer == "undecided" or side in ("undecided", "unknown"):
         return None
     raced: Side = "neither" if answer == "no-difference" else answer
     if raced == side:
         return "Theory and race agree."
     won = {"adagrad": "AdaGrad won", "sgd": "SGD won", "neither": "neither won"}[raced]
+    because = f" Likely because {'; '.join(likely)}." if likely else " The bounds leave out constants."
     return (
         f"Theory and race disagree: the bounds favour {theories.NAMES[side]}, and {won} the race. "
-        "The answer follows the race; the bounds leave out constants."
+        f"The answer follows the race.{because}"
     )

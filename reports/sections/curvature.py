@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from diagnose.schema import Diagnosis
 from reports import figures
 from reports.aggregates import PER_DECADE, bins, decades, picture_width, signs
-from reports.numbers import number, percent
+from reports.numbers import measured, number, percent
 from reports.sections.parts import Figure, Section, cost
-from reports.tables import Table, by_tensor, quantity
+from reports.tables import Quantity, Table, by_tensor, quantity
 from reports.text import stage_line
 
 
@@ -24,7 +26,12 @@ def curvature(diagnosis: Diagnosis) -> Section:
             "too large, so Σ|hⱼ| is given with an interval that allows for it. The figure shows the estimates, with "
             "each tensor's noise scaled down; bounds, trace and Σ|hⱼ| rest on the unscaled ones."
         )
-    pictures = (*_diagonal_figure(vectors), *_ritz_figure(ends.eigenvalues or ()))
+    density = ends.eigenvalue_density
+    pictures = (
+        *_diagonal_figure(vectors),
+        *_ritz_figure(ends.eigenvalues or ()),
+        *_density_figure(density or {}, diagnosis.task.parameters),
+    )
     tensors = by_tensor(
         "Hessian diagonal by tensor",
         part.tensors,
@@ -60,6 +67,7 @@ def curvature(diagnosis: Diagnosis) -> Section:
             quantity(ends, "smallest_lower", "λmin ≥", "bound from the random start of the iteration"),
             quantity(ends, "confidence", "1 − δ", "probability with which both bounds hold", show=percent),
             quantity(ends, "steps", "steps", "of the Lanczos iteration"),
+            *_moments(ends),
             quantity(part, "samples", "n", "samples that the diagonal was measured on"),
         ),
         tables=tuple(t for t in (tensors, _rules(ends.directional), _kinks(ends.kinks)) if t),
@@ -103,6 +111,56 @@ def _ritz_figure(eigenvalues: Sequence[float]) -> tuple[Figure, ...]:
     rows = tuple((number(rank), number(value)) for rank, value in ranked)
     data = Table("Ritz values, as drawn", ("rank", "value"), rows, note=note)
     return (Figure("ritz", figures.ritz("ritz", values), caption, data),)
+
+
+def _moments(ends: Any) -> tuple[Quantity, ...]:
+    """Means of the eigenvalues and of their squares, by the starts of the density; or why it is not there."""
+    density = ends.eigenvalue_density
+    if not density:
+        return (quantity(ends, "eigenvalue_density", "density", "of all eigenvalues"),)
+    source = "" if density.get("starts") is None else f", from {number(density['starts'])} Lanczos starts"
+    return tuple(
+        Quantity(symbol, *_split(measured(density.get(key), density.get(f"{key}_interval"))), meaning)
+        for key, symbol, meaning in (
+            ("mean", "tr H/d", f"mean of the eigenvalues{source}"),
+            ("mean_square", "tr H²/d", f"mean of their squares{source}"),
+        )
+    )
+
+
+def _split(text: str) -> tuple[str, str]:
+    head, _, tail = text.partition(", ")
+    return head, tail
+
+
+def _density_figure(density: Mapping[str, Any], d: int | None) -> tuple[Figure, ...]:
+    """The density with its spread; nothing where it was not measured."""
+    if not density.get("grid") or not density.get("density") or not density.get("width") or not d:
+        return ()
+    grid, values = np.asarray(density["grid"], dtype=float), np.asarray(density["density"], dtype=float)
+    spread = np.asarray(density.get("spread") or np.zeros(len(grid)), dtype=float)
+    width, starts = float(density["width"]), density.get("starts")
+    size = float(np.abs(grid[[0, -1]]).max()) - 4 * width
+    inside = np.abs(grid) <= size / 20
+    share = float((values * inside).sum() / values.sum())
+    caption = (
+        f"{percent(share)} of the eigenvalues lie within a twentieth of the largest size around 0, "
+        f"smoothed with a kernel of width {number(width, 2)}"
+    )
+    caption += (
+        ": all eigenvalues of the formed H."
+        if starts is None
+        else f"; the band is the standard error over {number(starts)} random starts, about as large as the height "
+        "of a single eigenvalue that stands apart."
+    )
+    rows = tuple(
+        (number(float(x), 3), number(float(y), 3), number(float(s), 2))
+        for x, y, s in zip(grid[::5], values[::5], spread[::5], strict=True)
+    )
+    head = ("eigenvalue", "density", "standard error")
+    data = Table("Density of the eigenvalues, as drawn", head, rows, note="Every fifth point of the line.")
+    single = 1 / (d * width * (2 * np.pi) ** 0.5)
+    return (Figure("density", figures.density("density", grid, values, spread, float(single)), caption, data),)
 
 
 def _diagonal_figure(vectors: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, ...]:

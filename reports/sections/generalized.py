@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from diagnose.schema import Diagnosis
 from reports import figures
-from reports.numbers import number, percent, ratio
+from reports.numbers import interval, number, percent, ratio
 from reports.sections.parts import Figure, Section, cost, fewer_samples, three
 from reports.tables import Quantity, Table, by_tensor, entry, quantity
-from reports.text import stage_line
+from reports.text import printable, reason, stage_line
 
 
 def generalized(diagnosis: Diagnosis) -> Section:
@@ -36,6 +37,8 @@ def generalized(diagnosis: Diagnosis) -> Section:
             f"median L₁ of {number(control['l1_median'])}, here {number(part.l1_median)}"
             + ("." if beyond else ": the fit shows no growth of curvature with the gradient.")
         )
+    if part.tighter:
+        remarks.append(tighter(part.tighter))
     inflated = fewer_samples(diagnosis, diagnosis.smoothness.samples)
     if inflated and part.l0_l1 is not None:
         cautions.append(f"{inflated.split('.')[0]}, which inflates curvature (see Smoothness).")
@@ -65,7 +68,8 @@ def generalized(diagnosis: Diagnosis) -> Section:
         "l0_l1",
         (
             ("l0_l1", "‖L₀‖₁", number),
-            ("l1", "L₁", number),
+            ("l1_median", "median L₁", number),
+            ("l1", "L₁ of the sum", number),
             ("gradient_range", "gradient range", three),
         ),
     )
@@ -78,9 +82,20 @@ def generalized(diagnosis: Diagnosis) -> Section:
         cautions=tuple(cautions),
         figures=pictures,
         quantities=(
-            quantity(part, "l0_l1", "‖L₀‖₁", "curvature that stays where the gradient vanishes"),
+            ranged(part, "l0_l1", "l0_l1_interval", "‖L₀‖₁", "curvature that stays where the gradient vanishes"),
+            ranged(
+                part,
+                "l1_median",
+                "l1_median_interval",
+                "median L₁",
+                "growth of the curvature with the gradient, median over the coordinates",
+            ),
             quantity(
-                part, "l1_median", "median L₁", "growth of the curvature with the gradient, median over the coordinates"
+                part,
+                "identified_fraction",
+                "identified",
+                "share of the coordinates whose gradients span a decade: elsewhere L₁ is not told from L₀",
+                show=percent,
             ),
             quantity(
                 part,
@@ -92,21 +107,82 @@ def generalized(diagnosis: Diagnosis) -> Section:
             quantity(
                 part, "coverage", "coverage", "share of the held-out points at which the pair is feasible", show=percent
             ),
+            quantity(part, "tightness", "tightness", "Σ(L₀ + L₁|∇f|) over ‖L‖₁ at held-out points, mean", show=ratio),
+            quantity(
+                part,
+                "permutation_p",
+                "p",
+                "share of random orders of the gradients in which L₁ helps as much",
+                show=three,
+            ),
+            *(_whole(part.whole) if part.whole else ()),
             *(_isotropic(isotropic) if isotropic else (missing,)),
             *(_control(control) if control else ()),
         ),
-        tables=tuple(t for t in (tensors,) if t),
+        tables=tuple(t for t in (_groups(part.l1_by_group) if part.l1_by_group else None, tensors) if t),
         cost=cost(diagnosis, "generalized_smoothness"),
     )
+
+
+def ranged(part: Any, key: str, interval_key: str, symbol: str, meaning: str) -> Quantity:
+    """A quantity with its interval, which may be a point without the value being exact."""
+    plain, pair = quantity(part, key, symbol, meaning), getattr(part, interval_key)
+    if plain.value == "not measured":
+        return plain
+    detail = f"no interval: {reason(part, interval_key)}" if pair is None else f"95% interval {interval(pair)}"
+    return replace(plain, detail=detail)
+
+
+def tighter(body: Mapping[str, Any]) -> str:
+    """Which of the two assumptions bounds the curvature more closely, as a sentence."""
+    which, factor = body.get("assumption"), body.get("factor")
+    if which is None:
+        because = (body.get("why") or {}).get("assumption", "no reason was recorded")
+        return f"Which of the two assumptions is the tighter one is not known: {because}."
+    if which == "neither":
+        return "At the held-out points the two assumptions bound the curvature equally closely."
+    name = "the one by coordinate" if which == "coordinate-wise" else "the isotropic one"
+    by = "" if factor is None else f", by a factor of {number(factor, 3)}"
+    return f"Of the two assumptions {name} bounds the curvature more closely at the held-out points{by}."
+
+
+def _groups(found: Sequence[Mapping[str, Any]]) -> Table:
+    """The fits of each run and of the sphere: a true L₁ moves with no learning rate."""
+    rows = tuple(
+        (
+            printable(one.get("group", "")),
+            number(one.get("points")),
+            number(one.get("gradient_range"), 3),
+            number(one.get("isotropic_l1"), 3),
+            interval(one.get("isotropic_l1_interval")),
+            number(one.get("l1_median"), 3),
+            interval(one.get("l1_median_interval")),
+        )
+        for one in found
+    )
+    head = ("points of", "points", "gradient range", "ℓ₁", "95% interval", "median L₁", "95% interval")
+    note = (
+        "A true L₁ moves with no learning rate and no batch size. Not measured: too few points or too narrow a range."
+    )
+    return Table("Growth with the gradient, run by run", head, rows, note=note)
 
 
 def _isotropic(body: Mapping[str, Any]) -> tuple[Quantity, ...]:
     return (
         entry(body, "l0", "ℓ₀", "isotropic pair: λ ≤ ℓ₀ + ℓ₁‖∇f‖₂"),
         entry(body, "l1", "ℓ₁", "isotropic pair: growth with ‖∇f‖₂"),
+        entry(body, "tightness", "tightness, isotropic", "(ℓ₀ + ℓ₁‖∇f‖₂) over λ at held-out points, mean", ratio),
+        entry(body, "permutation_p", "p, isotropic", "the same test of the isotropic pair", three),
         entry(
             body, "coverage", "coverage, isotropic", "share of the held-out points under the isotropic line", percent
         ),
+    )
+
+
+def _whole(body: Mapping[str, Any]) -> tuple[Quantity, ...]:
+    return (
+        entry(body, "l0", "L₀ of the sum", "‖L‖₁ ≤ L₀ + L₁‖∇f‖₁ over all coordinates together"),
+        entry(body, "l1", "L₁ of the sum", "growth of ‖L‖₁ with ‖∇f‖₁"),
     )
 
 

@@ -11,11 +11,11 @@ from markupsafe import Markup
 from diagnose.schema import Diagnosis
 from reports import figures
 from reports.aggregates import bins, concentration, share_holding
-from reports.deciles import by_embedding, finding, silent
+from reports.deciles import by_tensor, finding, silent
 from reports.layers import by_layer, joined, largest_kind
-from reports.numbers import duration, number, percent
+from reports.numbers import duration, number, percent, ratio
 from reports.tables import Quantity, Table, of_decile_means, of_deciles, of_layers, of_shares, shares
-from reports.text import printable
+from reports.text import printable, unit
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,23 @@ def cost(diagnosis: Diagnosis, *stages: str) -> str:
 
 
 def fewer_samples(diagnosis: Diagnosis, used: int | None) -> str | None:
-    """A caution where curvature was measured on a part of the sample set, which inflates ‖L‖₁."""
-    whole = diagnosis.task.samples
+    """A caution where curvature was measured on a part of the data, which inflates ‖L‖₁."""
+    whole, what = diagnosis.task.rows, unit(diagnosis)
+    if whole is None:
+        whole, what = diagnosis.task.samples, "samples"
     used = diagnosis.task.curvature_samples if used is None else used
     if used is None or whole is None or used >= whole:
         return None
+    text = (
+        f"Measured on {number(used)} of the {number(whole)} {what}. ‖L‖₁ is a convex function of the Hessian, so a "
+        "draw inflates it: bracket, vector L, λ and R_L are those of the draw."
+    )
+    inflation = (diagnosis.smoothness.whole_data or {}).get("inflation")
+    if inflation is None:
+        return f"{text} For all {what} ‖L‖₁ is likely to be lower."
     return (
-        f"Measured on {number(used)} of the {number(whole)} samples. ‖L‖₁ is a convex function of the Hessian, so a "
-        "smaller draw inflates it: the bracket is that of the draw, and for all samples it is likely to be lower."
+        f"{text} Its upper bound is {ratio(inflation)} the value that directions found on one half of it have on the "
+        f"other; the interval for all {what} rests on both."
     )
 
 
@@ -109,9 +118,9 @@ def tensor_parts(
 def decile_parts(
     prefix: str, title: str, table: Sequence[Mapping[str, Any]] | None, symbol: str, entry: str, what: str
 ) -> tuple[tuple[Figure, ...], tuple[Table, ...], tuple[str, ...]]:
-    """Figure, table and remarks of each token embedding; ``entry`` is the symbol of one coordinate."""
+    """Figure, table and remarks of each token embedding and output head; ``entry`` is the symbol of one coordinate."""
     pictures, tables, remarks = [], [], []
-    for k, (name, groups) in enumerate(by_embedding(table).items()):
+    for k, (name, groups) in enumerate(by_tensor(table).items()):
         whose = printable(name)
         whole = of_deciles(f"{title} by token frequency: {whose}", groups, symbol, entry)
         said = finding(groups, f"the {what} of {whose}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from diagnose.schema import Diagnosis
 from reports import figures, race
-from reports.numbers import bracket, number, percent, ratio
+from reports.numbers import bracket, interval, number, percent, rate, ratio
 from reports.sections.parts import (
     Figure,
     Section,
@@ -16,8 +18,8 @@ from reports.sections.parts import (
     fewer_samples,
     tensor_parts,
 )
-from reports.tables import Quantity, Table, by_tensor, of_points, quantity
-from reports.text import method_name, scaled_sharpness, smoothness_side, stage_line
+from reports.tables import Quantity, Table, by_tensor, entry, of_points, quantity
+from reports.text import drawn, method_name, of_all_rows, scaled_sharpness, smoothness_side, stage_line, unit
 
 
 def smoothness(diagnosis: Diagnosis) -> Section:
@@ -31,13 +33,14 @@ def smoothness(diagnosis: Diagnosis) -> Section:
     by_token, token_tables, remarks = decile_parts(
         "smoothness", "Smoothness", part.token_deciles, "‖L‖₁", "L", "upper ‖L‖₁"
     )
+    edge = _stability(part, diagnosis.training.methods or {})
     tensors = by_tensor("Smoothness by tensor", part.tensors, "l1", (("l1", "‖L‖₁ of the tensor", number),))
     return Section(
         id="smoothness",
         title="Smoothness",
         question="Is the curvature concentrated in few coordinates, so that a step size for each one pays?",
-        finding=f"{_finding(part)} {sentence}".strip(),
-        remarks=remarks,
+        finding=f"{_finding(part, unit(diagnosis))} {sentence}".strip(),
+        remarks=(*_stability_remark(edge), *remarks),
         cautions=(inflated,) if inflated else (),
         figures=(
             *_ladder(part, diagnosis.hessian_diagonal.exact is False),
@@ -46,26 +49,29 @@ def smoothness(diagnosis: Diagnosis) -> Section:
             *by_token,
             *_along(part),
         ),
-        quantities=_quantities(part),
-        tables=tuple(t for t in (*layer_tables, tensors, *token_tables) if t),
+        quantities=_quantities(part, unit(diagnosis)),
+        tables=tuple(t for t in (_stability_table(edge), *layer_tables, tensors, *token_tables) if t),
         cost=cost(diagnosis, "smoothness"),
     )
 
 
-def _finding(part: Any) -> str:
+def _finding(part: Any, what: str) -> str:
     if part.l1_upper is None or part.l1_lower is None or part.density is None:
         return stage_line("smoothness", part)
     low, high = bracket(part.l1_lower, part.l1_upper)
     where = f"is {high}" if part.l1_lower == part.l1_upper else f"lies between {low} and {high}"
     sure = "" if part.confidence in (None, 1) else f" (with probability {percent(part.confidence)})"
     side = smoothness_side(part.density, part.density_rotated)
-    return (
-        f"At the start the smallest ‖L‖₁ {where}{sure}, d·λ is {number(scaled_sharpness(part))}, "
-        f"so R_L is at most {number(part.density, 3)}: {side}."
+    some = drawn(part)
+    whose = "" if some is None else f" of the {number(some[0])} {what} drawn"
+    said = (
+        f"At the start the smallest ‖L‖₁{whose} {where}{sure}, d·λ is {number(scaled_sharpness(part))}, "
+        f"so R_L{whose} is at most {number(part.density, 3)}: {side}."
     )
+    return said if some is None else f"{said} ‖L‖₁ {of_all_rows(part, what)}."
 
 
-def _quantities(part: Any) -> tuple[Quantity, ...]:
+def _quantities(part: Any, what: str) -> tuple[Quantity, ...]:
     low, high = bracket(part.l1_lower, part.l1_upper)
     known = part.sharpness is not None and part.sharpness_interval is not None
     sharpness = quantity(part, "sharpness", "λ", "largest |eigenvalue| of H, in SGD's bound")
@@ -97,9 +103,84 @@ def _quantities(part: Any) -> tuple[Quantity, ...]:
         quantity(
             part, "global_l1", "‖L‖₁, all w", "closed form of linear models: valid at every w, so it may be looser"
         ),
+        _of_the_data(part, what),
         quantity(part, "products", "Hv", "Hessian-vector products spent on the bracket at the start"),
         quantity(part, "samples", "n", "samples that curvature was measured on"),
     )
+
+
+def _of_the_data(part: Any, what: str) -> Quantity:
+    """The row of the whole data: its interval, and what that cost."""
+    whole = part.whole_data
+    symbol = f"‖L‖₁, all {what}"
+    if whole is None:
+        return quantity(part, "whole_data", symbol, "of the whole data")
+    if drawn(part) is None:
+        pair = bracket(*whole["interval"]) if whole.get("interval") else ("not measured",) * 2
+        shown = pair[0] if pair[0] == pair[1] else f"{pair[0]} to {pair[1]}"
+        return Quantity(symbol, shown, "", f"of the whole data: the bracket above, as all {what} were measured")
+    meaning = (
+        f"of the whole data, from directions of one half of the draw evaluated on the other; "
+        f"{number(whole.get('products'), 3)} more products"
+    )
+    if whole.get("interval") is None:
+        return entry(whole, "interval", symbol, meaning)
+    return Quantity(symbol, interval(whole["interval"]), "95% interval", meaning)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """A point of a run: the sharpness in the metric of its rule, and that times the learning rate."""
+
+    method: str
+    step: int
+    sharpness: float
+    learning_rate: float
+
+    @property
+    def scaled(self) -> float:
+        return self.learning_rate * self.sharpness
+
+
+def _stability(part: Any, methods: Mapping[str, Mapping[str, Any]]) -> list[Stability]:
+    """The points of the best runs at which the sharpness that rules their steps is known: SGD's metric is P = I."""
+    found = []
+    for point in part.points or ():
+        method = point.get("method")
+        eta = (methods.get(method) or {}).get("learning_rate")
+        value = point.get("sharpness" if method == "sgd" else "preconditioned")
+        if eta is not None and value is not None:
+            found.append(Stability(method, point["step"], value, eta))
+    return found
+
+
+def _stability_remark(points: Sequence[Stability]) -> tuple[str, ...]:
+    """What the last point of AdaGrad's run says."""
+    own = [one for one in points if one.method == "adagrad"]
+    if not own:
+        return ()
+    last = max(own, key=lambda one: one.step)
+    side = "below 2: stable along every direction" if last.scaled < 2 else "above 2: some direction is unstable"
+    return (
+        f"Edge of stability: at step {number(last.step)} of AdaGrad's best run η·‖P^−½HP^−½‖ with P = diag(√v) is "
+        f"{number(last.scaled, 3)}, {side}.",
+    )
+
+
+def _stability_table(points: Sequence[Stability]) -> Table | None:
+    if not points:
+        return None
+    rows = tuple(
+        (method_name(one.method), number(one.step), number(one.sharpness), number(one.scaled, 3)) for one in points
+    )
+    rates = {method_name(one.method): rate(one.learning_rate) for one in points}
+    note = (
+        "Largest curvature in the metric of the rule, ‖P^−½HP^−½‖: P = diag(√v) for AdaGrad, I for SGD. A rule that "
+        "moves by −ηP⁻¹g is stable along every direction while η times it stays below 2; runs that hover near 2 are at "
+        "the edge of stability. Coordinates that no batch has moved yet keep v = 10⁻¹⁰ and can rule AdaGrad's value in "
+        f"the first steps. η: {', '.join(f'{name} {eta}' for name, eta in rates.items())}."
+    )
+    return Table("Edge of stability along the runs", ("run", "step", "sharpness", "η × sharpness"), rows, note=note)
 
 
 def _ladder(part: Any, estimated: bool) -> tuple[Figure, ...]:
@@ -119,8 +200,11 @@ def _ladder(part: Any, estimated: bool) -> tuple[Figure, ...]:
         return ()
     low, high = bracket(part.l1_lower, part.l1_upper)
     shown = high if part.l1_lower == part.l1_upper else f"{low} to {high}"
-    asked = figures.Bound("‖L‖₁, the smallest that the assumption allows", part.l1_lower, part.l1_upper, shown, True)
-    ordered = [*below, asked, *sorted(above, key=lambda b: b.high)]
+    some = drawn(part)
+    whose = "the smallest that the assumption allows" if some is None else f"of the {number(some[0])} samples drawn"
+    asked = figures.Bound(f"‖L‖₁, {whose}", part.l1_lower, part.l1_upper, shown, True)
+    data_set = [] if some is None else _data_bound(part.whole_data)
+    ordered = [*below, *data_set, asked, *sorted(above, key=lambda b: b.high)]
     said = []
     if part.diagonal_sum:
         source = "the estimated" if estimated else "the"
@@ -131,6 +215,14 @@ def _ladder(part: Any, estimated: bool) -> tuple[Figure, ...]:
     data = Table("Bounds of ‖L‖₁, as drawn", ("quantity", "value"), tuple((b.label, b.shown) for b in ordered))
     svg = figures.ladder("smoothness-bounds", ordered, "‖L‖₁ and its bounds (logarithmic)")
     return (Figure("smoothness-bounds", svg, caption, data),)
+
+
+def _data_bound(whole: Mapping[str, Any]) -> list[figures.Bound]:
+    """The mark of the whole data's interval, where there is one."""
+    if not whole.get("interval"):
+        return []
+    low, high = whole["interval"]
+    return [figures.Bound(f"‖L‖₁ of all {number(whole['rows'])}, 95% interval", low, high, interval((low, high)))]
 
 
 def _along(part: Any) -> tuple[Figure, ...]:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from diagnose.schema import Diagnosis
 from reports import race
 from reports.curves import best_curves, in_order, tuning
 from reports.numbers import number, rate, ratio, ratio_interval
 from reports.sections.parts import Figure, Section, cost
-from reports.tables import Quantity, Table, of_curves, of_methods, of_rates, quantity
+from reports.tables import (
+    Quantity,
+    Table,
+    of_batch_sizes,
+    of_curves,
+    of_methods,
+    of_methods_beside,
+    of_noise_terms,
+    of_rates,
+    quantity,
+)
 from reports.text import best_line, method_name, stage_line
 
 
@@ -18,10 +31,10 @@ def training(diagnosis: Diagnosis) -> Section:
     curves, rates = best_curves(runs, methods), {m: r for m, r in tuning(runs).items() if m in methods}
     pictures: list[Figure] = []
     if curves:
-        order = sorted(curves, key=lambda c: float(c.mean[-1]))
+        ranked = sorted(curves, key=lambda c: float(c.mean[-1]))
         caption = (
-            f"At its best rate {method_name(order[0].method)} ends lowest, at {number(float(order[0].mean[-1]))}; "
-            f"{method_name(order[-1].method)} ends highest, at {number(float(order[-1].mean[-1]))}. "
+            f"At its best rate {method_name(ranked[0].method)} ends lowest, at {number(float(ranked[0].mean[-1]))}; "
+            f"{method_name(ranked[-1].method)} ends highest, at {number(float(ranked[-1].mean[-1]))}. "
             f"{band(curves[0].values.shape[0])}"
         )
         pictures.append(
@@ -52,7 +65,16 @@ def training(diagnosis: Diagnosis) -> Section:
         caption = f"‖∇f‖₁ at the end of the best run: {ends}."
         data = of_curves("‖∇f‖₁ along the best runs, as drawn", first, "‖∇f‖₁")
         pictures.append(Figure("gradients", race.gradients("gradients", first, second), caption, data))
-    tables = [of_methods("Each method at its best learning rate", methods, in_order(methods))] if methods else []
+    tables = []
+    if methods:
+        order = in_order(methods)
+        tables.append(of_methods("Each method at its best learning rate", methods, order))
+        tables.append(of_methods_beside("Each method beside AdaGrad, and on held-out samples", methods, order))
+    if part.batch_sizes:
+        caption = sweep_finding(part.noise_terms or {})
+        data = of_batch_sizes("Batch sizes, each with the same number of steps", part.batch_sizes)
+        pictures.append(Figure("batch-sizes", race.batch_sizes("batch-sizes", part.batch_sizes), caption, data))
+        tables.append(of_noise_terms("The noise term of the bounds", part.noise_terms or {}))
     if part.speedup_seeds:
         found = tuple((number(k), ratio(value)) for k, value in enumerate(part.speedup_seeds))
         tables.append(Table("Speed-up of each seed", ("seed", "SGD's steps over AdaGrad's"), found))
@@ -84,6 +106,20 @@ def training(diagnosis: Diagnosis) -> Section:
         tables=tuple(tables),
         cost=cost(diagnosis, "training"),
     )
+
+
+def sweep_finding(terms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Up to which batch size each method gains, as a sentence."""
+    said = []
+    for method, body in terms.items():
+        if body.get("pays_up_to") is None:
+            said.append(
+                f"for {method_name(method)} it is not known: {body.get('why', {}).get('pays_up_to', 'no reason')}"
+            )
+        else:
+            least = "at least " if body.get("pays_at_least") else ""
+            said.append(f"for {method_name(method)} {least}{number(body['pays_up_to'])}")
+    return "Up to which size a larger batch ends lower in the same number of steps: " + ", ".join(said) + "."
 
 
 def band(seeds: int) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from diagnose.console import Lines, clock_time, closing, plan_table, seconds_left, size
+from diagnose.console import Lines, clock_time, closing, plan_table, seconds_left
 from diagnose.events import Events, Silent
+from reports.numbers import size
 from tests.reports import made
 
 EVIL = "a\x1b[31mred\x1b[0m [bold]b[/bold]\nc"

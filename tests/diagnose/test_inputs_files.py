@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from diagnose.errors import InputError
+from diagnose.inputs import open_task
 from diagnose.inputs.data import catalogue, files
 from diagnose.inputs.data.tables import Table, Text
+from diagnose.settings import Settings
 
 ROWS = b"1 1:1 2:2\n0 1:3\n"
 
@@ -42,17 +44,39 @@ def test_images_without_channels_get_one(tmp_path: Path) -> None:
     assert table(save(tmp_path / "a.npz", x=np.zeros((4, 7, 7)), y=np.arange(4))).inputs.shape == (4, 1, 7, 7)
 
 
-def test_the_training_part_is_used(tmp_path: Path) -> None:
-    path = save(
-        tmp_path / "a.npz",
-        x_train=np.ones((3, 2)),
-        y_train=np.array([[0], [1], [1]]),
-        x_test=np.zeros((9, 2)),
-        y_test=np.zeros(9),
-    )
+def test_the_training_part_is_used_and_the_test_part_is_held_out(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "x_train": np.ones((3, 2)),
+        "y_train": np.array([[0], [1], [1]]),
+        "x_test": np.zeros((9, 2)),
+        "y_test": np.arange(9) % 2,
+    }
+    path = save(tmp_path / "a.npz", **arrays)
     opened = table(path)
-    assert opened.rows == 3
-    assert opened.targets.tolist() == [0, 1, 1]
+    assert (opened.rows, opened.tests) == (3, 9)
+    assert opened.targets.tolist() == [0, 1, 1, *(i % 2 for i in range(9))]
+    task, _ = open_task("logreg", path, Settings())
+    held = task.held_out
+    assert isinstance(held, tuple)
+    assert held[0].tolist() == [[0.0, 0.0]] * 3  # as many as are trained on
+    assert (task.samples[0] if isinstance(task.samples, tuple) else held[0]).tolist() == [[1.0, 1.0]] * 3
+    assert task.understood[-1] == "held out for validation: 3 of the 9 rows of the test part"
+    for key, wrong in (("x_test", np.zeros((9, 3))), ("y_test", np.zeros(8)), ("x_test", np.zeros((9, 2), np.uint8))):
+        with pytest.raises(InputError, match="x_test"):
+            table(save(tmp_path / "b.npz", **(arrays | {key: wrong})))
+
+
+def test_rows_outside_the_sample_set_are_held_out() -> None:
+    task, _ = open_task("logreg", "breast-cancer", Settings(samples=400))
+    assert isinstance(task.held_out, tuple)
+    assert isinstance(task.samples, tuple)
+    trained = {tuple(row) for row in task.samples[0].tolist()}
+    assert len(task.held_out[0]) == len(task.held_out[1]) == 169
+    assert not trained & {tuple(row) for row in task.held_out[0].tolist()}
+    assert open_task("logreg", "breast-cancer", Settings())[0].held_out is None
+    words, _ = open_task("gpt2-mini", "pydoc-topics", Settings(samples=10, max_length=64))
+    assert isinstance(words.held_out, dict)
+    assert words.held_out["input_ids"].shape == (10, 64)
 
 
 @pytest.mark.parametrize(

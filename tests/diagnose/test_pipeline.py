@@ -17,11 +17,13 @@ from torch import Tensor, nn
 import diagnose
 from diagnose import pipeline
 from diagnose.errors import InputError
+from diagnose.nested import whole_data
 from diagnose.schema import PARTS, Diagnosis
 from diagnose.settings import Settings
 from diagnose.stages import STAGES
 from diagnose.store import Store
 from diagnose.training.legs import Leg
+from estimators import Problem, smoothness
 
 QUICK: dict[str, Any] = {"steps": 20, "seeds": 3, "samples": 120}
 
@@ -85,6 +87,43 @@ def test_a_finished_folder_holds_every_file_and_key(finished: Path) -> None:
             if item.metadata.get("stored", True) and item.name != "why":
                 assert item.name in body[name], f"{name}.{item.name}"
                 assert body[name][item.name] is not None or item.name in body[name]["why"], f"{name}.{item.name}"
+
+
+def test_the_data_set_the_density_and_the_metric_are_measured(finished: Path) -> None:
+    """120 of 569 rows: the interval for all rows is not the draw's bracket, and takes half of its products at most."""
+    found = Diagnosis.load(finished)
+    whole = found.smoothness.whole_data or {}
+    assert (whole["samples"], whole["rows"]) == (120, 569)
+    assert found.smoothness.l1_upper is not None
+    low, high = whole["interval"]
+    assert low < whole["mean"] < found.smoothness.l1_upper < high
+    assert whole["products"] <= max((found.smoothness.products or 0) / 2, 32)
+    density = found.spectrum.eigenvalue_density or {}
+    assert len(density["grid"]) == len(density["density"]) == len(density["spread"]) <= 201
+    assert np.trapezoid(density["density"], density["grid"]) == pytest.approx(1, abs=1e-3)
+    assert density["mean"] * (found.task.parameters or 0) == pytest.approx(found.hessian_diagonal.trace)
+    for point in found.smoothness.points or ():
+        assert (point["preconditioned"] is not None) == (point["method"] == "adagrad")
+        assert point["preconditioned"] is not None or point["why"]["preconditioned"]
+
+
+def test_on_all_rows_the_interval_is_the_bracket() -> None:
+    found = diagnose.run("logreg", "breast-cancer", training=False)
+    whole = found.smoothness.whole_data or {}
+    assert whole["interval"] == (found.smoothness.l1_lower, found.smoothness.l1_upper)
+    assert (whole["samples"], whole["rows"], whole["products"]) == (569, 569, 0)
+
+
+def test_a_huge_network_and_a_tiny_draw_say_why_there_is_no_interval() -> None:
+    problem = Problem(nn.Linear(2, 1), (torch.randn(3, 2), torch.randn(3, 1)), "squared")
+    bracket = smoothness(problem)
+    found = whole_data(problem, bracket, 10, affordable=True, seed=0, progress=lambda *_: None)
+    assert found["interval"] is None
+    assert "samples are too few" in found["why"]["interval"]
+    more = Problem(nn.Linear(2, 1), (torch.randn(8, 2), torch.randn(8, 1)), "squared")
+    found = whole_data(more, smoothness(more), 10, affordable=False, seed=0, progress=lambda *_: None)
+    assert "so large a model" in found["why"]["interval"]
+    assert found["products"] == 0
 
 
 def test_loading_gives_back_what_was_stored(finished: Path) -> None:

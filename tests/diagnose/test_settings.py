@@ -38,6 +38,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"learning_rates": (float("inf"),)}, "--learning-rates"),
     ({"learning_rates": ("0.1",)}, "--learning-rates"),
     ({"gap": float("nan")}, "--gap"),
+    *(({"memory": size}, "--memory") for size in ("", "8Q", "8GB", "G", "-1G", "1e9", "0", 0, -5, 2.5e9, True, "٣G")),
     ({"dtype": "float16"}, "--dtype"),
     ({"loss": "hinge"}, "--loss"),
     ({"max_length": 1}, "--max-length"),

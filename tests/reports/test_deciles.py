@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diagnose.schema import Diagnosis
-from reports.deciles import by_embedding, finding, group_name, occurrences, silent
+from reports.deciles import by_tensor, finding, group_name, occurrences, silent
 from reports.page import render
 from tests.reports import made
 
@@ -70,12 +70,60 @@ def test_rows_of_unseen_tokens() -> None:
     assert "softmax" in alive
 
 
-def test_groups_of_each_embedding_in_order() -> None:
-    rows = [group(10, 1, 0.5), {**group(1, 1, 0.5), "tensor": "other"}, group(0, 1, 0.5)]
-    assert {name: [one["decile"] for one in found] for name, found in by_embedding(rows).items()} == {
-        "wte": [0, 10],
-        "other": [1],
-    }
+def test_output_rows_are_told_by_labels() -> None:
+    out: dict[str, Any] = {"role": "output"}
+    groups = [
+        group(0, 41, 0.05, 0, 0, **out),
+        *(group(k, 6, 0.04, **out) for k in range(1, 10)),
+        group(10, 5, 0.62, **out),
+    ]
+    assert [group_name(one) for one in groups[:2]] == ["never a label", "1st tenth (rarest)"]
+    assert finding(groups, "the noise of head") == (
+        "The tenth of the tokens that are labels most often holds 62% of the noise of head with 5.0% of its rows; "
+        "41% of the vocabulary is never a label."
+    )
+    assert finding(groups[1:], "x").endswith("; every token is a label somewhere.")
+    assert finding([groups[0], group(1, 2, 0.7, **out)], "x").startswith(
+        "The tokens that are labels most often hold 70%"
+    )
+    assert finding([groups[0], group(1, 1, 0.7, **out)], "x").startswith(
+        "The token that is a label most often holds 70%"
+    )
+    assert silent([group(0, 5, 0.1, dead_fraction=0.25, **out)], "head", "σ") == (
+        "In head tokens that are never a label are not silent: 75% of the coordinates of their rows have σ > 0. "
+        "The softmax over the vocabulary touches every token in every sample."
+    )
+    assert "are never a label have σ = 0" in str(silent([group(0, 5, 0.0, dead_fraction=1.0, **out)], "head", "σ"))
+
+
+def test_groups_of_each_tensor_in_order() -> None:
+    """The tensors as they come, whichever has tokens that never occur."""
+    rows = [group(10, 1, 0.5), {**group(0, 1, 0.5), "tensor": "other"}, group(1, 1, 0.5)]
+    found = by_tensor(rows)
+    assert list(found) == ["wte", "other"]
+    assert [[one["decile"] for one in groups] for groups in found.values()] == [[1, 10], [0]]
+
+
+def test_embedding_and_output_head_are_both_shown() -> None:
+    rows = [
+        group(k, 3, 0.1, k, k) | {"tensor": name, "role": role}
+        for name, role in (("wte", "input"), ("lm_head.weight", "output"))
+        for k in range(11)
+    ]
+    html = render(with_deciles(rows))
+    for key, title in (("noise", "Noise"), ("smoothness", "Smoothness")):
+        for place, (name, words, unseen) in enumerate(
+            (
+                ("wte", "seen most often", "never seen"),
+                ("lm_head.weight", "that are labels most often", "never a label"),
+            )
+        ):
+            drawn = html.partition(f'id="{key}-tokens-{place}-caption">')[2].partition("</figure>")[0]
+            assert drawn.startswith(f"The tenth of the tokens {words} holds 10%")
+            table = html.partition(f"<caption>{title} by token frequency: {name}</caption>")[2].partition("</table>")[0]
+            assert unseen in table
+            assert (">as a label<" in table) == (name == "lm_head.weight")
+            assert table.count('<th scope="row"') == 11
 
 
 def test_both_sections_have_figure_finding_and_table() -> None:

@@ -16,7 +16,8 @@ import matplotlib
 import pytest
 
 from diagnose.schema import PARTS, Diagnosis, absent
-from estimators.results import stored_keys
+from estimators.results import ALL_ROWS, stored_keys
+from reports.numbers import number
 from reports.page import render
 from reports.svg import INK
 from tests.reports import made
@@ -165,15 +166,60 @@ def test_warnings_and_the_positive_line() -> None:
 
 
 def test_fewer_curvature_samples_are_said() -> None:
-    assert "Measured on 512 of the 1,024 samples" in page("finished")
+    assert "Measured on 512 of the 1,797 rows" in page("finished")
     base = made.finished()
     full = replace(
         base,
-        task=replace(base.task, curvature_samples=1024),
-        smoothness=replace(base.smoothness, samples=1024),
+        task=replace(base.task, curvature_samples=1797, samples=1797),
+        smoothness=replace(base.smoothness, samples=1797),
     )
     assert "Measured on 1" not in render(full)
     assert "Measured on 5" not in render(full)
+
+
+def test_the_smoothness_of_a_draw_is_not_that_of_the_data() -> None:
+    html = page("finished")
+    assert "the smallest ‖L‖₁ of the 512 rows drawn lies between" in html
+    assert "‖L‖₁ of all 1,797 rows 95% interval [" in html
+    assert "curvature R_L of the draw" in html
+    assert "Its upper bound is 1.18× the value" in html
+    base = made.finished()
+    ends = (base.smoothness.l1_lower, base.smoothness.l1_upper)
+    whole = {"interval": ends, "mean": None, "inflation": None, "samples": 1797, "rows": 1797, "products": 0}
+    every = {**whole, "why": dict.fromkeys(("mean", "inflation"), ALL_ROWS)}
+    full = replace(
+        base,
+        task=replace(base.task, curvature_samples=1797, samples=1797),
+        smoothness=replace(base.smoothness, samples=1797, whole_data=every),
+    )
+    html = render(full)
+    assert "drawn lies" not in html
+    assert "of the draw" not in html
+    assert "the bracket above, as all rows were measured" in html
+    assert ALL_ROWS not in html.lower()
+
+
+def test_the_edge_of_stability_is_shown_for_both_rules() -> None:
+    """eta 0.1 times the preconditioned sharpness for adagrad, eta 1 times lambda for sgd."""
+    base = made.finished()
+    table = table_of(page("finished"), "Edge of stability along the runs")
+    own = {p["step"]: p["preconditioned"] for p in base.smoothness.points or () if p["method"] == "adagrad"}
+    plain = {p["step"]: p["sharpness"] for p in base.smoothness.points or () if p["method"] == "sgd"}
+    for scaled in (0.1 * own[500], plain[500]):
+        assert f">{number(scaled, 3)}<" in table
+    assert "η·‖P<sup>−½</sup>HP<sup>−½</sup>‖ with P = diag(√v) is 2.77, above 2: some direction is unstable" in page(
+        "finished"
+    )
+    assert "Edge of stability" not in page("untrained")
+
+
+def test_the_density_of_eigenvalues_is_drawn() -> None:
+    html = page("finished")
+    assert 'id="density-caption"' in html
+    assert "the band is the standard error over 4 random starts" in html
+    base = made.finished()
+    none = replace(base.spectrum, eigenvalue_density=None, why={"eigenvalue_density": "too large a model"})
+    assert "Too large a model." in render(replace(base, spectrum=none))
 
 
 def table_of(html: str, caption: str) -> str:

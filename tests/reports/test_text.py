@@ -105,10 +105,26 @@ def test_stage_lines_hold_the_numbers() -> None:
         stage_line("noise", replace(whole.noise, density=0.7338, density_interval=(0.7338, 0.7338)))
         == "density 0.7338, exact"
     )
-    line = stage_line("smoothness", replace(whole.smoothness, l1_lower=133_212.0, l1_upper=149_777.0, density=0.05))
-    assert line == "‖L‖₁ between 133,200 and 149,800, d·λ 2,996,000"
+    smooth = replace(whole.smoothness, l1_lower=133_212.0, l1_upper=149_777.0, density=0.05, whole_data=None)
+    assert stage_line("smoothness", smooth) == "‖L‖₁ between 133,200 and 149,800, d·λ 2,996,000"
     unknown = replace(whole.hessian_diagonal, abs_sum=None, why={"abs_sum": "hidden by noise"})
     assert stage_line("hessian_diagonal", unknown).startswith("Σ|h| within [217, 352] (95%); trace 185.6, 95% interval")
+
+
+def test_whose_smoothness_it_is_is_said() -> None:
+    """A draw's bracket is never passed off as the data's; on all rows there is nothing to say."""
+    smooth = replace(made.finished().smoothness, l1_lower=133_212.0, l1_upper=149_777.0, density=0.05)
+    draw = {"samples": 16, "rows": 3485, "interval": (18_000.0, 183_000.0), "mean": 1e5, "inflation": 1.5}
+    assert stage_line("smoothness", replace(smooth, whole_data=draw)) == (
+        "‖L‖₁ of the 16 samples drawn between 133,200 and 149,800, d·λ 2,996,000; "
+        "of all 3,485 rows 95% interval [18,000, 183,000]"
+    )
+    unknown = {**draw, "interval": None, "why": {"interval": "too few samples"}}
+    assert stage_line("smoothness", replace(smooth, whole_data=unknown)).endswith(
+        "; of all 3,485 rows unknown: too few samples"
+    )
+    everything = {**draw, "samples": 3485}
+    assert "drawn" not in stage_line("smoothness", replace(smooth, whole_data=everything))
 
 
 def test_sides_turn_at_their_thresholds() -> None:

@@ -1,9 +1,10 @@
-"""Arrays of a .npz file: x, y or x_train, y_train (the test part is not used)."""
+"""Arrays of a .npz file: x, y or x_train, y_train; x_test, y_test beside them are held out."""
 
 from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ NEEDED = "save it with numpy.savez(FILE, x=..., y=...), or x_train and y_train"
 
 
 def parse(content: bytes, name: str) -> Table:
-    """The rows of a .npz archive.
+    """The rows of a .npz archive, those of x_test and y_test at the end.
 
     uint8 arrays of three dimensions or more are pixels and are scaled to [0, 1]; images come in NHWC or
     NCHW or without channels and leave as NCHW.
@@ -30,13 +31,36 @@ def parse(content: bytes, name: str) -> Table:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             for x, y in (("x", "y"), ("x_train", "y_train")):
                 if x in archive and y in archive:
-                    return _table(_array(archive, x, name), _array(archive, y, name), (x, y), name)
+                    table = _table(_array(archive, x, name), _array(archive, y, name), (x, y), name)
+                    if not ("x_test" in archive and "y_test" in archive):
+                        return table
+                    tests = _array(archive, "x_test", name), _array(archive, "y_test", name)
+                    return _with_tests(table, _table(*tests, ("x_test", "y_test"), name))
             held = ", ".join(archive.files) or "nothing"
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise InputError(
             "broken .npz archive", f"{name}: {printable(error)}", "write or fetch the file again"
         ) from None
     raise InputError("no arrays x and y", f"{name} holds {printable(held)}", NEEDED)
+
+
+def _with_tests(table: Table, tests: Table) -> Table:
+    """One table of both parts; InputError where they are not alike."""
+    same = table.inputs.shape[1:] == tests.inputs.shape[1:] and table.inputs.dtype == tests.inputs.dtype
+    if not same or (table.targets.dtype.kind == "U") != (tests.targets.dtype.kind == "U"):
+        what = f"x_test has rows of shape {tests.inputs.shape[1:]} and type {tests.inputs.dtype}"
+        raise InputError(
+            what, table.name, f"give them as those of the training part: {table.inputs.shape[1:]}, {table.inputs.dtype}"
+        )
+    if tests.inputs.shape[:1] != tests.targets.shape[:1]:
+        what = f"{tests.inputs.shape[0]:,} rows in x_test and {tests.targets.shape[0]:,} in y_test"
+        raise InputError(what, table.name, "give one target for each row")
+    return replace(
+        table,
+        inputs=np.concatenate([table.inputs, tests.inputs]),
+        targets=np.concatenate([table.targets, tests.targets]),
+        tests=tests.total,
+    )
 
 
 def _array(archive: np.lib.npyio.NpzFile, key: str, name: str) -> Array:

@@ -27,6 +27,7 @@ class Table:
         notes: in words, how the file was read.
         divisor: what the inputs are divided by when they are used (255 for pixels of one byte).
         images: the same rows as pixels, shape (n, C, H, W), where ``inputs`` is a flat form of them.
+        tests: how many of the last rows are the file's test part: never trained on, and not counted in ``rows``.
     """
 
     name: str
@@ -37,10 +38,16 @@ class Table:
     notes: tuple[str, ...] = ()
     divisor: float = 1.0
     images: Array | None = None
+    tests: int = 0
 
     @property
     def rows(self) -> int:
-        """Rows of the whole data set."""
+        """Rows of the whole data set, the test part apart."""
+        return self.total - self.tests
+
+    @property
+    def total(self) -> int:
+        """Rows with those of the test part."""
         return int(self.inputs.shape[0])
 
 
@@ -111,7 +118,7 @@ def checked(table: Table) -> Table:
 def _refuse_non_finite(table: Table) -> None:
     hint = "drop these rows or fill in the values"
     if table.inputs.dtype.kind == "f" and not np.isfinite(table.inputs).all():
-        flat = table.inputs.reshape(table.rows, -1)
+        flat = table.inputs.reshape(table.total, -1)
         bad = ~np.isfinite(flat)
         row = int(bad.any(axis=1).argmax())
         column = int(bad[row].argmax())
@@ -119,5 +126,5 @@ def _refuse_non_finite(table: Table) -> None:
         word = "NaN" if np.isnan(flat[row, column]) else "infinity"
         raise InputError(f"{word} in the data", f"{table.name}, row {row + 1}, column {number} (counted from 1)", hint)
     if table.targets.dtype.kind == "f" and not np.isfinite(table.targets).all():
-        row = int((~np.isfinite(table.targets.reshape(table.rows, -1)).all(axis=1)).argmax())
+        row = int((~np.isfinite(table.targets.reshape(table.total, -1)).all(axis=1)).argmax())
         raise InputError("NaN or infinity among the targets", f"{table.name}, row {row + 1} (counted from 1)", hint)

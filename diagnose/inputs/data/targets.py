@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diagnose.errors import InputError
 from diagnose.inputs.data.tables import Array, Table
-from diagnose.settings import printable
+from diagnose.settings import listed, printable
 
 MANY = 20
 """With more labels than this, and a different one for every second row, they are numbers and no classes."""
@@ -108,15 +108,11 @@ def _refuse_a_guess(classes: list[int | str], words: bool, known: Classes, model
     """The order of the labels says nothing where the model names its classes or has more of them."""
     named = [word for word in known.names if not GENERIC.fullmatch(word)]
     if words and named:
-        what = f"labels {_listed(classes)}, {model} knows {_listed(named)}"
+        what = f"labels {listed(classes, LISTED)}, {model} knows {listed(named, LISTED)}"
         raise InputError(what, name, "name the classes as the model does, or by their numbers from 0")
     if not words and len(classes) != known.outputs:
-        what = f"labels {_listed(classes)}, {model} has the outputs 0 to {known.outputs - 1}"
+        what = f"labels {listed(classes, LISTED)}, {model} has the outputs 0 to {known.outputs - 1}"
         raise InputError(what, name, "number the classes as the model does")
-
-
-def _listed(names: Sequence[int | str]) -> str:
-    return ", ".join(printable(name) for name in names[:LISTED]) + (", …" if len(names) > LISTED else "")
 
 
 def _classes(table: Table, model: str, instead: str) -> Array:
@@ -131,8 +127,8 @@ def _classes(table: Table, model: str, instead: str) -> Array:
     labels: Array = np.unique(targets)
     if len(labels) == 1:
         raise InputError(f"a single class, label {_label(labels[0])}", table.name, "give rows of two classes or more")
-    if len(labels) > MANY and 2 * len(labels) > table.rows:
-        raise InputError(f"{len(labels):,} different labels in {table.rows:,} rows", table.name, instead)
+    if len(labels) > MANY and 2 * len(labels) > table.total:
+        raise InputError(f"{len(labels):,} different labels in {table.total:,} rows", table.name, instead)
     return labels
 
 

@@ -19,6 +19,7 @@ from diagnose.settings import Settings, printable
 from estimators.heads import KINDS, kind
 
 CONFIG = "config.json"
+TRUST = "`--trust-remote-code` runs it, if you trust its origin"
 HEADS = "…" + ", …".join(KINDS)
 
 
@@ -101,8 +102,7 @@ def _class_from_folder(auto_map: Mapping[str, Any], name: str, folder: Path, set
         what = f"{printable(name)} is Python code of {printable(str(reference).partition('--')[0])}, which is not here"
         raise InputError(what, CONFIG, "save the model with its code beside it")
     if not settings.trust_remote_code:
-        hint = "`--trust-remote-code` runs it, if you trust its origin"
-        raise InputError(f"{printable(name)} is Python code in the folder", CONFIG, hint)
+        raise InputError(f"{printable(name)} is Python code in the folder", CONFIG, TRUST)
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     try:

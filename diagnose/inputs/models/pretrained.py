@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnose.errors import InputError
+from diagnose.errors import InputError, out_of_memory
 from diagnose.inputs.models import reading, weights
 from diagnose.inputs.models.architectures import CONFIG, class_of, silent
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.weights import Misfit
-from diagnose.settings import Settings, printable
+from diagnose.settings import Settings, listed, printable
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CHOSEN_HERE = ("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation")
@@ -41,8 +41,7 @@ def open_folder(folder: Path, settings: Settings) -> Loaded:
         InputError: no config, no weights, a class that cannot be measured, tensors that do not fit.
     """
     where = printable(folder.name or folder.resolve().name)
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise InputError("the folder cannot be read", where, "check its permissions")
+    reading.check_folder(folder, where)
     if (folder / "adapter_config.json").is_file():
         raise InputError("an adapter without its model", where, "save the whole: `model.merge_and_unload()`")
     if not (folder / CONFIG).is_file():
@@ -142,8 +141,8 @@ def described(architecture: str, tensors: Mapping[str, Tensor], source: str, spa
     """Class, origin and number format of weights, and those that are not used, in words."""
     formats = {weights.short(t.dtype) for t in tensors.values() if t.is_floating_point()} - {"float32"}
     stored = f", stored as {', '.join(sorted(formats))}" if formats else ""
-    listed = ", ".join(printable(name) for name in spare[: weights.LISTED]) + ", …" * (len(spare) > weights.LISTED)
-    unused = f", not used: {listed} ({len(spare):,} of {len(tensors):,} tensors)" if spare else ""
+    count = f"{len(spare):,} of {len(tensors):,} tensors"
+    unused = f", not used: {listed(spare, weights.LISTED)} ({count})" if spare else ""
     return f"{architecture}, weights of {source}{stored}{unused}"
 
 
@@ -160,10 +159,8 @@ def _refusals(cls: type, where: str) -> Iterator[None]:
     """What transformers raises while it builds a model speaks of the configuration or the file."""
     try:
         yield
-    except (InputError, MemoryError):
-        raise
     except Exception as error:  # its classes check their configurations with whatever comes to hand
-        if "can't allocate memory" in str(error):
+        if isinstance(error, InputError) or out_of_memory(error):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = printable(" ".join(lines[:2])) or type(error).__name__

@@ -83,6 +83,16 @@ def _pointer(where: str) -> InputError:
     return InputError("a pointer to a large file, not the file", where, "fetch it with `git lfs pull`")
 
 
+def check_folder(folder: Path, shown: str) -> None:
+    """Refuse a folder whose files cannot be opened, under the name that is shown for it.
+
+    Raises:
+        InputError: no right to read it.
+    """
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError("the folder cannot be read", shown, "check its permissions")
+
+
 def plain_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from torch import nn
 
 from diagnose.errors import InputError
 from diagnose.inputs.data.tables import Array
-from diagnose.inputs.models import modules
-from diagnose.inputs.models.architectures import silent
+from diagnose.inputs.models import modules, reading
+from diagnose.inputs.models.architectures import TRUST, silent
 from diagnose.settings import Settings, printable
 
 BYTES = 256
@@ -143,8 +142,7 @@ def pretrained(folder: Path, place: str, trusted: bool = False) -> Pretrained:
     shown = printable(folder)
     if not folder.is_dir():
         raise InputError("no such folder", f"{place} {shown}", "name the folder that holds `tokenizer.json`")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise InputError("the folder cannot be read", shown, "check its permissions")
+    reading.check_folder(folder, shown)
     if not any((folder / name).is_file() for name in FILES):
         raise InputError("no tokenizer in this folder", shown, "name the folder that holds `tokenizer.json`")
     try:
@@ -154,8 +152,7 @@ def pretrained(folder: Path, place: str, trusted: bool = False) -> Pretrained:
     except (Exception, SystemExit) as error:  # whatever its files make the library raise says that they are damaged
         reason = " ".join(str(error).split()) or type(error).__name__
         if "trust_remote_code" in reason and not trusted:
-            hint = "`--trust-remote-code` runs it, if you trust its origin"
-            raise InputError("the tokenizer is Python code in the folder", shown, hint) from None
+            raise InputError("the tokenizer is Python code in the folder", shown, TRUST) from None
         raise InputError(
             "the tokenizer cannot be read", f"{shown}: {printable(reason)[:160]}", "save it again, or use another"
         ) from error

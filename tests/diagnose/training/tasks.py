@@ -89,6 +89,7 @@ def leg(
         method=method,
         learning_rate=rate,
         seed=seed,
+        batch_size=8,
         steps=tuple(steps or range(len(losses))),
         losses=tuple(losses),
         gradient_l1=nothing,

@@ -14,7 +14,7 @@ from torch import nn
 from diagnose.training import MemoryStore, Race, race
 from diagnose.training.findings import findings
 from diagnose.training.legs import mean_final
-from diagnose.training.speedup import summarise
+from diagnose.training.summary import summarise
 from diagnose.verdict.rule import answer_of
 from estimators.problem import Problem
 from tests.diagnose.training.tasks import settings

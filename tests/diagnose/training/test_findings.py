@@ -10,7 +10,7 @@ import torch
 from diagnose.training import Race, race
 from diagnose.training.findings import findings
 from diagnose.training.legs import MemoryStore
-from diagnose.training.speedup import summarise
+from diagnose.training.summary import summarise
 from estimators.results import Finding
 from tests.diagnose.training.tasks import logistic, made_race, quadratic, settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from diagnose.training import race, replay
 from diagnose.training.batches import batches
 from diagnose.training.legs import Contender, Leg, MemoryStore, Race, RaceSettings
-from diagnose.training.running import look, run_alone, threads
+from diagnose.training.running import Course, look, run_alone, threads
 from diagnose.training.stacking import run_stack, stack_size
 from diagnose.training.update_rules import RULES
 from estimators.errors import InputError
@@ -51,9 +52,9 @@ def test_a_stack_of_runs_equals_single_runs(make: Callable[[], Problem], method:
     start = look(problem, problem.parameters)
     runs = [Contender(method, rate, seed) for rate, seed in [(0.03, 0), (0.1, 0), (0.1, 2), (0.3, 1)]]
     runs.insert(1, Contender("adagrad", 0.1, 1))
-    stacked = run_stack(problem, how, runs, start, silent)
+    stacked = run_stack(Course(problem, how, start), runs, silent)
     for run, one in zip(runs, stacked, strict=True):
-        alone = run_alone(problem, how, run, start, silent)
+        alone = run_alone(Course(problem, how, start), run, silent)
         assert (one.method, one.learning_rate, one.seed, one.steps) == (*run, alone.steps)
         assert numbers(one) == pytest.approx(numbers(alone), rel=1e-6)
 
@@ -76,7 +77,7 @@ def test_a_run_against_plain_torch() -> None:
         torch.autograd.backward(loss(index))
         optimizer.step()
         d_2 = max(d_2, model.weight.norm().item())
-    (leg,) = run_stack(problem, how, [Contender("sgd", 0.5, 1)], look(problem, problem.parameters), silent)
+    (leg,) = run_stack(Course(problem, how, look(problem, problem.parameters)), [Contender("sgd", 0.5, 1)], silent)
     losses.append(loss(slice(None)).item())
     assert leg.losses == pytest.approx([losses[step] for step in leg.steps], rel=1e-5)
     assert leg.d_2 == pytest.approx(d_2, rel=1e-5)
@@ -84,14 +85,14 @@ def test_a_run_against_plain_torch() -> None:
 
 def test_gradient_norms_and_distances_are_those_of_the_path() -> None:
     problem, how = network(), settings(steps=12, evaluations=4, every_rate=False)
-    leg = run_alone(problem, how, Contender("adagrad", 0.1, 0), look(problem, problem.parameters), silent)
+    leg = run_alone(Course(problem, how, look(problem, problem.parameters)), Contender("adagrad", 0.1, 0), silent)
     path = replay(problem, Contender("adagrad", 0.1, 0), how, range(13))
     origin = problem.flatten(problem.parameters)
-    away = [problem.flatten(w) - origin for _, w in path]
+    away = [problem.flatten(visit.parameters) - origin for visit in path]
     assert leg.d_inf == pytest.approx(max(a.abs().max().item() for a in away), rel=1e-6)
     assert leg.d_2 == pytest.approx(max(a.norm().item() for a in away), rel=1e-6)
     for step, loss, l1, l2 in zip(leg.steps, leg.losses, leg.gradient_l1, leg.gradient_l2, strict=True):
-        there = problem.at(path[step][1])
+        there = problem.at(path[step].parameters)
         gradient = problem.flatten(there.gradient())
         assert loss == pytest.approx(there.loss(), rel=1e-6)
         assert l1 == pytest.approx(gradient.abs().sum().item(), rel=1e-5)
@@ -104,11 +105,26 @@ def test_replay_gives_the_iterates_of_the_race() -> None:
     best = ended.best("sgd")[2]
     steps = (0, best.steps[5], how.steps)
     path = replay(problem, Contender("sgd", best.learning_rate, 2), how, steps)
-    assert [step for step, _ in path] == list(steps)
-    for step, w in path:
+    assert [visit.step for visit in path] == list(steps)
+    for step, w, _ in path:
         assert problem.at(w).loss() == pytest.approx(best.losses[best.steps.index(step)], rel=1e-5)
     with pytest.raises(ValueError, match="outside"):
         replay(problem, Contender("sgd", 0.1, 0), how, [how.steps + 1])
+
+
+def test_replay_holds_the_accumulator_of_each_point() -> None:
+    """v_t = 1e-10 + g_0^2 + ... + g_{t-1}^2, each gradient read off its step: -rate g_t / sqrt(v_{t+1})."""
+    problem, how = network(), settings(steps=6, evaluations=2, every_rate=False)
+    path = replay(problem, Contender("adagrad", 0.1, 0), how, range(7))
+    origin = path[0].state["v"]
+    assert all(bool((v == 1e-10).all()) for v in origin.values())
+    for name, v in path[0].state["v"].items():
+        for before, after in itertools.pairwise(path):
+            step = after.parameters[name] - before.parameters[name]
+            gradient = -step / 0.1 * after.state["v"][name].sqrt()
+            v = v + gradient.square()
+            torch.testing.assert_close(after.state["v"][name], v, rtol=1e-3, atol=1e-9)
+    assert replay(problem, Contender("sgd", 0.1, 0), how, [3])[0].state == {}
 
 
 def test_a_seed_changes_the_batches_only() -> None:
@@ -126,8 +142,8 @@ def test_a_seed_changes_the_batches_only() -> None:
 def test_methods_and_rates_see_the_same_batches() -> None:
     """One step from the same w: the gradients behind two rates and two methods are one and the same."""
     problem, how = logistic(), settings(steps=1, evaluations=1)
-    (_, slow), (_, fast) = (replay(problem, Contender("sgd", rate, 1), how, [1])[0] for rate in (0.1, 0.2))
-    (_, norm) = replay(problem, Contender("adagrad-norm", 0.1, 1), how, [1])[0]
+    slow, fast = (replay(problem, Contender("sgd", rate, 1), how, [1])[0].parameters for rate in (0.1, 0.2))
+    norm = replay(problem, Contender("adagrad-norm", 0.1, 1), how, [1])[0].parameters
     g = slow["weight"] / -0.1
     torch.testing.assert_close(fast["weight"], -0.2 * g)
     torch.testing.assert_close(norm["weight"], -0.1 * g / g.norm())
@@ -195,7 +211,7 @@ def test_full_batch_gradient_descent_matches_its_closed_form() -> None:
     h = torch.logspace(0, -1, 4)
     problem = quadratic(h, torch.zeros(4))
     how = settings(batch_size=10_000, steps=10, evaluations=10)
-    leg = run_stack(problem, how, [Contender("sgd", 0.7, 0)], look(problem, problem.parameters), silent)[0]
+    leg = run_stack(Course(problem, how, look(problem, problem.parameters)), [Contender("sgd", 0.7, 0)], silent)[0]
     minimum = problem.samples[0][0] if isinstance(problem.samples, tuple) else pytest.fail("a pair")
     for step, loss in zip(leg.steps, leg.losses, strict=True):
         assert loss == pytest.approx((0.5 * h * ((1 - 0.7 * h) ** step * minimum) ** 2).sum().item(), rel=1e-4)
@@ -309,7 +325,7 @@ def test_a_parameter_that_the_loss_does_not_reach_stays() -> None:
         how = settings(steps=4, batch_size=4, learning_rates=(0.1,), every_rate=every_rate)
         ended = race(problem, how, MemoryStore())
         assert not any(leg.diverged for leg in ended.legs)
-    ((_, w),) = replay(problem, Contender("adagrad", 0.1, 0), how, [4])
+    ((_, w, _),) = replay(problem, Contender("adagrad", 0.1, 0), how, [4])
     assert torch.equal(w["idle.weight"], problem.parameters["idle.weight"])
 
 
@@ -336,7 +352,6 @@ def test_language_model_samples_in_a_mapping() -> None:
     how: RaceSettings = settings(steps=6, batch_size=4)
     stacked: Race = race(problem, how, MemoryStore())
     leg = stacked.at("adagrad", stacked.rates("adagrad")[3])[1]
-    alone = run_alone(
-        problem, how, Contender("adagrad", leg.learning_rate, 1), look(problem, problem.parameters), silent
-    )
+    course = Course(problem, how, look(problem, problem.parameters))
+    alone = run_alone(course, Contender("adagrad", leg.learning_rate, 1), silent)
     assert numbers(leg) == pytest.approx(numbers(alone), rel=1e-5)

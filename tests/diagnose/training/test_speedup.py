@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from diagnose.training.speedup import hitting_time, summarise, t_interval, tuning_range
+from diagnose.training.speedup import hitting_time, t_interval
+from diagnose.training.summary import summarise, tuning_range
 from tests.diagnose.training.tasks import made_race
 from tests.statistics import assert_calibrated
 
@@ -182,3 +184,27 @@ def test_tuning_range_at_the_end_of_the_grid_is_a_lower_bound() -> None:
 
 def test_tuning_range_needs_a_loss_below_the_start() -> None:
     assert tuning_range({0.1: 11.0, 1.0: math.inf}, 0.1, 10.0) is None
+
+
+def test_adagrads_speedup_over_each_other_method() -> None:
+    curves = {"sgd": {0.1: [LINE] * 3}, "adagrad": {0.1: [FAST] * 3}, "adam": {0.1: [[10.0, 2.0, 1.0, 1.0, 0.5]] * 3}}
+    part = summarise(made_race(curves))
+    methods = part.methods or {}
+    assert methods["sgd"]["adagrad_speedup"] == part.speedup
+    # Target 1, AdaGrad's best: Adam meets it at step 2, AdaGrad at 4.
+    assert methods["adam"]["adagrad_speedup"] == pytest.approx(0.5)
+    assert methods["adam"]["adagrad_speedup_interval"] == pytest.approx((0.5, 0.5))
+    assert methods["adagrad"]["adagrad_speedup"] is None
+    assert methods["adagrad"]["why"]["adagrad_speedup"]
+
+
+def test_held_out_scores_are_means_over_seeds_at_the_best_rate() -> None:
+    made = made_race({"sgd": {0.1: [LINE] * 3}, "adagrad": {0.1: [FAST] * 3}})
+    scored = tuple(replace(leg, validation_loss=float(leg.seed), validation_accuracy=leg.seed / 2) for leg in made.legs)
+    entry = (summarise(replace(made, legs=scored)).methods or {})["sgd"]
+    assert entry["validation_loss"] == 1.0
+    assert entry["validation_accuracy"] == 0.5
+    assert entry["validation_loss_interval"] == pytest.approx(t_interval([0.0, 1.0, 2.0]))
+    plain = (summarise(made).methods or {})["sgd"]
+    assert plain["validation_loss"] is None
+    assert plain["why"]["validation_loss"] == "no samples are held out"

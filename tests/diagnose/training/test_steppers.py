@@ -14,10 +14,10 @@ from torch import Tensor
 from diagnose.errors import InputError
 from diagnose.training import race, replay
 from diagnose.training.legs import Contender, MemoryStore
-from diagnose.training.running import look, run_alone
-from diagnose.training.speedup import summarise
+from diagnose.training.running import Course, look, run_alone
 from diagnose.training.stacking import run_stack, stackable
 from diagnose.training.steppers import Factory, state_bytes
+from diagnose.training.summary import summarise
 from estimators.problem import Problem
 from tests.diagnose.training.tasks import logistic, network, quadratic, settings
 
@@ -39,7 +39,7 @@ def test_the_schedule_divides_the_rate_by_the_root_of_the_step() -> None:
     minimum = problem.samples[0][0] if isinstance(problem.samples, tuple) else pytest.fail("a pair")
     left = torch.ones(2)
     path = replay(problem, Contender("sgd", 0.5, 0), how, range(7))
-    for step, w in path[1:]:
+    for step, w, _ in path[1:]:
         left = left * (1 - 0.5 * h / math.sqrt(step))
         torch.testing.assert_close(w["w"] - minimum, -left * minimum)
 
@@ -49,17 +49,17 @@ def test_schedule_and_box_are_the_same_in_a_stack(changes: dict[str, Any]) -> No
     problem, how = logistic(), settings(**changes)
     start = look(problem, problem.parameters)
     runs = [Contender("adagrad", 0.3, 0), Contender("sgd", 2.0, 1)]
-    for run, stacked in zip(runs, run_stack(problem, how, runs, start, silent), strict=True):
-        alone = run_alone(problem, how, run, start, silent)
+    for run, stacked in zip(runs, run_stack(Course(problem, how, start), runs, silent), strict=True):
+        alone = run_alone(Course(problem, how, start), run, silent)
         assert [*stacked.losses, stacked.d_inf] == pytest.approx([*alone.losses, alone.d_inf], rel=1e-5)
-        free = run_alone(problem, settings(), run, start, silent)
+        free = run_alone(Course(problem, settings(), start), run, silent)
         assert alone.final != free.final
 
 
 def test_the_box_holds_the_iterates_and_moves_with_the_start() -> None:
     problem = network()
     how = settings(box=0.05, every_rate=False)
-    leg = run_alone(problem, how, Contender("adagrad", 0.3, 0), look(problem, problem.parameters), silent)
+    leg = run_alone(Course(problem, how, look(problem, problem.parameters)), Contender("adagrad", 0.3, 0), silent)
     assert leg.d_inf == pytest.approx(0.05, rel=1e-4)
 
 
@@ -72,7 +72,7 @@ def test_an_optimizer_of_the_users_steps_as_in_plain_torch(name: str) -> None:
     optimizer = OWN[name](list(leaves.values()), lr=0.05)
     from diagnose.training.batches import batches
 
-    for (_, w), index in zip(path[1:], batches(problem.n, 8, how.seed, 1), strict=False):
+    for (_, w, _), index in zip(path[1:], batches(problem.n, 8, how.seed, 1), strict=False):
         optimizer.zero_grad()
         torch.autograd.backward(problem.losses(leaves, problem.take(index)).mean())
         optimizer.step()
@@ -138,9 +138,9 @@ def test_plain_networks_are_stacked_and_others_are_not() -> None:
 def test_one_stack_trains_all_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def counted(problem: Problem, how: Any, runs: Any, start: Any, tick: Any) -> Any:
+    def counted(course: Any, runs: Any, tick: Any) -> Any:
         seen.append({run.method for run in runs})
-        return run_stack(problem, how, runs, start, tick)
+        return run_stack(course, runs, tick)
 
     monkeypatch.setattr("diagnose.training.racing.run_stack", counted)
     race(logistic(), settings(optimizers=("sgd", "adagrad", "adam")), MemoryStore())

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from diagnose.settings import METHODS
+from diagnose.training.tuning import first_guess
 from diagnose.training.update_rules import RULES, Tensors
+from reports.text import method_name
+from tests.diagnose.training.tasks import settings
 
 RATE = 0.05
 SHAPES = {"weight": (3, 4), "bias": (4,)}
@@ -125,6 +129,14 @@ def test_a_stack_of_runs_is_the_runs(method: str) -> None:
     faster = walked(method, streams[1])
     for name in SHAPES:
         torch.testing.assert_close(w[name][1], 2 * faster[name])
+
+
+def test_every_method_that_can_be_named_has_a_rule_a_guess_and_a_name() -> None:
+    assert tuple(RULES) == METHODS
+    for method in METHODS:
+        for every_rate in (True, False):
+            assert abs(first_guess(method, settings(every_rate=every_rate))) < 20
+        assert method_name(method) != method
 
 
 def test_rules_leave_their_arguments_alone() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diagnose.training import MemoryStore, race
 from diagnose.training.findings import findings
-from diagnose.training.speedup import summarise
+from diagnose.training.summary import summarise
 from diagnose.verdict.rule import answer_of
 from tests.diagnose.training.tasks import quadratic, settings
 

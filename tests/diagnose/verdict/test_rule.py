@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from diagnose.schema import NOT_YET, Answer, Evidence, Prediction, Training, Verdict, absent
-from diagnose.training.speedup import summarise, t_interval
+from diagnose.training.speedup import t_interval
+from diagnose.training.summary import summarise
 from diagnose.verdict import bounds, decide
 from diagnose.verdict.rule import answer_of, best_method, confidence
 from estimators.results import Finding, GeneralizedSmoothness, Interval, Noise, Smoothness, stored_keys
@@ -22,6 +27,7 @@ from tests.diagnose.training.tasks import made_race
 NOISE = replace(absent(Noise, "not measured"), density=0.4, l1=14.0, l2=1.7)
 SMOOTH = replace(absent(Smoothness, "not measured"), density=0.25, l1_lower=46.0, l1_upper=48.0, sharpness=1.6)
 GENERAL = absent(GeneralizedSmoothness, "too narrow a range of gradients")
+RANK = {"sgd": -1, "no-difference": 0, "undecided": 0, "adagrad": 1}
 NOTHING = absent(Prediction, NOT_YET)
 
 
@@ -38,6 +44,8 @@ def trained(ratios: Sequence[float], **changes: Any) -> Training:
         speedup_seeds=list(ratios),
         curves_file="runs.csv",
         methods={"sgd": {**method, "final_loss": 2.0}, "adagrad": {**method, "final_loss": 1.0}},
+        batch_sizes=None,
+        noise_terms=None,
         why={} if ends else {"speedup_interval": "an interval over seeds needs 3 seeds or more"},
     )
     return replace(base, **changes)
@@ -234,3 +242,19 @@ def test_numbers_in_the_reasons_are_short() -> None:
     text = " ".join(part.reasons or ())
     assert "2.1×" in text
     assert not any(len(word.strip("[],.×:%").replace(".", "")) > 4 for word in text.split() if word[:1].isdigit())
+
+
+def test_the_table_of_cases() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "verdict.md").read_text()
+    cases = re.findall(r"^\| ([\d.]+|none) \| (?:([\d.]+) to ([\d.]+)|none) \| `([a-z-]+)` \|$", text, re.MULTILINE)
+    assert len(cases) == 12
+    for speedup, low, high, answer in cases:
+        interval = (float(low), float(high)) if low else None
+        assert answer_of(None if speedup == "none" else float(speedup), interval) == answer
+
+
+@given(st.lists(st.floats(0.05, 20), min_size=3, max_size=8), st.floats(1, 100))
+def test_faster_seeds_never_move_the_whole_verdict_towards_sgd(ratios: list[float], factor: float) -> None:
+    before, _ = judged(trained(ratios))
+    after, _ = judged(trained([factor * ratio for ratio in ratios]))
+    assert RANK[str(after.answer)] >= RANK[str(before.answer)]

@@ -1,0 +1,87 @@
+"""Objects inside the parts of result.json: Lambda of the whole data, the density of eigenvalues, curvature in the
+metric of an update rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import estimators
+from diagnose.training.update_rules import State
+from estimators.lanczos import Ritz
+from estimators.problem import Problem
+from estimators.results import ALL_ROWS, Progress, Smoothness
+
+FEWEST_SAMPLES = 4
+"""Two halves of two samples each: fewer show no scatter."""
+LEAST_PRODUCTS = 32
+"""For Lambda of the data at least; half of the bracket's products where that is more."""
+STARTS, STEPS = 4, 24
+"""Lanczos runs behind the density, that of the spectrum included, and the steps of the others."""
+THINNED = 2
+"""Every second point of the density's grid is stored: 1.9 on each width of the kernel."""
+IDENTITY = "sgd moves by the gradient itself: its P is I, and the value is `sharpness`"
+NO_GRADIENT = "no gradient has been accumulated at the start"
+
+
+def numbers(row: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """Some fields of a result as an object of result.json, with the reasons of its nulls."""
+    why = {key: reason for key, reason in row.why.items() if key in keys}
+    return {key: getattr(row, key) for key in keys} | ({"why": why} if why else {})
+
+
+def whole_data(
+    problem: Problem, bracket: Smoothness, rows: int, *, affordable: bool, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """The 95% interval for Lambda of all ``rows`` of the data; the bracket itself where all were measured.
+
+    Args:
+        problem: the curvature samples.
+        bracket: theirs, paid already.
+        affordable: False where the model is too large for more products.
+    """
+    found: dict[str, Any] = {"interval": None, "mean": None, "inflation": None, "samples": problem.n, "rows": rows}
+    found["products"] = 0
+    if problem.n >= rows:
+        assert bracket.l1_lower is not None
+        assert bracket.l1_upper is not None
+        found["interval"] = (bracket.l1_lower, bracket.l1_upper)
+        return {**found, "why": dict.fromkeys(("mean", "inflation"), ALL_ROWS)}
+    reason = ""
+    if problem.n < FEWEST_SAMPLES:
+        reason = f"{problem.n} samples are too few: Lambda of all {rows:,} rows takes {FEWEST_SAMPLES} or more"
+    elif not affordable:
+        reason = "not measured for so large a model: `estimators.crossfit_smoothness` does it"
+    if reason:
+        return {**found, "why": dict.fromkeys(("interval", "mean", "inflation"), reason)}
+    crossed = estimators.crossfit_smoothness(
+        problem,
+        rows=rows,
+        smoothness=bracket,
+        max_products=max((bracket.products or 0) // 2, LEAST_PRODUCTS),
+        seed=seed,
+        progress=progress,
+    )
+    found |= {"mean": crossed.crossfit_mean, **numbers(crossed, ("interval", "inflation", "products"))}
+    return found
+
+
+def eigenvalue_density(problem: Problem, run: Ritz | None, *, seed: int, progress: Progress) -> dict[str, Any]:
+    """The smoothed density of H's eigenvalues with its spread; the spectrum's own run is the first start."""
+    found = estimators.eigenvalue_density(problem, probes=STARTS, steps=STEPS, run=run, seed=seed, progress=progress)
+    keys = ("width", "mean", "mean_interval", "mean_square", "mean_square_interval")
+    curves = {key: list(getattr(found, key)[::THINNED]) for key in ("grid", "density", "spread")}
+    starts: dict[str, Any] = {"starts": found.probes}
+    return {**curves, **starts, **numbers(found, keys)} | (
+        {"why": {"starts": found.why["probes"]}} if found.exact else {}
+    )
+
+
+def in_own_metric(problem: Problem, method: str, state: State, *, seed: int, progress: Progress) -> Mapping[str, Any]:
+    """max|eig P^-1/2 H P^-1/2| with AdaGrad's P = diag(sqrt(v)) at a point of its run, for ``smoothness.points``."""
+    keys = ("preconditioned", "preconditioned_interval")
+    if method != "adagrad":
+        return {**dict.fromkeys(keys), "why": dict.fromkeys(keys, IDENTITY if method == "sgd" else NO_GRADIENT)}
+    scale = {name: v.sqrt() for name, v in state["v"].items()}
+    found = estimators.preconditioned_sharpness(problem, scale, seed=seed, progress=progress)
+    return dict(zip(keys, (found.value, found.interval), strict=True))

@@ -1,0 +1,97 @@
+"""What to do: which optimizer, which learning rate, up to which batch size it pays, and what beat both."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from diagnose.schema import Answer, Training
+from diagnose.training.speedup import FEWEST_SEEDS
+from estimators.results import Noise
+from reports.numbers import number, rate
+from reports.text import method_name
+
+MOST_SEEDS = 100
+"""More seeds than this are no advice."""
+BEATS = 0.01
+"""A method beats another where it takes off this share more of the loss."""
+FOR: dict[Answer, tuple[str, ...]] = {
+    "adagrad": ("adagrad",),
+    "sgd": ("sgd",),
+    "no-difference": ("sgd", "adagrad"),
+    "undecided": (),
+}
+
+
+def advice(
+    answer: Answer, training: Training, noise: Noise, best: str | None, margin: float | None, batch_size: int | None
+) -> str:
+    """One to four sentences. ``best`` and ``margin`` are those of the verdict, ``batch_size`` that of the race."""
+    if answer == "undecided":
+        return _undecided(training) + _beaten(training, best, margin)
+    said = [_take(answer, training, batch_size), *(_batches(method, training, noise) for method in FOR[answer])]
+    return " ".join(text for text in said if text) + _beaten(training, best, margin)
+
+
+def _take(answer: Answer, training: Training, batch_size: int | None) -> str:
+    methods = training.methods or {}
+    at = "" if batch_size is None else f" in batches of {number(batch_size)}"
+    if answer == "no-difference":
+        rates = " or ".join(f"{method_name(m)} at {_rate(methods.get(m))}" for m in FOR[answer])
+        return f"Take either, tuned{at}: {rates}; SGD keeps no state."
+    (method,) = FOR[answer]
+    entry = methods.get(method) or {}
+    width = entry.get("tuning_range")
+    text = f"Use {method_name(method)} at a learning rate near {_rate(entry)}{at}"
+    if width is None:
+        return f"{text}."
+    least = "at least " if entry.get("tuning_range_at_least") else ""
+    return f"{text}; rates within {least}{number(width, 2)} decades end nearly as low."
+
+
+def _rate(entry: Any) -> str:
+    return rate((entry or {}).get("learning_rate"))
+
+
+def _batches(method: str, training: Training, noise: Noise) -> str:
+    """Up to which batch size it pays: measured by a sweep, else by the noise scale at the start."""
+    term = (training.noise_terms or {}).get(method) or {}
+    if term.get("pays_up_to") is not None:
+        least = "at least " if term.get("pays_at_least") else ""
+        return f"Larger batches pay for {method_name(method)} up to {least}{number(term['pays_up_to'])}, by the sweep."
+    scale = noise.noise_scale_l2 if method == "sgd" else noise.noise_scale_l1
+    if scale is None:
+        return ""
+    if scale < 1:
+        return (
+            f"At the start one sample's gradient is hardly noisy: larger batches pay little for {method_name(method)}."
+        )
+    return (
+        f"At the start noise and gradient are equal at batches of {number(max(1, round(scale)), 2)} for "
+        f"{method_name(method)}: much larger ones pay little there, later ones may."
+    )
+
+
+def _beaten(training: Training, best: str | None, margin: float | None) -> str:
+    """Which other method beat both, where one did clearly."""
+    if best is None or best in ("sgd", "adagrad") or margin is None or margin < BEATS:
+        return ""
+    return f" {method_name(best)} at {_rate((training.methods or {}).get(best))} ended lower than both: try it."
+
+
+def _undecided(training: Training) -> str:
+    speedup, interval = training.speedup, training.speedup_interval
+    if training.steps is None:
+        return "Let it train: without a race there is nothing to rest an answer on."
+    if speedup is None:
+        return "Mend what kept SGD or AdaGrad from training, then run it again."
+    seeds = [value for value in training.speedup_seeds or () if value is not None]
+    if interval is None:
+        return f"Run it with `--seeds {FEWEST_SEEDS}` or more: fewer give no interval."
+    effect, half = abs(math.log(speedup)), math.log(interval[1] / interval[0]) / 2
+    needed = math.ceil(len(seeds) * (half / effect) ** 2) if effect else MOST_SEEDS + 1
+    if len(seeds) < needed <= MOST_SEEDS:
+        return (
+            f"If the difference is as it looks, about `--seeds {needed}` would show it. Until then take what you know."
+        )
+    return "Take what you know: if there is a difference, it is too small for these seeds to show."
