@@ -141,8 +141,11 @@ class _Attempt:
         return self.known
 
     def _progress(self, stage: str, done: float, total: float) -> None:
-        """Pass it on, and now and then note the cost so far: a killed process has no time to."""
-        self.events.progress(stage, done, total)
+        """Pass it on, and now and then note the cost so far: a killed process has no time to.
+
+        The stage that runs may borrow from several estimators, which call themselves otherwise.
+        """
+        self.events.progress(self.stage or stage, done, total)
         now = time.perf_counter()
         if self.store and self.stage and now - self.noted > NOTE_EVERY:
             self.noted = now

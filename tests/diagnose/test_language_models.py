@@ -56,11 +56,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_rows_are_understood(folder: Path) -> None:
     found = Diagnosis.load(folder)
-    model, data, loss, samples = found.task.understood or ()
+    model, data, loss, samples, others = found.task.understood or ()
     assert model.startswith("model.pt: 6,736 parameters (tied tensors counted once), GPT2LMHeadModel")
     assert data.startswith("mine.json: 8 rows, bytes as tokens, cut to 240: 8 usable rows")
     assert loss == "loss cross-entropy of the next token"
     assert samples == "sample set: 6 of 8 sequences, drawn with seed 0"
+    assert others == "held out for validation: 2 of the 2 sequences outside the sample set"
+    assert all(entry["validation_loss"] > 0 for entry in (found.training.methods or {}).values())
     assert found.status == "finished"
     assert found.verdict.answer is not None
 

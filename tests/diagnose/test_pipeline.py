@@ -286,11 +286,15 @@ def test_a_run_that_dies_at_its_first_file_can_be_resumed(tmp_path: Path, monkey
 
 def test_both_methods_are_fitted_and_held_out(finished: Path) -> None:
     loaded = Diagnosis.load(finished)
-    points = {(row["l1_upper"], row["gradient_l2"]): row["method"] for row in loaded.smoothness.points or ()}
     halves: dict[bool, set[str]] = {True: set(), False: set()}
     for row in (loaded.generalized_smoothness.points or ())[1:]:
-        halves[row["fitted"]].add(points[row["l1_upper"], row["gradient_l2"]])
-    assert halves[True] == halves[False] == {"adagrad", "sgd"}
+        halves[row["fitted"]].add(row["group"])
+    assert halves[True] == halves[False]
+    assert len(halves[True]) == 5  # two runs of each method, and a sphere
+    assert {group.split()[0] for group in halves[True]} == {"adagrad", "sgd", "sphere"}
+    along = {(row["method"], row["step"]) for row in loaded.smoothness.points or ()}
+    assert {method for method, _ in along} == {"start", "adagrad", "sgd"}
+    assert 1 + 2 * 5 < len(along) <= 1 + 2 * 8
 
 
 def test_separable_data_end_in_a_finished_folder(tmp_path: Path) -> None:
