@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import estimators
+from diagnose.errors import among_held_out
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
 from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
@@ -21,6 +22,7 @@ from diagnose.training.legs import LegStore, rows
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
 from diagnose.verdict import bounds, decide
+from diagnose.verdict.advice import Raced
 from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
 from estimators.lanczos import Extremes, extremes
@@ -56,6 +58,7 @@ class Bench:
     progress: Progress
     own: Mapping[str, Optimizer] = field(default_factory=dict)
     kept: dict[str, Extremes] = field(default_factory=dict)
+    held_out: Problem | None = None
 
     @classmethod
     def build(
@@ -75,7 +78,11 @@ class Bench:
             generator = torch.Generator().manual_seed(stream(resolved.seed, "curvature"))
             drawn = torch.randperm(problem.n, generator=generator)[: resolved.curvature_samples]
             curvature = problem.subset(drawn.sort().values)
-        return cls(opened, resolved, problem, curvature, legs, progress, own)
+        held_out = None
+        if resolved.training and opened.held_out is not None:
+            with among_held_out():
+                held_out = problem.with_samples(opened.held_out)
+        return cls(opened, resolved, problem, curvature, legs, progress, own, held_out=held_out)
 
     def lanczos_run(self) -> Extremes | None:
         """The Lanczos run on H with its basis, made once: it serves lambda, the spectrum and the diagonal.
@@ -92,9 +99,8 @@ class Bench:
     @property
     def passes(self) -> float:
         """Forward+backward passes so far, in units of the whole sample set."""
-        if self.curvature is self.problem:
-            return self.problem.passes.total
-        return self.problem.passes.total + self.curvature.passes.total * self.curvature.n / self.problem.n
+        apart = [part for part in (self.curvature, self.held_out) if part is not None and part is not self.problem]
+        return self.problem.passes.total + sum(part.passes.total * part.n / self.problem.n for part in apart)
 
 
 @dataclass(frozen=True)
@@ -233,9 +239,7 @@ def training(bench: Bench, known: Diagnosis) -> Update:
         off = absent(Training, "training was off (--no-training)")
         return Update({"training": off, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
     settings = race_settings(bench, known)
-    others = bench.opened.held_out
-    held_out = None if others is None else bench.problem.with_samples(others)
-    ended = race(bench.problem, settings, bench.legs, bench.progress, held_out)
+    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out)
     ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
     if bench.resolved.batch_sizes is not None:
@@ -269,11 +273,10 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         reason = "neither sgd nor adagrad has a run that did not diverge"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
     if len(found) + 1 < FEWEST:
-        part = absent(
-            GeneralizedSmoothness,
-            f"above {LARGE_NETWORK:,} parameters curvature is measured at the start and at the end alone, and a fit "
-            f"needs {FEWEST} points along the runs",
-        )
+        reason = f"{len(found) + 1} points along runs this short, and a fit needs {FEWEST}"
+        if bench.problem.d > LARGE_NETWORK:
+            reason = f"above {LARGE_NETWORK:,} parameters curvature is measured at the start and at the end alone"
+        part = absent(GeneralizedSmoothness, reason)
         measured = []
         for number, place in enumerate(found):
             there = place.problem
@@ -318,7 +321,7 @@ def verdict(bench: Bench, known: Diagnosis) -> Update:
         known.bounds,
         known.training,
         prediction,
-        bench.resolved.batch_size,
+        Raced(bench.resolved.batch_size, bench.resolved.schedule, bench.resolved.box, bench.resolved.rotate),
     )
     return Update({"prediction": prediction, "verdict": part}, findings=findings)
 

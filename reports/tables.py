@@ -273,7 +273,13 @@ def of_noise_terms(caption: str, terms: Mapping[str, Mapping[str, Any]]) -> Tabl
         )
         for method, body in terms.items()
     )
-    head = ("method", "slope in 1/√M", "95% interval", "the bound's, constants dropped", "a larger batch pays up to")
+    head = (
+        "method",
+        "slope in the noise",
+        "95% interval",
+        "the bound's, constants dropped",
+        "a larger batch pays up to",
+    )
     return Table(caption, head, rows)
 
 

@@ -131,6 +131,11 @@ def _term(ended: Sequence[Race], method: str, n: int, predicted: float | None) -
         last = 0
         while last + 1 < len(ended) and (t_interval((finals[last] - finals[last + 1]).tolist()) or (0.0,))[0] > 0:
             last += 1
-        term["pays_up_to"] = ended[last].settings.batch_size
-        term["pays_at_least"] = last + 1 == len(ended)
+        if last:
+            term["pays_up_to"] = min(ended[last].settings.batch_size, n)
+            term["pays_at_least"] = last + 1 == len(ended) and term["pays_up_to"] < n
+        else:
+            why |= dict.fromkeys(
+                ("pays_up_to", "pays_at_least"), "the seeds do not show that the second size ends lower"
+            )
     return term | ({"why": why} if why else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from diagnose.schema import Answer, Training
@@ -13,6 +14,8 @@ from reports.text import method_name
 
 MOST_SEEDS = 100
 """More seeds than this are no advice."""
+CLEAR = 1.1
+"""A speed-up this far from 1 matters."""
 BEATS = 0.01
 """A method beats another where it takes off this share more of the loss."""
 FOR: dict[Answer, tuple[str, ...]] = {
@@ -23,19 +26,38 @@ FOR: dict[Answer, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True)
+class Raced:
+    """How the race was run: what an advice holds for."""
+
+    batch_size: int | None = None
+    schedule: str = "constant"
+    box: float | None = None
+    rotated: bool = False
+
+    def words(self) -> str:
+        said = "" if self.batch_size is None else f" in batches of {number(self.batch_size)}"
+        said += ", divided by the root of the step" if self.schedule == "inverse-sqrt" else ""
+        return said + ("" if self.box is None else f", kept within {number(self.box)} of the start")
+
+
+UNSAID = Raced()
+
+
 def advice(
-    answer: Answer, training: Training, noise: Noise, best: str | None, margin: float | None, batch_size: int | None
+    answer: Answer, training: Training, noise: Noise, best: str | None, margin: float | None, raced: Raced
 ) -> str:
-    """One to four sentences. ``best`` and ``margin`` are those of the verdict, ``batch_size`` that of the race."""
+    """One to four sentences. ``best`` and ``margin`` are those of the verdict."""
+    if raced.rotated:
+        return "No advice: coordinates were rotated at random, which is a control and not your training."
     if answer == "undecided":
         return _undecided(training) + _beaten(training, best, margin)
-    said = [_take(answer, training, batch_size), *(_batches(method, training, noise) for method in FOR[answer])]
+    said = [_take(answer, training, raced), *(_batches(method, training, noise) for method in FOR[answer])]
     return " ".join(text for text in said if text) + _beaten(training, best, margin)
 
 
-def _take(answer: Answer, training: Training, batch_size: int | None) -> str:
-    methods = training.methods or {}
-    at = "" if batch_size is None else f" in batches of {number(batch_size)}"
+def _take(answer: Answer, training: Training, raced: Raced) -> str:
+    methods, at = training.methods or {}, raced.words()
     if answer == "no-difference":
         rates = " or ".join(f"{method_name(m)} at {_rate(methods.get(m))}" for m in FOR[answer])
         return f"Take either, tuned{at}: {rates}; SGD keeps no state."
@@ -46,7 +68,7 @@ def _take(answer: Answer, training: Training, batch_size: int | None) -> str:
     if width is None:
         return f"{text}."
     least = "at least " if entry.get("tuning_range_at_least") else ""
-    return f"{text}; rates within {least}{number(width, 2)} decades end nearly as low."
+    return f"{text}; the rates that end nearly as low span {least}{number(width, 2)} decades."
 
 
 def _rate(entry: Any) -> str:
@@ -89,7 +111,9 @@ def _undecided(training: Training) -> str:
     if interval is None:
         return f"Run it with `--seeds {FEWEST_SEEDS}` or more: fewer give no interval."
     effect, half = abs(math.log(speedup)), math.log(interval[1] / interval[0]) / 2
-    needed = math.ceil(len(seeds) * (half / effect) ** 2) if effect else MOST_SEEDS + 1
+    if effect < math.log(CLEAR):
+        return "Take what you know: the difference looks too small to matter, and more seeds may show that it is."
+    needed = math.ceil(len(seeds) * (half / effect) ** 2)
     if len(seeds) < needed <= MOST_SEEDS:
         return (
             f"If the difference is as it looks, about `--seeds {needed}` would show it. Until then take what you know."

@@ -25,7 +25,7 @@ def likely_reasons(theory: Theory, noise: Noise, smoothness: Smoothness, ratios:
         found.append(
             f"curvature changed by a factor of {number(factor, 2)} along the runs, and the bounds take the start's"
         )
-    if noise.l1 is None or (noise.tail_index or {}).get("median", math.inf) < HEAVY:
+    if "heavy" in noise.why.get("l1", "") or (noise.tail_index or {}).get("median", math.inf) < HEAVY:
         found.append("the noise is heavy-tailed, and the bounds assume a variance that describes it")
     rotated = smoothness.density_rotated
     if rotated is not None and smoothness.density is not None and smoothness.density >= rotated:

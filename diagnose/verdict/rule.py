@@ -11,7 +11,7 @@ from scipy import stats
 
 from diagnose.schema import Answer, Bounds, Prediction, Training, Verdict
 from diagnose.verdict import theory as theories
-from diagnose.verdict.advice import advice
+from diagnose.verdict.advice import CLEAR, UNSAID, Raced, advice
 from diagnose.verdict.disagreement import likely_reasons
 from diagnose.verdict.evidence import evidence
 from diagnose.verdict.theory import Side, Theory
@@ -19,8 +19,6 @@ from estimators.results import Finding, GeneralizedSmoothness, Interval, Noise, 
 from reports.numbers import percent, ratio, ratio_interval
 from reports.text import method_name
 
-CLEAR = 1.1
-"""A speed-up this far from 1 matters."""
 LEVEL = (0.8, 1.25)
 """A speed-up within these makes no difference."""
 
@@ -32,7 +30,7 @@ def decide(
     ratios: Bounds,
     training: Training,
     prediction: Prediction,
-    batch_size: int | None = None,
+    raced: Raced = UNSAID,
 ) -> tuple[Verdict, tuple[Finding, ...]]:
     """The verdict, and what is to be said about it (readings-disagree).
 
@@ -59,7 +57,7 @@ def decide(
         best_method=best,
         best_margin=margin,
         theory=theory.sentence,
-        advice=advice(answer, training, noise, best, margin, batch_size),
+        advice=advice(answer, training, noise, best, margin, raced),
         reasons=_reasons(
             answer, training, prediction, theory, best, margin, likely_reasons(theory, noise, smoothness, ratios)
         ),

@@ -13,6 +13,9 @@ from reports.sections.parts import Figure, Section, cost, fewer_samples, three
 from reports.tables import Quantity, Table, by_tensor, entry, quantity
 from reports.text import printable, reason, stage_line
 
+CHANCE = 0.05
+"""Above this share of random orders the growth with the gradient may be chance."""
+
 
 def generalized(diagnosis: Diagnosis) -> Section:
     """The pair (L₀, L₁) and the isotropic pair beside it."""
@@ -36,6 +39,11 @@ def generalized(diagnosis: Diagnosis) -> Section:
             "Control: on the frozen quadratic at the first point, where the true L₁ is 0, the same fit gives a "
             f"median L₁ of {number(control['l1_median'])}, here {number(part.l1_median)}"
             + ("." if beyond else ": the fit shows no growth of curvature with the gradient.")
+        )
+    if part.helps_fraction and part.permutation_p is not None and part.permutation_p > CHANCE:
+        cautions.append(
+            f"In {percent(part.permutation_p)} of random orders of the gradients L₁ helps as much: it is not shown that "
+            "curvature follows the gradient."
         )
     if part.tighter:
         remarks.append(tighter(part.tighter))

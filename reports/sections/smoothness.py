@@ -33,7 +33,8 @@ def smoothness(diagnosis: Diagnosis) -> Section:
     by_token, token_tables, remarks = decile_parts(
         "smoothness", "Smoothness", part.token_deciles, "‖L‖₁", "L", "upper ‖L‖₁"
     )
-    edge = _stability(part, diagnosis.training.methods or {})
+    schedule = str(diagnosis.settings.get("schedule", "constant"))
+    edge = _stability(part, diagnosis.training.methods or {}, schedule)
     tensors = by_tensor("Smoothness by tensor", part.tensors, "l1", (("l1", "‖L‖₁ of the tensor", number),))
     return Section(
         id="smoothness",
@@ -136,13 +137,14 @@ class Stability:
     step: int
     sharpness: float
     learning_rate: float
+    """Of this step, by the schedule."""
 
     @property
     def scaled(self) -> float:
         return self.learning_rate * self.sharpness
 
 
-def _stability(part: Any, methods: Mapping[str, Mapping[str, Any]]) -> list[Stability]:
+def _stability(part: Any, methods: Mapping[str, Mapping[str, Any]], schedule: str) -> list[Stability]:
     """The points of the best runs at which the sharpness that rules their steps is known: SGD's metric is P = I."""
     found = []
     for point in part.points or ():
@@ -150,7 +152,9 @@ def _stability(part: Any, methods: Mapping[str, Mapping[str, Any]]) -> list[Stab
         eta = (methods.get(method) or {}).get("learning_rate")
         value = point.get("sharpness" if method == "sgd" else "preconditioned")
         if eta is not None and value is not None:
-            found.append(Stability(method, point["step"], value, eta))
+            step = point["step"]
+            taken = eta / max(step, 1) ** 0.5 if schedule == "inverse-sqrt" else eta
+            found.append(Stability(method, step, value, taken))
     return found
 
 
@@ -171,16 +175,24 @@ def _stability_table(points: Sequence[Stability]) -> Table | None:
     if not points:
         return None
     rows = tuple(
-        (method_name(one.method), number(one.step), number(one.sharpness), number(one.scaled, 3)) for one in points
+        (
+            method_name(one.method),
+            number(one.step),
+            number(one.sharpness),
+            rate(one.learning_rate),
+            number(one.scaled, 3),
+        )
+        for one in points
     )
-    rates = {method_name(one.method): rate(one.learning_rate) for one in points}
     note = (
         "Largest curvature in the metric of the rule, ‖P^−½HP^−½‖: P = diag(√v) for AdaGrad, I for SGD. A rule that "
         "moves by −ηP⁻¹g is stable along every direction while η times it stays below 2; runs that hover near 2 are at "
         "the edge of stability. Coordinates that no batch has moved yet keep v = 10⁻¹⁰ and can rule AdaGrad's value in "
-        f"the first steps. η: {', '.join(f'{name} {eta}' for name, eta in rates.items())}."
+        "the first steps."
     )
-    return Table("Edge of stability along the runs", ("run", "step", "sharpness", "η × sharpness"), rows, note=note)
+    return Table(
+        "Edge of stability along the runs", ("run", "step", "sharpness", "η", "η × sharpness"), rows, note=note
+    )
 
 
 def _ladder(part: Any, estimated: bool) -> tuple[Figure, ...]:

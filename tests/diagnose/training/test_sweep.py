@@ -42,6 +42,18 @@ def test_larger_batches_pay_until_seeds_no_longer_tell() -> None:
     assert term["why"]["predicted"]
 
 
+def test_where_nothing_pays_there_is_no_size() -> None:
+    term = noise_terms(made({m: [2.0, 2.1, 1.9] for m in (8, 16, 32)}), 100, {"adagrad": 1.0})["adagrad"]
+    assert term["pays_up_to"] is None
+    assert "second size" in term["why"]["pays_up_to"]
+
+
+def test_beyond_the_whole_sample_set_there_is_no_larger_batch() -> None:
+    finals = {m: [s + 2.0 * relative_noise(m, 16) for s in (0.1, 0.2, 0.3)] for m in (1, 4, 16)}
+    term = noise_terms(made(finals), 16, {"adagrad": 1.0})["adagrad"]
+    assert (term["pays_up_to"], term["pays_at_least"]) == (16, False)
+
+
 def test_nulls_have_reasons() -> None:
     for finals in ({1: [3.0] * 3, 4: [2.0] * 3}, {1: [3.0], 4: [2.0], 16: [1.0]}):
         term = noise_terms(made(finals), 100, {"adagrad": 1.0})["adagrad"]
