@@ -41,9 +41,9 @@ def generalized(diagnosis: Diagnosis) -> Section:
             + ("." if beyond else ": the fit shows no growth of curvature with the gradient.")
         )
     if part.helps_fraction and part.permutation_p is not None and part.permutation_p > CHANCE:
+        orders = percent(part.permutation_p)
         cautions.append(
-            f"In {percent(part.permutation_p)} of random orders of the gradients L₁ helps as much: it is not shown that "
-            "curvature follows the gradient."
+            f"L₁ helps as much in {orders} of random orders of the gradients: growth with the gradient is not shown."
         )
     if part.tighter:
         remarks.append(tighter(part.tighter))
