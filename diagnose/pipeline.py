@@ -30,6 +30,7 @@ from diagnose.settings import (
 )
 from diagnose.stages import HUGE_NETWORK, STAGES, Bench, Update
 from diagnose.store import Store
+from diagnose.training.identity import digests
 from diagnose.training.legs import LegStore, MemoryStore
 from estimators.lanczos import MAX_STEPS
 from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
@@ -74,7 +75,7 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
     check(settings)
     opened, resolved = open_task(model, data, settings)
     own = own_optimizers(settings)
-    compared = comparable(opened, resolved)
+    compared = comparable(opened, resolved, own)
     new = started(opened, resolved, compared, command or command_line(settings, model, data))
     if settings.out is None:
         attempt = _Attempt(opened, resolved, own, None, events, new)
@@ -218,12 +219,14 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
     )
 
 
-def comparable(opened: Opened, resolved: Resolved) -> dict[str, Any]:
-    """What a folder is compared by: model, data, every resolved number, the fingerprint and the tool's version."""
+def comparable(opened: Opened, resolved: Resolved, own: Mapping[str, Optimizer]) -> dict[str, Any]:
+    """What a folder is compared by: model, data, every resolved number, the fingerprint and the tool's version; and
+    where optimizers of the user's race, a digest of each."""
     loss = opened.loss if isinstance(opened.loss, str) else getattr(opened.loss, "__name__", "function")
     numbers = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(resolved).items()}
     named = {"model": opened.model_name, "data": opened.data_name, **numbers, "loss": loss}
-    return {**named, "fingerprint": opened.fingerprint, "tool_version": __version__}
+    told = {"own_optimizers": digests(own)} if own else {}
+    return {**named, **told, "fingerprint": opened.fingerprint, "tool_version": __version__}
 
 
 def _bare(part: Any) -> Any:

@@ -174,7 +174,7 @@ def check(settings: Settings) -> None:
         if item.name == "memory":
             in_bytes(value)
             continue
-        values = several(value)
+        values = several(value) if str(item.type).startswith("Sequence") else (value,)
         if not values:
             raise InputError("no value given", flag(item.name), item.metadata["help"])
         for one in values:
@@ -183,6 +183,10 @@ def check(settings: Settings) -> None:
             twice = next(one for one in values if values.count(one) > 1)
             raise InputError(f"{_quoted(twice)} is given twice", flag(item.name), "name each value once")
     own_optimizers(settings)
+    if settings.batch_sizes is not None and not {"sgd", "adagrad"} & set(
+        map(method_name, several(settings.optimizers))
+    ):
+        raise InputError("neither sgd nor adagrad races", "--batch-sizes", "name one of them in `--optimizers`")
 
 
 def _check_one(one: Any, where: str, limits: Mapping[str, Any]) -> None:
@@ -198,7 +202,8 @@ def _check_one(one: Any, where: str, limits: Mapping[str, Any]) -> None:
             raise InputError(f"{_quoted(one)} is not a whole number of at least {limits['least']}", where)
         if "most" in limits and one > limits["most"]:
             raise InputError(f"{_quoted(one)} is larger than {limits['most']}", where)
-    if "above" in limits and not (isinstance(one, Real) and limits["above"] < one < float("inf")):
+    number = isinstance(one, Real) and not isinstance(one, bool)
+    if "above" in limits and not (number and limits["above"] < one < float("inf")):
         raise InputError(f"{_quoted(one)} is not a finite number above {limits['above']:g}", where)
 
 

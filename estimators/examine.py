@@ -43,6 +43,21 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
 
 
+def examine_others(problem: Problem) -> None:
+    """Samples beside those that the problem was made with: forward takes all of them, and the targets fit its output.
+
+    Cost: a forward pass over them.
+
+    Raises:
+        InputError: samples that forward can't take, such as tokens out of the vocabulary; targets that do not fit.
+    """
+    with problem.measuring():
+        for chunk in problem.chunks():
+            output = _output(problem, chunk)
+    problem.passes.add(1 / 3)
+    _check_targets(problem, output)
+
+
 def refuse_unmade(model: nn.Module) -> None:
     """InputError for parameters and buffers without numbers, and for parameters that are no plain real ones."""
     parameters = dict(model.named_parameters())
@@ -93,10 +108,16 @@ def _check_outputs(problem: Problem, few: Samples) -> int:
     numbers = sum(tensor[:1].numel() for tensor in tensors)
     if problem.loss_name is not None:
         losses.check_output(output, min(PROBE, problem.n))
-        full = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
-        losses.check_targets(problem.loss_name, output, full, heads.head(problem.model) == "causal")
+        _check_targets(problem, output)
         numbers += losses.prediction(output)[:1].numel()
     return max(1, min(OUTER_NUMBERS // max(numbers, 1), SAVED_NUMBERS // max(_saved(problem, few), 1)))
+
+
+def _check_targets(problem: Problem, output: Any) -> None:
+    """The targets of all samples fit what forward returns for some; a function as loss takes what it likes."""
+    if problem.loss_name is not None:
+        full = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
+        losses.check_targets(problem.loss_name, output, full, heads.head(problem.model) == "causal")
 
 
 def _saved(problem: Problem, few: Samples) -> int:

@@ -113,16 +113,21 @@ def check_targets(loss: str, output: Any, targets: Tensor, causal: bool) -> None
             row = int(bad.flatten(1).any(1).nonzero()[0]) if bad.dim() > 1 else int(bad.nonzero()[0])
             worst = int(targets[bad][0])
             raise InputError(f"label {worst}, but the model has {classes} outputs", f"sample {row}")
-        seen = counted[:, 1:] if causal else counted
-        labelled = seen.reshape(seen.shape[0], -1).any(1)
-        if not bool(labelled.all()):
-            row = int((~labelled).nonzero()[0])
+        without = ~labelled(targets, causal)
+        if bool(without.any()):
+            row = int(without.nonzero()[0])
             raise InputError("a sample has no label to predict", f"sample {row}", "drop it: its loss is not defined")
     elif loss == "logistic":
         if values[:1].numel() != 1:
             raise InputError(f"{values[:1].numel()} outputs for each sample, the logistic loss takes one", "forward")
         if not bool((targets.abs() == 1).all()):
             raise InputError("labels other than -1 and 1", "logistic loss", "map the two classes to -1 and 1")
+
+
+def labelled(targets: Tensor, causal: bool) -> Tensor:
+    """Which samples have a label to predict, shape (n,); ``causal``: the first position of a sequence predicts none."""
+    counted = (targets[:, 1:] if causal else targets) != IGNORED
+    return counted.unsqueeze(-1).flatten(1).any(1)
 
 
 def check_shape(each: Tensor, n: int) -> None:

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from estimators import heads, losses, memory
 from estimators.errors import InputError
-from estimators.examine import examine, refuse_unmade
+from estimators.examine import examine, examine_others, refuse_unmade
 from estimators.results import Finding
 
 Parameters = dict[str, Tensor]
@@ -135,13 +135,20 @@ class Problem:
         return other
 
     def with_samples(self, samples: Samples | Mapping[str, Tensor]) -> Problem:
-        """The same model on other samples of the same kind, with passes counted apart."""
+        """The same model on other samples of the same kind, with passes counted apart (over them).
+
+        Cost: a forward pass over them.
+
+        Raises:
+            InputError: samples that the model can't take, targets that do not fit.
+        """
         other = copy(self)
         other._dense = None
         other.samples = self._prepared(samples)
         other.n = next(iter(_tensors(other.samples))).shape[0]
         other._chunk = min(self._chunk, other.n)
         other.passes = Passes()
+        examine_others(other)
         return other
 
     def flatten(self, vector: Mapping[str, Tensor]) -> Tensor:

@@ -29,7 +29,7 @@ def fingerprint(model: nn.Module, samples: Samples, held_out: Samples | None = N
     digest = hashlib.sha256()
     modules = list(model.named_modules())
     configs = {id(config): config for _, module in modules if hasattr(config := _config(module), "to_json_string")}
-    sources = sorted({_source(type(module)) for _, module in modules})
+    sources = sorted({source(type(module)) for _, module in modules})
     described = [_described(name, module) for name, module in modules]
     written = [portable(json.loads(config.to_json_string(use_diff=False))) for config in configs.values()]
     for config in written:
@@ -70,9 +70,9 @@ def _plain(value: Any) -> Any:
     return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', '')}"
 
 
-def _source(own: type) -> str:
-    """The code of a class that is no library's; empty where it cannot be read."""
-    if own.__module__.partition(".")[0] in LIBRARIES:
+def source(own: Any) -> str:
+    """The code of a class or function that is no library's; empty where it cannot be read."""
+    if str(getattr(own, "__module__", "")).partition(".")[0] in LIBRARIES:
         return ""
     try:
         return inspect.getsource(own)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diagnose.errors import InputError
+from diagnose.errors import InputError, among_held_out
 from diagnose.inputs import images
 from diagnose.inputs.built_in import inputs_for, instead, loss_of, table_for
 from diagnose.inputs.data import targets
@@ -36,6 +36,7 @@ from diagnose.inputs.text import tokenizers
 from diagnose.inputs.text.encoded import encode
 from diagnose.settings import Loss, Settings, printable, resolve, task_name
 from estimators.heads import Kind, head
+from estimators.losses import labelled
 from estimators.results import Finding
 
 PADDED = {"input_ids", "attention_mask", "labels"}
@@ -81,13 +82,23 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     resolved = resolve(settings, kind, coordinates(model), rows, whole.costly)
     resolved = replace(resolved, max_length=whole.length)
     index = draw(rows, resolved.samples, settings.seed)
-    rest = held_out(rows, index, whole.tests, settings.seed)
+    rest = held_out(rows, index, whole.tests, settings.seed, _labelled(cast, loss, model))
     samples = _taken(cast, index, loaded)
     called = loss if isinstance(loss, str) else printable(getattr(loss, "__name__", "of yours"))
     counted = whole.counted or COUNTED.get(head(model), "")
     lines = (model_line(loaded.name, model, loaded.form), whole.line, f"loss {called}" + counted * (loss == DEFAULT))
-    others = _taken(cast, rest, loaded) if len(rest) else None
+    with among_held_out():
+        others = _taken(cast, rest, loaded) if len(rest) else None
     return Drawn(model, samples, loss, rows, kind, resolved, lines, whole.findings, others, whole.tests)
+
+
+def _labelled(cast: Samples, loss: Loss, model: nn.Module) -> Array:
+    """Which samples have a label to predict, shape (n,)."""
+    targets = cast["labels"] if isinstance(cast, dict) else cast[1]
+    if loss != DEFAULT:
+        return np.ones(targets.shape[0], dtype=bool)
+    found: Array = labelled(targets, head(model) == "causal").cpu().numpy()
+    return found
 
 
 def _taken(cast: Samples, index: Array, loaded: Loaded) -> Samples:

@@ -52,12 +52,15 @@ def draw(rows: int, count: int, seed: int) -> Array:
     return index
 
 
-def held_out(rows: int, index: Array, tests: int, seed: int) -> Array:
+def held_out(rows: int, index: Array, tests: int, seed: int, labelled: Array | None = None) -> Array:
     """Indices of samples that no run is trained on, at most as many as were drawn for training.
 
     Those of the test part, numbered from ``rows`` on, where the data has one; else of the rows outside ``index``.
+    Those that ``labelled``, shape (rows + tests,), says to have no label are left out: nothing can be scored on them.
     """
     rest = np.arange(rows, rows + tests) if tests else np.setdiff1d(np.arange(rows), index)
+    if labelled is not None:
+        rest = rest[labelled[rest]]
     return rest[draw(len(rest), len(index), seed)]
 
 

@@ -142,12 +142,14 @@ class MemoryStore:
 class Race:
     """All legs that were run, in the order of the methods, then of rate and seed.
 
-    ``state_bytes`` is what each method keeps beside parameters and gradient.
+    ``state_bytes`` is what each method keeps beside parameters and gradient; ``held_out``: whether the last iterates
+    were scored on held-out samples.
     """
 
     settings: RaceSettings
     legs: tuple[Leg, ...]
     state_bytes: Mapping[str, int]
+    held_out: bool = False
 
     def of(self, method: str) -> tuple[Leg, ...]:
         return tuple(leg for leg in self.legs if leg.method == method)

@@ -30,7 +30,8 @@ def race(
     All methods are tuned side by side: what each wants next is trained together, in stacks where ``settings.stacked``
     says so (optimizers of the user's always run alone). A finished run is put into ``legs`` at once, and taken from
     there when it is found. Runs of a stack are taken only all together, so that an interrupted race goes on to the
-    same bits. Where a batch is the whole sample set seeds change nothing: one is run and stands for all.
+    same bits. Where a batch is the whole sample set seeds change nothing but for an optimizer of the user's, which
+    may draw random numbers: of the other methods one seed is run and stands for all.
 
     Cost: steps * batch_size / n passes for each run, one for each evaluation (a third above GRADIENT_LIMIT
     parameters), and a forward pass over the ``held_out`` samples at its end. ``progress`` counts passes over the
@@ -46,9 +47,10 @@ def race(
         )
     memory = {method: state_bytes(method, settings.own, problem.parameters) for method in settings.optimizers}
     runner = _Runner(Course(problem, settings, start, held_out), legs, progress)
-    tuned = runner.settings
     finished: dict[str, list[Leg]] = {}
-    tunings: dict[str, Tuning] = {method: tune(method, tuned) for method in settings.optimizers}
+    tunings: dict[str, Tuning] = {
+        method: tune(method, _tuned(problem, settings, method)) for method in settings.optimizers
+    }
     wanted = {method: next(tuning) for method, tuning in tunings.items()}
     while wanted:
         runs = [Contender(method, rate, seed) for method, asked in wanted.items() for rate, seed in asked]
@@ -61,20 +63,24 @@ def race(
                 finished[method] = end.value
                 del wanted[method]
                 runner.finish(method)
-    every = [leg for method in settings.optimizers for leg in finished[method]]
-    if tuned.seeds < settings.seeds:
-        every = [replace(leg, seed=seed) for leg in every for seed in range(settings.seeds)]
-    return Race(settings, tuple(every), memory)
+    every: list[Leg] = []
+    for method in settings.optimizers:
+        copied = _tuned(problem, settings, method).seeds < settings.seeds
+        seeds = range(settings.seeds)
+        every += [replace(leg, seed=seed) for leg in finished[method] for seed in seeds] if copied else finished[method]
+    return Race(settings, tuple(every), memory, held_out is not None)
 
 
 def expected_passes(problem: Problem, settings: RaceSettings) -> float:
     """Passes of a race whose best rates lie inside their first grids."""
-    return len(settings.optimizers) * expected_runs(_tuned(problem, settings)) * _passes(problem, settings)
+    runs = sum(expected_runs(_tuned(problem, settings, method)) for method in settings.optimizers)
+    return runs * _passes(problem, settings)
 
 
-def _tuned(problem: Problem, settings: RaceSettings) -> RaceSettings:
-    """With full batches all seeds are the same run."""
-    return replace(settings, seeds=1) if settings.batch_size >= problem.n else settings
+def _tuned(problem: Problem, settings: RaceSettings, method: str) -> RaceSettings:
+    """With full batches all seeds of a pure rule are the same run."""
+    same = settings.batch_size >= problem.n and method not in settings.own
+    return replace(settings, seeds=1) if same else settings
 
 
 def _passes(problem: Problem, settings: RaceSettings) -> float:
@@ -89,9 +95,12 @@ class _Runner:
 
     def __init__(self, course: Course, legs: LegStore, progress: Progress | None) -> None:
         self.course, self.legs, self.progress = course, legs, progress
-        self.settings = _tuned(course.problem, course.settings)
+        self.settings = course.settings
         self.passes = _passes(course.problem, course.settings)
-        self.expected = dict.fromkeys(self.settings.optimizers, expected_runs(self.settings))
+        self.expected = {
+            method: expected_runs(_tuned(course.problem, course.settings, method))
+            for method in self.settings.optimizers
+        }
         self.done = dict.fromkeys(self.settings.optimizers, 0)
 
     def train(self, runs: Sequence[Contender]) -> list[Leg]:

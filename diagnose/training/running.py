@@ -77,7 +77,7 @@ class Trace:
             d_inf=_finite(d_inf),
             d_2=_finite(d_2),
             validation_loss=_finite(found.loss),
-            validation_accuracy=found.accuracy,
+            validation_accuracy=_finite(found.accuracy),
         )
 
 
@@ -98,7 +98,7 @@ def walk(problem: Problem, settings: RaceSettings, run: Contender) -> Iterator[t
     Cost: batch_size / n passes for each step.
     """
     w: Parameters = {name: part.clone() for name, part in problem.parameters.items()}
-    step = stepper(run.method, settings.own, w)
+    step = stepper(run, settings, w)
     yield w, state_of(step)
     batches = None if settings.batch_size >= problem.n else stream(problem, settings, run.seed)
     ends = box_ends(problem, settings)

@@ -21,6 +21,7 @@ from diagnose.training.speedup import (
 )
 
 CURVES_FILE = "runs.csv"
+NONE_HELD_OUT = "no samples are held out"
 WITHIN = 0.1
 """Share of the loss taken off that a rate of the tuning range may miss."""
 
@@ -91,7 +92,7 @@ def _method(race: Race, method: str, initial: float, target: float | None, no_ta
     entry["final_loss_interval"] = t_interval([leg.final for leg in best])
     if entry["final_loss_interval"] is None:
         why["final_loss_interval"] = FEW_SEEDS
-    _validated(best, entry, why)
+    _validated(race, best, entry, why)
     _compared(race, method, initial, entry, why)
     if target is None:
         why["steps_to_target"] = no_target
@@ -118,7 +119,7 @@ def _method(race: Race, method: str, initial: float, target: float | None, no_ta
     return entry
 
 
-def _validated(best: Sequence[Leg], entry: dict[str, Any], why: dict[str, str]) -> None:
+def _validated(race: Race, best: Sequence[Leg], entry: dict[str, Any], why: dict[str, str]) -> None:
     """Adds what the last iterates at the best rate reach on held-out samples."""
     losses = [leg.validation_loss for leg in best if leg.validation_loss is not None]
     rights = [leg.validation_accuracy for leg in best if leg.validation_accuracy is not None]
@@ -128,12 +129,12 @@ def _validated(best: Sequence[Leg], entry: dict[str, Any], why: dict[str, str]) 
         if entry["validation_loss_interval"] is None:
             why["validation_loss_interval"] = FEW_SEEDS
     else:
-        reason = "no samples are held out" if not losses else "the loss of a held-out sample is not finite"
+        reason = "the loss of a held-out sample is not finite" if race.held_out else NONE_HELD_OUT
         why |= dict.fromkeys(("validation_loss", "validation_loss_interval"), reason)
     if len(rights) == len(best):
         entry["validation_accuracy"] = float(np.mean(rights))
     else:
-        why["validation_accuracy"] = "the loss has no classes" if losses else "no samples are held out"
+        why["validation_accuracy"] = "the loss has no classes" if race.held_out else NONE_HELD_OUT
 
 
 def _compared(race: Race, method: str, initial: float, entry: dict[str, Any], why: dict[str, str]) -> None:

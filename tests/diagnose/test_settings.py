@@ -37,7 +37,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"learning_rates": (0.1, 0.0)}, "--learning-rates"),
     ({"learning_rates": (float("inf"),)}, "--learning-rates"),
     ({"learning_rates": ("0.1",)}, "--learning-rates"),
+    ({"learning_rates": (True,)}, "--learning-rates"),
     ({"gap": float("nan")}, "--gap"),
+    ({"gap": True}, "--gap"),
+    ({"box": True}, "--box"),
+    ({"box": [0.5]}, "--box"),
+    ({"schedule": ["inverse-sqrt"]}, "--schedule"),
+    ({"steps": (5,)}, "--steps"),
+    ({"dtype": ["float64"]}, "--dtype"),
+    ({"loss": [max]}, "--loss"),
     *(({"memory": size}, "--memory") for size in ("", "8Q", "8GB", "G", "-1G", "1e9", "0", 0, -5, 2.5e9, True, "٣G")),
     ({"dtype": "float16"}, "--dtype"),
     ({"loss": "hinge"}, "--loss"),
@@ -57,7 +65,15 @@ def test_a_value_outside_its_limits_is_refused_by_its_option(values: dict[str, A
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"samples": 1}, {"optimizers": "sgd"}, {"learning_rates": 0.1}, {"seed": 2**32 - 1}, {"loss": max}],
+    [
+        {},
+        {"samples": 1},
+        {"optimizers": "sgd"},
+        {"learning_rates": 0.1},
+        {"batch_sizes": [8, 16]},
+        {"seed": 2**32 - 1},
+        {"loss": max},
+    ],
 )
 def test_values_inside_their_limits_pass(values: dict[str, Any]) -> None:
     check(Settings(**values))
@@ -137,3 +153,9 @@ def test_names_are_the_last_part_of_a_path() -> None:
     assert task_name("/home/someone/data/a4a.gz") == "a4a.gz"
     assert task_name(Path("x") / "y.npz") == "y.npz"
     assert task_name({"labels": 1}) == "mapping"
+
+
+def test_a_sweep_needs_one_of_its_two_methods() -> None:
+    check(Settings(batch_sizes=(8, 16), optimizers=("adagrad", "adam")))
+    with pytest.raises(InputError, match="neither sgd nor adagrad"):
+        check(Settings(batch_sizes=(8, 16), optimizers=("adam",)))

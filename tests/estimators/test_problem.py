@@ -563,3 +563,15 @@ def test_an_embedding_that_counts_tokens_is_refused() -> None:
     model = nn.Sequential(nn.Embedding(5, 3, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(6, 2))
     with pytest.raises(InputError, match="scales its gradient by frequency"):
         Problem(model, (torch.randint(0, 5, (4, 2)), torch.tensor([0, 1, 0, 1])))
+
+
+def test_other_samples_are_checked_as_the_first_ones_are() -> None:
+    problem = Problem(nn.Linear(3, 2), (torch.randn(8, 3), torch.arange(8) % 2))
+    inputs, labels = torch.randn(6, 3), torch.arange(6) % 2
+    assert problem.with_samples((inputs, labels)).passes.total == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match="label 7, but the model has 2 outputs: sample 5"):
+        problem.with_samples((inputs, torch.tensor([0, 1, 0, 1, 0, 7])))
+    with pytest.raises(InputError, match="a sample has no label to predict: sample 1"):
+        problem.with_samples((inputs, torch.tensor([0, -100, 0, 1, 0, 1])))
+    with pytest.raises(InputError, match="the model cannot take these samples"):
+        problem.with_samples((torch.randn(6, 4), labels))

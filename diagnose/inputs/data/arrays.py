@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from diagnose.errors import InputError
-from diagnose.inputs.data.tables import SCALED, Array, Table
+from diagnose.inputs.data.tables import SCALED, Array, Table, checked
 from diagnose.settings import printable
 
 CHANNELS = (1, 3, 4)
+TESTS = ("x_test", "y_test")
 NEEDED = "save it with numpy.savez(FILE, x=..., y=...), or x_train and y_train"
 
 
@@ -32,22 +33,23 @@ def parse(content: bytes, name: str) -> Table:
             for x, y in (("x", "y"), ("x_train", "y_train")):
                 if x in archive and y in archive:
                     table = _table(_array(archive, x, name), _array(archive, y, name), (x, y), name)
-                    if not ("x_test" in archive and "y_test" in archive):
-                        return table
-                    tests = _array(archive, "x_test", name), _array(archive, "y_test", name)
-                    return _with_tests(table, _table(*tests, ("x_test", "y_test"), name))
-            held = ", ".join(archive.files) or "nothing"
+                    held = [key for key in TESTS if key in archive]
+                    if len(held) < len(TESTS):
+                        left_out = tuple(f"{key} alone is no test part and is left out" for key in held)
+                        return replace(table, notes=(*table.notes, *left_out))
+                    tests = _array(archive, TESTS[0], name), _array(archive, TESTS[1], name)
+                    return _with_tests(checked(table), _table(*tests, TESTS, name))
+            names = ", ".join(archive.files) or "nothing"
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise InputError(
             "broken .npz archive", f"{name}: {printable(error)}", "write or fetch the file again"
         ) from None
-    raise InputError("no arrays x and y", f"{name} holds {printable(held)}", NEEDED)
+    raise InputError("no arrays x and y", f"{name} holds {printable(names)}", NEEDED)
 
 
 def _with_tests(table: Table, tests: Table) -> Table:
     """One table of both parts; InputError where they are not alike."""
-    same = table.inputs.shape[1:] == tests.inputs.shape[1:] and table.inputs.dtype == tests.inputs.dtype
-    if not same or (table.targets.dtype.kind == "U") != (tests.targets.dtype.kind == "U"):
+    if table.inputs.shape[1:] != tests.inputs.shape[1:] or table.inputs.dtype != tests.inputs.dtype:
         what = f"x_test has rows of shape {tests.inputs.shape[1:]} and type {tests.inputs.dtype}"
         raise InputError(
             what, table.name, f"give them as those of the training part: {table.inputs.shape[1:]}, {table.inputs.dtype}"
@@ -55,12 +57,20 @@ def _with_tests(table: Table, tests: Table) -> Table:
     if tests.inputs.shape[:1] != tests.targets.shape[:1]:
         what = f"{tests.inputs.shape[0]:,} rows in x_test and {tests.targets.shape[0]:,} in y_test"
         raise InputError(what, table.name, "give one target for each row")
+    if _sort(table.targets) != _sort(tests.targets):
+        what = f"y_test holds {_sort(tests.targets)}, the training part {_sort(table.targets)}"
+        raise InputError(what, table.name, f"save both as {table.targets.dtype}")
     return replace(
         table,
         inputs=np.concatenate([table.inputs, tests.inputs]),
         targets=np.concatenate([table.targets, tests.targets]),
         tests=tests.total,
     )
+
+
+def _sort(targets: Array) -> str:
+    """What targets are, in words."""
+    return {"U": "words", "f": "floating-point numbers"}.get(targets.dtype.kind, "whole numbers")
 
 
 def _array(archive: np.lib.npyio.NpzFile, key: str, name: str) -> Array:
@@ -82,11 +92,11 @@ def _table(x: Array, y: Array, keys: tuple[str, str], name: str) -> Table:
             f"array {keys[1]} has shape {y.shape} and type {y.dtype}", name, "give one label or number for each row"
         )
     notes = [f"arrays {keys[0]} and {keys[1]}"]
+    if not 1 <= x.ndim <= 4:
+        raise InputError(f"array {keys[0]} has {x.ndim} dimensions", name, "give rows (n, d) or images (n, C, H, W)")
     if x.ndim <= 2:
         notes.append("features as they are in the file")
         return Table(name, x, targets, notes=tuple(notes))
-    if x.ndim > 4:
-        raise InputError(f"array {keys[0]} has {x.ndim} dimensions", name, "give rows (n, d) or images (n, C, H, W)")
     images, layout = channels_first(x)
     notes.append(f"layout {layout}")
     if x.dtype == np.uint8:

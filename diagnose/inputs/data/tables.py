@@ -50,6 +50,12 @@ class Table:
         """Rows with those of the test part."""
         return int(self.inputs.shape[0])
 
+    def place(self, row: int, test_array: str) -> str:
+        """Where a row is, counted from 1; those of the test part by the array that the file has them in."""
+        if row < self.rows:
+            return f"{self.name}, row {row + 1}"
+        return f"{self.name}, {test_array}, row {row - self.rows + 1}"
+
 
 @dataclass(frozen=True)
 class Text:
@@ -124,7 +130,7 @@ def _refuse_non_finite(table: Table) -> None:
         column = int(bad[row].argmax())
         number = column + 1 if table.columns is None else int(table.columns[column])
         word = "NaN" if np.isnan(flat[row, column]) else "infinity"
-        raise InputError(f"{word} in the data", f"{table.name}, row {row + 1}, column {number} (counted from 1)", hint)
+        raise InputError(f"{word} in the data", f"{table.place(row, 'x_test')}, column {number} (counted from 1)", hint)
     if table.targets.dtype.kind == "f" and not np.isfinite(table.targets).all():
         row = int((~np.isfinite(table.targets.reshape(table.total, -1)).all(axis=1)).argmax())
-        raise InputError("NaN or infinity among the targets", f"{table.name}, row {row + 1} (counted from 1)", hint)
+        raise InputError("NaN or infinity among the targets", f"{table.place(row, 'y_test')} (counted from 1)", hint)

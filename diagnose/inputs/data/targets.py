@@ -48,8 +48,10 @@ def encode(table: Table, loss: str | None, model: str, instead: str, known: Clas
         instead: what to use when the targets turn out to be numbers to predict.
         known: classes of a model that exists.
 
+    The classes are those of the training part alone.
+
     Raises:
-        InputError: labels that do not fit the loss, or a single class.
+        InputError: labels that do not fit the loss, a single class, a label that only the test part has.
     """
     if loss is None or loss == "squared":
         if table.targets.dtype.kind == "U":
@@ -116,19 +118,25 @@ def _refuse_a_guess(classes: list[int | str], words: bool, known: Classes, model
 
 
 def _classes(table: Table, model: str, instead: str) -> Array:
-    """The distinct labels in ascending order."""
+    """The distinct labels of the training part in ascending order."""
     targets = table.targets
     if table.task == "regression":
         raise InputError(f"the targets are numbers to predict, {model} takes classes", table.name, instead)
     if targets.dtype.kind == "f" and (targets != np.rint(targets)).any():
         row = int((targets != np.rint(targets)).argmax())
-        where = f"{table.name}, row {row + 1} (counted from 1)"
+        where = f"{table.place(row, 'y_test')} (counted from 1)"
         raise InputError(f"target {targets[row]:g} is not a class label", where, instead)
-    labels: Array = np.unique(targets)
+    labels: Array = np.unique(targets[: table.rows])
     if len(labels) == 1:
         raise InputError(f"a single class, label {_label(labels[0])}", table.name, "give rows of two classes or more")
-    if len(labels) > MANY and 2 * len(labels) > table.total:
-        raise InputError(f"{len(labels):,} different labels in {table.total:,} rows", table.name, instead)
+    if len(labels) > MANY and 2 * len(labels) > table.rows:
+        raise InputError(f"{len(labels):,} different labels in {table.rows:,} rows", table.name, instead)
+    unknown = ~np.isin(targets, labels)
+    if unknown.any():
+        row = int(unknown.argmax())
+        what = f"label {_label(targets[row])}, which no row of the training part has"
+        where = f"{table.place(row, 'y_test')} (counted from 1)"
+        raise InputError(what, where, "drop such rows of the test part, or add some to the training part")
     return labels
 
 

@@ -208,3 +208,14 @@ def test_held_out_scores_are_means_over_seeds_at_the_best_rate() -> None:
     plain = (summarise(made).methods or {})["sgd"]
     assert plain["validation_loss"] is None
     assert plain["why"]["validation_loss"] == "no samples are held out"
+    assert plain["why"]["validation_accuracy"] == "no samples are held out"
+    some = tuple(replace(leg, validation_loss=None if leg.seed else 1.0) for leg in scored)
+    lost = tuple(replace(leg, validation_loss=None) for leg in scored)
+    for legs in (some, lost):
+        entry = (summarise(replace(made, legs=legs, held_out=True)).methods or {})["sgd"]
+        assert entry["validation_loss"] is None
+        assert entry["why"]["validation_loss"] == "the loss of a held-out sample is not finite"
+        assert entry["validation_accuracy"] == 0.5
+    entry = (summarise(replace(made, held_out=True)).methods or {})["sgd"]
+    assert entry["why"]["validation_loss"] == "the loss of a held-out sample is not finite"
+    assert entry["why"]["validation_accuracy"] == "the loss has no classes"

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import diagnose
 from diagnose.errors import InputError
+from diagnose.schema import Diagnosis
 from diagnose.training import race, replay
+from diagnose.training.identity import digests
 from diagnose.training.legs import Contender, MemoryStore
 from diagnose.training.running import Course, look, run_alone
 from diagnose.training.stacking import run_stack, stackable
@@ -89,6 +95,209 @@ def test_an_optimizer_of_the_users_races_beside_the_others_and_is_tuned() -> Non
     assert entry["runs"] >= 27
 
 
+class Plain(torch.optim.Optimizer):
+    """w <- w - lr g, with hooks for what optimizers of users do besides."""
+
+    def __init__(self, parameters: list[Tensor], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self.done = 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.done += 1
+        for group in self.param_groups:
+            for part in group["params"]:
+                part.data -= group["lr"] * self.direction(part.grad)
+            group["lr"] *= self.decay()
+
+    def direction(self, g: Tensor) -> Tensor:
+        return g
+
+    def decay(self) -> float:
+        return 1.0
+
+
+class Halving(Plain):
+    """Halves its own learning rate after every step."""
+
+    def decay(self) -> float:
+        return 0.5
+
+
+class Noisy(Plain):
+    """Draws from torch's global generator, when it is made and in every step."""
+
+    def __init__(self, parameters: list[Tensor], lr: float) -> None:
+        super().__init__(parameters, lr)
+        self.offset = torch.rand(())
+
+    def direction(self, g: Tensor) -> Tensor:
+        return g + 0.1 * torch.randn_like(g) + self.offset
+
+
+class Failing(Plain):
+    """Raises in the step of this number."""
+
+    def __init__(self, parameters: list[Tensor], lr: float, when: int, error: type[BaseException] = KeyError) -> None:
+        super().__init__(parameters, lr)
+        self.when, self.error = when, error
+
+    def decay(self) -> float:
+        if self.done == self.when:
+            raise self.error("no momentum")
+        return 1.0
+
+
+class ClosureByKeyword(Plain):
+    """Its step cannot be called without a closure."""
+
+    def step(self, *, closure: Callable[[], float]) -> None:  # type: ignore[override]
+        raise AssertionError(closure)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "inverse-sqrt"])
+def test_a_rate_that_the_optimizer_changes_itself_stays_changed(schedule: Any) -> None:
+    """Full-batch descent: w_t - w* = prod_s (1 - eta h / (2^(s-1) root_s)) (w_0 - w*), root_s 1 or sqrt(s)."""
+    h = torch.tensor([1.0, 0.3])
+    problem = quadratic(h, torch.zeros(2))
+    minimum = problem.samples[0][0] if isinstance(problem.samples, tuple) else pytest.fail("a pair")
+    how = settings(batch_size=10_000, steps=6, schedule=schedule, own={"mine": Halving})
+    left = torch.ones(2)
+    for step, w, _ in replay(problem, Contender("mine", 0.5, 0), how, range(7))[1:]:
+        root = math.sqrt(step) if schedule == "inverse-sqrt" else 1.0
+        left = left * (1 - 0.5 * h / (2 ** (step - 1) * root))
+        torch.testing.assert_close(w["w"] - minimum, -left * minimum)
+
+
+def ends(problem: Problem, how: Any, *runs: Contender) -> list[Tensor]:
+    return [problem.flatten(replay(problem, run, how, [how.steps])[0].parameters) for run in runs]
+
+
+def test_random_numbers_of_an_optimizer_follow_the_run_and_leave_the_users_alone() -> None:
+    how = settings(every_rate=False, own={"mine": Noisy, "other": Noisy}, steps=5, batch_size=1000)
+    run, problem = Contender("mine", 0.05, 0), network()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first = ends(problem, how, run)[0]
+    state_bytes("mine", how.own, problem.parameters)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(8)
+    changed = [run._replace(seed=1), run._replace(method="other"), run._replace(learning_rate=0.0500001)]
+    again, *others = ends(problem, how, run, *changed)
+    others += ends(problem, replace(how, seed=1), run)
+    assert torch.equal(first, again)
+    for other in others:
+        assert (other - first).abs().max() > 1e-3
+
+
+def test_steps_of_one_run_draw_different_numbers() -> None:
+    problem = quadratic(torch.zeros(3), torch.zeros(3))
+    how = settings(batch_size=10_000, own={"mine": Noisy}, steps=3)
+    path = [visit.parameters["w"] for visit in replay(problem, Contender("mine", 1.0, 0), how, range(4))]
+    moves = [after - before for before, after in pairwise(path)]
+    assert (moves[0] - moves[1]).abs().max() > 1e-3
+    assert (moves[1] - moves[2]).abs().max() > 1e-3
+
+
+def test_on_full_batches_a_random_optimizer_runs_every_seed_and_a_rule_one() -> None:
+    how = settings(
+        every_rate=False,
+        batch_size=1000,
+        learning_rates=(0.05,),
+        steps=5,
+        optimizers=("sgd", "mine"),
+        own={"mine": Noisy},
+    )
+    store = MemoryStore()
+    ended = race(network(), how, store)
+    assert sorted(leg.seed for leg in store.legs.values() if leg.method == "mine") == [0, 1, 2]
+    assert [leg.seed for leg in store.legs.values() if leg.method == "sgd"] == [0]
+    assert len({leg.final for leg in ended.of("mine")}) == 3
+    assert len({leg.final for leg in ended.of("sgd")}) == 1
+    assert [len(ended.of(method)) for method in ("sgd", "mine")] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError, InputError),
+        (RuntimeError, InputError),
+        (SystemExit, InputError),
+        (MemoryError, MemoryError),
+        (type("OutOfMemoryError", (RuntimeError,), {}), RuntimeError),
+        (KeyboardInterrupt, KeyboardInterrupt),
+    ],
+)
+def test_what_a_later_step_raises_is_told_by_the_optimizers_name(
+    error: type[BaseException], told: type[BaseException]
+) -> None:
+    how = settings(own={"mine": partial(Failing, when=3, error=error)}, steps=5, every_rate=False)
+    with pytest.raises(told, match="no momentum") as raised:
+        ends(network(), how, Contender("mine", 0.05, 0))
+    assert type(raised.value) is (InputError if told is InputError else error)
+    if isinstance(raised.value, InputError):
+        assert raised.value.where == "optimizer mine"
+
+
+def made(decay: float) -> Factory:
+    return lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, weight_decay=decay)
+
+
+class Made:
+    """A callable object that makes the optimizer."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def __call__(self, parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=self.decay)
+
+
+SAME_NAME: list[Callable[[], Factory]] = [
+    lambda: partial(torch.optim.SGD, momentum=0.9),
+    lambda: partial(torch.optim.SGD, weight_decay=5.0),
+    lambda: partial(torch.optim.SGD, momentum=0.8),
+    lambda: partial(partial(torch.optim.SGD, momentum=0.9), nesterov=True),
+    lambda: torch.optim.SGD,
+    lambda: Plain,
+    lambda: Halving,
+    lambda: made(0.1),
+    lambda: made(0.2),
+    lambda: Made(0.1),
+    lambda: Made(0.2),
+    lambda: Made(0.1).__call__,
+]
+
+
+def test_optimizers_of_one_name_have_digests_of_their_own_and_keep_them() -> None:
+    found = [digests({"mine": make()})["mine"] for make in SAME_NAME]
+    assert len(set(found)) == len(SAME_NAME)
+    assert found == [digests({"mine": make()})["mine"] for make in SAME_NAME]
+
+
+def test_a_folder_of_another_optimizer_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(3))
+    model, y = torch.nn.Linear(3, 2), (x[:, 0] > 0).long()
+
+    def run(**changes: Any) -> Diagnosis:
+        optimizer = partial(torch.optim.SGD, **changes)
+        return diagnose.run(
+            model, (x, y), steps=3, seeds=1, optimizers=["adagrad", optimizer], out=str(tmp_path / "of")
+        )
+
+    first = run(momentum=0.9)
+    assert first.settings["own_optimizers"].keys() == {"SGD"}
+    assert run(momentum=0.9).cost.seconds == first.cost.seconds  # taken from the folder
+    with pytest.raises(InputError, match="own_optimizers"):
+        run(weight_decay=5.0)
+
+
+def test_a_digest_ends_where_a_function_holds_itself() -> None:
+    def again(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
+        return again(parameters, lr) if lr > 1 else torch.optim.SGD(parameters, lr=lr)
+
+    assert len(digests({"again": again})["again"]) == 64
+
+
 def no_lr(_: list[Tensor]) -> torch.optim.Optimizer:
     raise AssertionError
 
@@ -97,8 +306,12 @@ def no_lr(_: list[Tensor]) -> torch.optim.Optimizer:
     ("factory", "said"),
     [
         (torch.optim.LBFGS, "closure"),
-        (no_lr, "cannot be made"),
+        (no_lr, "raised TypeError"),
         (lambda parameters, lr: None, "NoneType"),
+        (lambda parameters, lr: ClosureByKeyword(parameters, lr), "closure"),
+        (lambda parameters, lr: Failing(parameters, lr, 1), "raised KeyError: 'no momentum'"),
+        (lambda parameters, lr: torch.optim.Optimizer(parameters, {"rate": lr}), "without `lr`"),
+        (lambda parameters, lr: [][int(lr)], "raised IndexError"),
     ],
 )
 def test_what_is_no_such_optimizer_is_refused_before_anything_is_trained(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnose.training import race, replay
+from diagnose.training import race, replay, running
 from diagnose.training.legs import Contender, MemoryStore
-from diagnose.training.validation import score
+from diagnose.training.validation import Score, score
 from estimators.problem import Problem
 from tests.diagnose.training.tasks import logistic, network, settings
 
@@ -71,3 +73,11 @@ def test_a_race_scores_the_last_iterate_of_each_run(stacked: bool) -> None:
     assert any(leg.validation_loss is not None for leg in legs)
     without = race(problem, how, MemoryStore()).legs
     assert all(leg.validation_loss is None for leg in without)
+
+
+def test_a_score_that_is_not_finite_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = network()
+    how = settings(learning_rates=(0.1,), stacked=False, optimizers=("sgd",), steps=4)
+    monkeypatch.setattr(running, "score", lambda *_: Score(math.inf, math.nan))
+    legs = race(problem, how, MemoryStore(), held_out=problem.with_samples(network(n=40, seed=5).samples)).legs
+    assert {(leg.validation_loss, leg.validation_accuracy) for leg in legs} == {(None, None)}
