@@ -10,6 +10,7 @@ import estimators
 from diagnose.training.update_rules import State
 from estimators.lanczos import Ritz
 from estimators.problem import Problem
+from estimators.products import passing
 from estimators.results import ALL_ROWS, Progress, Smoothness
 
 FEWEST_SAMPLES = 4
@@ -83,5 +84,6 @@ def in_own_metric(problem: Problem, method: str, state: State, *, seed: int, pro
     if method != "adagrad":
         return {**dict.fromkeys(keys), "why": dict.fromkeys(keys, IDENTITY if method == "sgd" else NO_GRADIENT)}
     scale = {name: v.sqrt() for name, v in state["v"].items()}
-    found = estimators.preconditioned_sharpness(problem, scale, seed=seed, progress=progress)
+    with passing(problem):
+        found = estimators.preconditioned_sharpness(problem, scale, seed=seed, progress=progress)
     return dict(zip(keys, (found.value, found.interval), strict=True))

@@ -236,7 +236,7 @@ class Diagnosis:
 
         Raises:
             InputError: the directory holds no readable result.json, or one with a value of another type than was
-                written; the key is named.
+                written or that no run writes; the key is named.
         """
         from diagnose.stored_types import fault  # needs pydantic
 

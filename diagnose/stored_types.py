@@ -12,6 +12,7 @@ from typing import Any, Literal, Required, get_type_hints
 
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from diagnose.stored_values import impossible
 from estimators.results import Interval, stored_keys
 
 Number = float | None
@@ -255,7 +256,8 @@ TOP: Mapping[str, Any] = {
 
 
 def fault(text: str, parts: Mapping[str, type[Any]]) -> str | None:
-    """The first key of a result.json whose value is of another type than was written, with what it should be.
+    """The first key of a result.json whose value is of another type than was written, or impossible
+    (``stored_values``), with what it should be.
 
     Args:
         text: the file, known to be JSON.
@@ -264,11 +266,11 @@ def fault(text: str, parts: Mapping[str, type[Any]]) -> str | None:
     from pydantic import ValidationError
 
     try:
-        _adapter(tuple(parts.items())).validate_json(text, strict=True)
+        body = _adapter(tuple(parts.items())).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"`{_path(first['loc']) or 'the whole'}`: {first['msg'].removeprefix('Input ').lower()}"
-    return None
+    return impossible(body)
 
 
 @cache

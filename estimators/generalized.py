@@ -6,6 +6,7 @@ since descent removes sharp directions first, so that secants of a quadratic cor
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators import memory
 from estimators.anisotropic import DENSE_GAP, GAP, MAX_PRODUCTS, norms, rounded_up
 from estimators.controls import STARTS, Measured, frozen, gathered, measure, spread, starts
 from estimators.envelope import RANGE, Array, span
@@ -33,7 +35,7 @@ from estimators.pairs import (
     summary,
 )
 from estimators.problem import Problem
-from estimators.products import DENSE_LIMIT
+from estimators.products import DENSE_LIMIT, passing
 from estimators.resampling import members
 from estimators.results import Cost, GeneralizedSmoothness, Progress, absent
 
@@ -68,7 +70,8 @@ def generalized_smoothness(
     ``tightness``: mean over them of sum(D) over sum(L_t). ``control`` repeats all fits on the quadratic frozen at the
     first point, where L1 is 0. ``vectors`` is ``l1``.
 
-    A point is a parameter dict, or ``problem.at`` of one: then a Hessian formed here stays with it.
+    A point is a parameter dict, or ``problem.at`` of one: then a Hessian formed here stays with it, at the first points
+    and as far as there is room (``memory.formed_points``). At the others it is formed again where it is wanted again.
     ``points`` is filled even where no fit is possible. Cost: one bracket a point, and three more for the control.
     L_t comes from a random start at each point: ``smoothness`` takes no start from another one.
 
@@ -95,9 +98,11 @@ def generalized_smoothness(
             progress(STAGE, done, total)
 
     measured: list[Measured] = []
+    keeping = memory.formed_points(problem)
     for number, where in enumerate(trajectory):
         there = where if isinstance(where, Problem) else problem.at(where)
-        measured.append(measure(there, gap, max_products, seed + number))
+        with contextlib.nullcontext() if number < keeping else passing(there):
+            measured.append(measure(there, gap, max_products, seed + number))
         report(number + 1)
     labels = list(groups) if groups is not None else [""] * len(measured)
     # One group after another, every other point: each group has its share in both halves.
@@ -115,12 +120,14 @@ def generalized_smoothness(
             why=why,
             cost=Cost(problem.passes.total - before, time.perf_counter() - began),
         )
-    again = starts(measured[0], gap, max_products, seed, lambda done: report(len(measured) + done))
+    with passing(measured[0].problem):
+        again = starts(measured[0], gap, max_products, seed, lambda done: report(len(measured) + done))
+        control = frozen(measured[0], again, [measured[i] for i in fitted])
     free = spread(measured[0], again)
     everything = levels(gathered(measured), problem.sizes, goal, free)
     clouds = everything.rows(np.array(fitted))
     pairs = fit_levels(clouds)
-    still = fit_levels(levels(frozen(measured[0], again, [measured[i] for i in fitted]), problem.sizes, goal, free))
+    still = fit_levels(levels(control, problem.sizes, goal, free))
     l0 = problem.unflatten(_rounded_up(problem, pairs.coordinates.a))
     l1 = problem.unflatten(_rounded_up(problem, pairs.coordinates.b))
     held = [measured[i] for i in held_out]

@@ -14,7 +14,7 @@ from estimators.anisotropic import norms
 from estimators.controls import Measured
 from estimators.lanczos import DELTA
 from estimators.max_cut import certify, floored
-from estimators.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.products import DENSE_LIMIT, dense_hessian, hessian, passing
 
 FLAT = "the Hessian vanishes at a held-out point"
 
@@ -73,7 +73,8 @@ def _feasible(point: Measured, scaling: Tensor, seed: int) -> bool:
     active = scaling > 0
     problem = point.problem
     if problem.d <= DENSE_LIMIT:
-        matrix = dense_hessian(problem)
+        with passing(problem):
+            matrix = dense_hessian(problem)
         if float(matrix[~active].abs().sum()) > 0:
             return False
         root = torch.where(active, scaling, torch.ones_like(scaling)).rsqrt() * active

@@ -34,6 +34,8 @@ STEP = 12
 """Vectors that one step of Lanczos takes beside its basis, its product included."""
 DENSE_LIMIT = 2000
 """Up to this many coordinates the Hessian is formed."""
+FORMED_BYTES = 256 << 20
+"""For formed Hessians of other points, each of which another measurement may want again."""
 FORMED = 6
 """Matrices of d x d numbers in float64 that a formed Hessian takes, its eigenvalues and its bracket included."""
 
@@ -102,9 +104,20 @@ def vectors(problem: Problem) -> int:
     """How many vectors of d numbers, in the parameters' format, may be held beside the graphs."""
     if problem.memory_bytes is None:
         return max(VECTOR_BYTES // _vector(problem), FEWEST)
+    return max(int((problem.memory_bytes - _for_graphs(problem, problem.memory_bytes)) / _vector(problem)), FEWEST)
+
+
+def formed_points(problem: Problem) -> int:
+    """How many points may keep the Hessian that was formed there while one is measured at another point."""
+    one, room = 8 * problem.d**2, float(FORMED_BYTES)
+    if problem.memory_bytes is not None:
+        room = min(room, problem.memory_bytes - _for_graphs(problem, problem.memory_bytes) - FORMED * one)
+    return max(0, int(room // one))
+
+
+def _for_graphs(problem: Problem, limit: int) -> float:
     one = graph_bytes(problem, min(problem._chunk, problem.n))
-    graphs = min(GRAPHS * problem.memory_bytes, (kept_graphs(problem) + 2) * one)
-    return max(int((problem.memory_bytes - graphs) / _vector(problem)), FEWEST)
+    return min(GRAPHS * limit, (kept_graphs(problem) + 2) * one)
 
 
 def holds_basis(problem: Problem, steps: int) -> bool:

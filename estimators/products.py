@@ -110,6 +110,16 @@ def dense_hessian(problem: Problem) -> Tensor:
     return problem._dense
 
 
+@contextlib.contextmanager
+def passing(problem: Problem) -> Iterator[None]:
+    """A Hessian that is formed inside is let go at the end; one that was there before stays."""
+    before = problem._dense
+    try:
+        yield
+    finally:
+        problem._dense = before
+
+
 def _kept(problem: Problem) -> tuple[list[Graph], int]:
     """The graphs that stay in memory, of the first chunks, and how many samples the other chunks hold."""
     number = memory.kept_graphs(problem)

@@ -1,4 +1,4 @@
-"""A result.json whose values have other types than were written: one error that names the key."""
+"""A result.json whose values have other types than were written, or cannot be: one error that names the key."""
 
 from __future__ import annotations
 
@@ -104,6 +104,56 @@ def test_the_key_is_named_in_one_line(
     assert lines[0].startswith("error: result.json is damaged")
     assert f"`{key}`" in lines[0]
     assert lines[1].startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "key"),
+    [
+        (("training", "batch_sizes", 1, "methods"), {"sgd": {"final_loss": 0.5}}, "training.batch_sizes"),
+        (("training", "batch_sizes", 0, "batch_size"), 0, "training.batch_sizes[0].batch_size"),
+        (("training", "batch_sizes", 0, "speedup_interval"), [0.0, 2.0], "training.batch_sizes[0].speedup_interval"),
+        (("spectrum", "eigenvalue_density", "grid"), [0.0, 1.0], "spectrum.eigenvalue_density"),
+        (("spectrum", "eigenvalue_density", "spread"), [], "spectrum.eigenvalue_density"),
+        (("training", "speedup_interval"), [0.0, 2.0], "training.speedup_interval"),
+        (("training", "speedup_interval"), [2.0, 1.0], "training.speedup_interval"),
+        (("training", "speedup"), -1.0, "training.speedup"),
+        (("training", "methods", "sgd", "final_loss_interval"), [5.0, 6.0], "training.methods.sgd"),
+        (("training", "methods", "sgd", "learning_rate"), 0.0, "training.methods.sgd.learning_rate"),
+        (("noise", "density_interval"), [0.4, 0.3], "noise.density_interval"),
+        (("noise", "l1"), 1e308, "noise.l1"),
+        (("smoothness", "sharpness_interval"), [-1e308, 1.0], "smoothness.sharpness_interval[0]"),
+        (("task", "parameters"), 10**400, "task.parameters"),
+    ],
+)
+def test_an_impossible_value_is_named_in_one_line(
+    path: Path_, value: Any, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "result.json").write_text(spoiled(path, value))
+    assert main(["report", str(tmp_path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("error: result.json is damaged")
+    assert f"`{key}`: should be" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("training", "methods", "sgd", "final_loss_interval"), None),
+        (("training", "methods", "sgd", "final_loss"), None),
+        (("training", "speedup"), None),
+        (("spectrum", "eigenvalue_density", "spread"), None),
+        (("hessian_diagonal", "trace_interval"), [-3.0, -3.0]),
+        (("training", "batch_sizes"), []),
+    ],
+)
+def test_what_a_run_may_write_is_not_impossible(path: Path_, value: Any) -> None:
+    """Nulls, an interval of one point and values below 0; a mean that rounding puts beside both ends."""
+    whole = json.loads(spoiled(path, value))
+    if path[-1] == "spread":
+        del whole["spectrum"]["eigenvalue_density"]["spread"]
+    whole["training"]["methods"]["adagrad"] |= {"final_loss": 0.3, "final_loss_interval": [0.1 + 0.2, 0.1 + 0.2]}
+    assert fault(json.dumps(whole), PARTS) is None
 
 
 def test_every_object_and_row_of_the_schema_has_a_type() -> None:

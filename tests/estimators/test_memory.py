@@ -14,8 +14,19 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from estimators import InputError, Problem, anisotropic, hessian_diagonal, memory, noise, smoothness, spectrum
-from estimators.products import hessian
+from estimators import (
+    InputError,
+    Problem,
+    anisotropic,
+    generalized_smoothness,
+    hessian_diagonal,
+    memory,
+    noise,
+    smoothness,
+    spectrum,
+)
+from estimators.products import dense_hessian, hessian
+from estimators.results import stored
 from estimators.rotation import rotated
 from tests import oracles
 from tests.problems import quadratic, symmetric
@@ -138,6 +149,65 @@ def test_too_small_a_limit_names_one_that_does() -> None:
 )
 def test_sizes_in_words(number: float, text: str) -> None:
     assert memory.size(number) == text
+
+
+# -- formed Hessians -------------------------------------------------------------------------------
+
+
+def network(limit: int | None = None) -> Problem:
+    """A small network, d = 200, whose Hessian is formed: 0.32 MB."""
+    generator = torch.Generator().manual_seed(2)
+    torch.manual_seed(2)
+    model = torch.nn.Sequential(torch.nn.Linear(17, 10), torch.nn.Tanh(), torch.nn.Linear(10, 2, bias=False))
+    inputs = torch.randn(24, 17, generator=generator)
+    return Problem(model, (inputs, torch.randint(0, 2, (24,), generator=generator)), memory_bytes=limit)
+
+
+def shrinking(problem: Problem, count: int) -> list[Problem]:
+    scales = np.geomspace(2, 0.02, count)
+    return [problem.at({name: float(s) * value for name, value in problem.parameters.items()}) for s in scales]
+
+
+MATRIX = 8 * 200**2
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_limit_holds_for_the_hessians_of_many_points(kept: int) -> None:
+    """16 points, whose Hessians together take twice the limit."""
+    graph = memory.graph_bytes(network(1 << 30), 24)
+    problem = network(int((memory.FORMED + kept + 0.5) * MATRIX) + 3 * graph)
+    points = shrinking(problem, 16)
+    room = memory.formed_points(problem)
+    assert kept <= room <= kept + 1
+    with Held(problem) as held:
+        result = generalized_smoothness(problem, points)
+    assert result.l0_l1 is not None
+    assert [point._dense is not None for point in points] == [number < room for number in range(16)]
+    assert problem.memory_bytes is not None
+    assert held.peak <= problem.memory_bytes < 16 * MATRIX
+
+
+def test_hessians_formed_again_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for room in (memory.FORMED_BYTES, 0):
+        monkeypatch.setattr(memory, "FORMED_BYTES", room)
+        problem = network()
+        results.append(generalized_smoothness(problem, shrinking(problem, 8)))
+    kept, again = (stored(result) for result in results)
+    assert kept["l0_l1"] is not None
+    assert kept == again
+    assert results[1].cost.passes > results[0].cost.passes
+    for name, value in results[0].vectors.items():
+        assert torch.equal(value, results[1].vectors[name])
+
+
+def test_a_hessian_that_the_caller_formed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "FORMED_BYTES", 0)
+    problem = network()
+    points = shrinking(problem, 6)
+    formed = dense_hessian(points[3])
+    generalized_smoothness(problem, points)
+    assert points[3]._dense is formed
 
 
 # -- the same answers ------------------------------------------------------------------------------
