@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diagnose.schema import PAIR
 from diagnose.settings import LARGE_NETWORK
 from diagnose.training import RaceSettings, replay
 from diagnose.training.legs import Contender
@@ -17,7 +18,6 @@ from estimators.problem import Problem
 from estimators.sphere_points import sphere
 from reports.numbers import rate
 
-PAIR = ("adagrad", "sgd")
 POINTS = 5
 """Points along each of the two best runs, the start apart ..."""
 SMALL, MORE = 300, 8
@@ -57,7 +57,7 @@ def places(
         methods: ``training.methods``.
         seed: of the sphere's directions.
     """
-    tuned = {name: (methods.get(name) or {}).get("learning_rate") for name in PAIR}
+    tuned = {name: (methods.get(name) or {}).get("learning_rate") for name in reversed(PAIR)}
     runs = [(name, float(best), True) for name, best in tuned.items() if best is not None]
     steps = [settings.steps]
     if problem.d > LARGE_NETWORK:

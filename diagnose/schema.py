@@ -33,6 +33,10 @@ NOISE_SIDES = (0.5, 0.95)
 """Noise density: below the first a strong case for AdaGrad, below the second some."""
 SMOOTHNESS_SIDES = (0.1, 0.55)
 """R_L: below the first a strong case for AdaGrad, below the second some."""
+CLEAR = 1.1
+"""A speed-up this far from 1 matters, over all seeds and in one."""
+PAIR = ("sgd", "adagrad")
+"""The two methods that the question is about."""
 Answer = Literal["adagrad", "sgd", "no-difference", "undecided"]
 
 

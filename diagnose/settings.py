@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diagnose.errors import InputError
+from diagnose.schema import PAIR
 
 Family = Literal["linear", "network", "language"]
 Schedule = Literal["constant", "inverse-sqrt"]
-SCHEDULES = ("constant", "inverse-sqrt")
 Optimizer = Callable[..., Any]
 """A class of torch.optim, or a function (parameters, lr=rate) -> an optimizer."""
 Loss = str | Callable[..., Any]
@@ -79,7 +79,9 @@ class Settings:
     )
     optimizers: Sequence[str | Optimizer] = option(OPTIMIZERS, "methods to race, comma-separated", choices=METHODS)
     schedule: Schedule = option(  # noqa: RUF009 - a frozen field() like the others
-        "constant", "learning rate along a run: as it is, or divided by the root of the step", choices=SCHEDULES
+        "constant",
+        "learning rate along a run: as it is, or divided by the root of the step",
+        choices=get_args(Schedule),
     )
     box: float | None = option(
         None, "keep every coordinate within this distance of its start, by projection; default off", above=0.0
@@ -183,9 +185,8 @@ def check(settings: Settings) -> None:
             twice = next(one for one in values if values.count(one) > 1)
             raise InputError(f"{_quoted(twice)} is given twice", flag(item.name), "name each value once")
     own_optimizers(settings)
-    if settings.batch_sizes is not None and not {"sgd", "adagrad"} & set(
-        map(method_name, several(settings.optimizers))
-    ):
+    raced = map(method_name, several(settings.optimizers))
+    if settings.batch_sizes is not None and not set(PAIR).intersection(raced):
         raise InputError("neither sgd nor adagrad races", "--batch-sizes", "name one of them in `--optimizers`")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from diagnose.schema import Training
+from diagnose.schema import CLEAR, Training
 from diagnose.training.legs import Race
 from estimators.results import Finding
 from reports.numbers import rate, ratio
 
 STAGE = "training"
-CLEAR = 1.1
-"""A seed speaks for a method from this ratio on; below it the two are level in that seed."""
 
 
 def findings(race: Race, training: Training) -> tuple[Finding, ...]:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from diagnose.schema import RUN_COLUMNS
+from diagnose.settings import Schedule
 
 Rate = TypeVar("Rate", int, float)
 """A learning rate, or the exponent of one."""
-
-
-Schedule = Literal["constant", "inverse-sqrt"]
 
 
 class Contender(NamedTuple):

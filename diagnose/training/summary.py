@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.schema import Training
+from diagnose.schema import PAIR, Training
 from diagnose.training.legs import Leg, Race, mean_final
 from diagnose.training.speedup import (
     FEW_SEEDS,
@@ -152,10 +152,10 @@ def _compared(race: Race, method: str, initial: float, entry: dict[str, Any], wh
 
 def _target(race: Race) -> tuple[float | None, str]:
     """The worse of sgd's and adagrad's final losses, or why there is none."""
-    absent = [method for method in ("sgd", "adagrad") if method not in race.settings.optimizers]
+    absent = [method for method in PAIR if method not in race.settings.optimizers]
     if absent:
         return None, f"{' and '.join(absent)} did not run"
-    best = {method: race.best(method) for method in ("sgd", "adagrad")}
+    best = {method: race.best(method) for method in PAIR}
     failed = [method for method, legs in best.items() if not legs]
     if failed:
         return None, f"every learning rate of {' and '.join(failed)} diverged"

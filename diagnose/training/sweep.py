@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.schema import Bounds
+from diagnose.schema import PAIR, Bounds
 from diagnose.training.legs import LegStore, Race, RaceSettings
 from diagnose.training.racing import expected_passes, race
 from diagnose.training.speedup import FEW_SEEDS, FEWEST_SEEDS, t_interval
@@ -22,7 +22,6 @@ from diagnose.training.summary import summarise
 from estimators.problem import Problem
 from estimators.results import Noise, Progress
 
-METHODS = ("sgd", "adagrad")
 FEWEST_SIZES = 3
 KEYS = ("learning_rate", "final_loss", "final_loss_interval")
 
@@ -38,7 +37,7 @@ def races(
 
     Runs that ``legs`` holds, such as those of the main race, are taken over.
     """
-    methods = tuple(method for method in settings.optimizers if method in METHODS)
+    methods = tuple(method for method in settings.optimizers if method in PAIR)
     each = [replace(settings, batch_size=size, optimizers=methods) for size in sorted(sizes)]
     costs = [expected_passes(problem, one) for one in each]
     ended: list[Race] = []

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from diagnose.schema import Answer, Training
+from diagnose.schema import CLEAR, PAIR, Answer, Training
 from diagnose.training.speedup import FEWEST_SEEDS
 from estimators.results import Noise
 from reports.numbers import number, rate
@@ -14,14 +14,12 @@ from reports.text import method_name
 
 MOST_SEEDS = 100
 """More seeds than this are no advice."""
-CLEAR = 1.1
-"""A speed-up this far from 1 matters."""
 BEATS = 0.01
 """A method beats another where it takes off this share more of the loss."""
 FOR: dict[Answer, tuple[str, ...]] = {
     "adagrad": ("adagrad",),
     "sgd": ("sgd",),
-    "no-difference": ("sgd", "adagrad"),
+    "no-difference": PAIR,
     "undecided": (),
 }
 
@@ -96,7 +94,7 @@ def _batches(method: str, training: Training, noise: Noise) -> str:
 
 def _beaten(training: Training, best: str | None, margin: float | None) -> str:
     """Which other method beat both, where one did clearly."""
-    if best is None or best in ("sgd", "adagrad") or margin is None or margin < BEATS:
+    if best is None or best in PAIR or margin is None or margin < BEATS:
         return ""
     return f" {method_name(best)} at {_rate((training.methods or {}).get(best))} ended lower than both: try it."
 

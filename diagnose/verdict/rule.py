@@ -9,9 +9,9 @@ from dataclasses import asdict
 import numpy as np
 from scipy import stats
 
-from diagnose.schema import Answer, Bounds, Prediction, Training, Verdict
+from diagnose.schema import CLEAR, PAIR, Answer, Bounds, Prediction, Training, Verdict
 from diagnose.verdict import theory as theories
-from diagnose.verdict.advice import CLEAR, UNSAID, Raced, advice
+from diagnose.verdict.advice import UNSAID, Raced, advice
 from diagnose.verdict.disagreement import likely_reasons
 from diagnose.verdict.evidence import evidence
 from diagnose.verdict.theory import Side, Theory
@@ -130,7 +130,7 @@ def best_method(training: Training) -> tuple[str | None, float | None]:
     if not finals:
         return None, None
     best = min(finals, key=lambda name: finals[name])
-    pair = [finals[name] for name in ("sgd", "adagrad") if name in finals]
+    pair = [finals[name] for name in PAIR if name in finals]
     if not pair or training.initial_loss is None or not min(pair) < training.initial_loss:
         return best, None
     return best, (min(pair) - finals[best]) / (training.initial_loss - min(pair))
@@ -151,7 +151,7 @@ def _reasons(
     reasons.append(theory.sentence)
     if (contrast := _contrast(answer, theory.side, likely)) is not None:
         reasons.append(contrast)
-    if best is not None and best not in ("sgd", "adagrad") and margin is not None:
+    if best is not None and best not in PAIR and margin is not None:
         reasons.append(
             f"Of all {len(training.methods or {})} methods that ran, {method_name(best)} ended lowest: it took off "
             f"{percent(margin)} more loss than the better of SGD and AdaGrad."
