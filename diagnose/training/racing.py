@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from diagnose.training.legs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
 from diagnose.training.running import GRADIENT_LIMIT, Course, look, run_alone
-from diagnose.training.stacking import run_stack, stack_size
+from diagnose.training.stacking import grouped, run_stack
 from diagnose.training.steppers import state_bytes
 from diagnose.training.tuning import Tuning, expected_runs, tune
 from estimators.errors import InputError
@@ -108,12 +108,8 @@ class _Runner:
         for method in self.done:
             asked = sum(run.method == method for run in runs)
             self.expected[method] = max(self.expected[method], self.done[method] + asked)
-        width = stack_size(self.course.problem, self.settings) if self.settings.stacked else 1
-        together = [run for run in runs if run.method not in self.settings.own]
-        groups = [together[first : first + width] for first in range(0, len(together), width)]
-        groups += [[run] for run in runs if run.method in self.settings.own]
         made: dict[Contender, Leg] = {}
-        for group in groups:
+        for group in grouped(self.course.problem, self.settings, runs):
             made.update(zip(group, self._group(group), strict=True))
             for run in group:
                 self.done[run.method] += 1
@@ -135,10 +131,8 @@ class _Runner:
         def tick(share: float) -> None:
             self._tell(share * len(group))
 
-        if self.settings.stacked and group[0].method not in self.settings.own:
-            legs = run_stack(self.course, group, tick)
-        else:
-            legs = [run_alone(self.course, run, tick) for run in group]
+        one, *others = group
+        legs = run_stack(self.course, group, tick) if others else [run_alone(self.course, one, tick)]
         for leg in legs:
             self.legs.put(leg)
         return legs

@@ -1,11 +1,12 @@
 """Many runs at once: the gradients of all of them by one ``vmap``, then each method's rule on its own runs.
 
-Which models are stacked was measured (torch 2.13, one CPU thread, float32, batch 32, milliseconds for a step of one
-run, alone -> in a stack): logistic regression with 30 features 0.060 -> 0.010 in 30 runs and 0.003 in 120; softmax
-regression, d = 640, 0.072 -> 0.020 in 27; MLP, d = 8,730, 0.35 -> 0.19 in 5, 0.10 in 20 and 0.08 in 40. Evaluations
-gain nothing: 2.0 -> 2.1 for that MLP on 1,024 samples. A CNN, d = 10,026, loses: 1.0 -> 0.93 for a step, 14 -> 58 for
-an evaluation; a language model's time is all arithmetic. So models of linear layers are stacked, the others run alone,
-where each finished run can be kept and a run that diverges ends at once. The choice follows the model, never the clock.
+Which models are stacked was measured (torch 2.13, one CPU thread, float32, batch 32; milliseconds for a step of one
+run, alone -> in a stack): logistic regression with 30 features 0.25 -> 0.047 in 30 runs and 0.013 in 120; softmax
+regression, d = 610, 0.27 -> 0.075 in 27; MLP, d = 8,778, 0.63 -> 0.18 in 20, 0.13 in 40 and 0.11 in 84. Evaluations
+gain little: 1.9 -> 1.4 for that MLP on 1,024 samples. A CNN, d = 10,026, loses: 1.0 -> 0.93 for a step, 14 -> 58 for an
+evaluation; a language model's time is all arithmetic. So models of linear layers are stacked, the others run alone,
+where each finished run can be kept and a run that diverges ends at once. The choice follows the model and the number of
+runs, never the clock.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from diagnose.training.legs import Contender, Leg, RaceSettings, evaluation_step
 from diagnose.training.running import (
     GRADIENT_LIMIT,
     Course,
-    Ends,
     Seen,
     Tick,
     Trace,
@@ -35,8 +35,12 @@ from estimators.problem import Parameters, Problem, Samples
 
 STACK_NUMBERS = 1 << 24
 """The batches and the state of one stack hold at most this many numbers."""
+FEWEST_STACKED = 3
+"""A stack of fewer runs, one more for each method in it, takes as long as the same runs alone, or longer."""
 EVALUATED = 1 << 17
 """Samples times runs that an evaluation of a stack takes at once."""
+WHOLE = "w"
+"""The name under which a rule sees all coordinates of a run."""
 PLAIN = (nn.Sequential, nn.Flatten, nn.Identity, nn.Linear, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus)
 """Modules that are known to run under vmap, and to gain by it."""
 
@@ -50,6 +54,18 @@ def stackable(problem: Problem) -> bool:
 def stack_size(problem: Problem, settings: RaceSettings) -> int:
     """How many runs one stack may hold: a bound on memory that depends on model and batch alone."""
     return max(1, STACK_NUMBERS // (batch_numbers(problem, settings) + 8 * problem.d))
+
+
+def grouped(problem: Problem, settings: RaceSettings, runs: Sequence[Contender]) -> list[list[Contender]]:
+    """The runs that are trained together: stacks where they pay, and runs alone."""
+    together = [run for run in runs if settings.stacked and run.method not in settings.own]
+    width = stack_size(problem, settings)
+    groups: list[list[Contender]] = []
+    for first in range(0, len(together), width):
+        stack = together[first : first + width]
+        pays = len(stack) >= FEWEST_STACKED + len({run.method for run in stack})
+        groups += [stack] if pays else [[run] for run in stack]
+    return groups + [[run] for run in runs if run not in together]
 
 
 def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg]:
@@ -73,8 +89,9 @@ def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg
     # Runs of a method stand side by side, so that each rule works on a slice.
     order = sorted(range(len(runs)), key=lambda run: runs[run].method)
     parts = [_Part(method, problem, settings, list(own), runs) for method, own in _by_method(order, runs)]
-    w = _copies(problem.parameters, len(runs))
-    origin, ends = problem.flatten(problem.parameters), box_ends(problem, settings)
+    origin, box = problem.flatten(problem.parameters), box_ends(problem, settings)
+    ends = None if box is None else [problem.flatten({name: pair[k] for name, pair in box.items()}) for k in (0, 1)]
+    w = origin.repeat(len(runs), 1)
     d_inf = torch.zeros(len(runs), dtype=problem.dtype, device=problem.device)
     d_2 = torch.zeros_like(d_inf)
     with problem.measuring(), threads(problem, settings):
@@ -85,10 +102,12 @@ def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg
             else:
                 index = {seed: next(batches) for seed, batches in streams.items()}
                 samples = problem.take(torch.stack([index[runs[run].seed] for run in alive]))
-            g = gradients(w, samples)
+            g = _rows(problem, gradients(_views(problem, w), samples))
             problem.passes.add(len(alive) * share)
-            w = _moved(w, g, parts, settings.factor(step), ends)
-            away = _rows(problem, w) - origin
+            _move(w, g, parts, settings.factor(step))
+            if ends is not None:
+                w.clamp_(*ends)
+            away = w - origin
             d_inf, d_2 = torch.maximum(d_inf, away.abs().amax(1)), torch.maximum(d_2, away.norm(dim=1))
             if step not in when:
                 continue
@@ -97,21 +116,23 @@ def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg
             tick(step / settings.steps)
             for row, run in enumerate(alive):
                 if traces[run].diverged or step == settings.steps:
-                    last = {name: part[row] for name, part in w.items()}
-                    legs[run] = traces[run].leg(last, d_inf[row].item(), d_2[row].item())
+                    legs[run] = traces[run].leg(problem.unflatten(w[row]), d_inf[row].item(), d_2[row].item())
             stay = [row for row, run in enumerate(alive) if not traces[run].diverged]
             if len(stay) < len(alive):
                 if not stay:
                     break
                 keep = torch.tensor(stay, device=problem.device)
-                w, d_inf, d_2 = _some(w, keep), d_inf[keep], d_2[keep]
+                w, d_inf, d_2 = w[keep], d_inf[keep], d_2[keep]
                 for part in parts:
                     part.drop({run for run in part.alive if traces[run].diverged})
     return [legs[run] for run in range(len(runs))]
 
 
 class _Part:
-    """The runs of one method inside a stack, with their rates and the rule's state."""
+    """The runs of one method inside a stack, with their rates and the rule's state.
+
+    A rule takes each run's coordinates as one tensor: what it does is by coordinate, or a norm over all of them.
+    """
 
     def __init__(
         self, method: str, problem: Problem, settings: RaceSettings, own: list[int], runs: Sequence[Contender]
@@ -119,13 +140,14 @@ class _Part:
         rule = RULES[method]
         self.alive = own
         self.rates = torch.tensor([runs[run].learning_rate for run in own], dtype=problem.dtype, device=problem.device)
-        self.state: State = {kind: _copies(part, len(own)) for kind, part in rule.init(problem.parameters).items()}
+        first = rule.init({WHOLE: problem.flatten(problem.parameters)})
+        self.state: State = {kind: _copies(part, len(own)) for kind, part in first.items()}
         self._update = vmap(rule.update)
 
-    def change(self, g: Tensors, factor: float) -> Tensors:
-        """The step of each run, for the gradients (runs, *)."""
-        change, self.state = self._update(g, self.state, self.rates * factor)
-        return change
+    def change(self, g: Tensor, factor: float) -> Tensor:
+        """The step of each run, for the gradients (runs, d)."""
+        change, self.state = self._update({WHOLE: g}, self.state, self.rates * factor)
+        return change[WHOLE]
 
     def drop(self, gone: set[int]) -> None:
         """Take runs out."""
@@ -134,38 +156,38 @@ class _Part:
             keep = torch.tensor(stay, device=self.rates.device, dtype=torch.long)
             self.alive = [self.alive[row] for row in stay]
             self.rates = self.rates[keep]
-            self.state = {kind: _some(part, keep) for kind, part in self.state.items()}
+            self.state = {
+                kind: {name: stacked[keep] for name, stacked in part.items()} for kind, part in self.state.items()
+            }
 
 
 def _by_method(order: Sequence[int], runs: Sequence[Contender]) -> list[tuple[str, list[int]]]:
     return [(method, list(own)) for method, own in itertools.groupby(order, key=lambda run: runs[run].method)]
 
 
-def _moved(w: Tensors, g: Tensors, parts: Sequence[_Part], factor: float, ends: Ends | None) -> Tensors:
-    """The next iterate of every run."""
-    first, changes = 0, []
+def _move(w: Tensor, g: Tensor, parts: Sequence[_Part], factor: float) -> None:
+    """Take every run (a row of w and of g) to its next iterate, in place."""
+    first = 0
     for part in parts:
         if part.alive:
             last = first + len(part.alive)
-            changes.append(part.change({name: piece[first:last] for name, piece in g.items()}, factor))
+            w[first:last] += part.change(g[first:last], factor)
             first = last
-    moved = {name: piece + torch.cat([change[name] for change in changes]) for name, piece in w.items()}
-    return moved if ends is None else {name: piece.clamp(*ends[name]) for name, piece in moved.items()}
 
 
-def _look_at_stack(problem: Problem, w: Tensors) -> list[Seen]:
-    """What :func:`look` sees, for each run of a stack; sums over samples in float64."""
+def _look_at_stack(problem: Problem, w: Tensor) -> list[Seen]:
+    """What :func:`look` sees, for each run (row) of a stack; sums over samples in float64."""
 
     def total(one: Parameters, samples: Samples) -> Tensor:
         return problem.losses(one, samples).sum()
 
-    runs = next(iter(w.values())).shape[0]
+    runs = w.shape[0]
     gradient = torch.zeros(runs, problem.d, dtype=torch.float64, device=problem.device)
     value = torch.zeros(runs, dtype=torch.float64, device=problem.device)
     both = vmap(grad_and_value(total), in_dims=(0, None))
     width = max(1, EVALUATED // runs)
     for first in range(0, problem.n, width):
-        parts, losses = both(w, problem.take(slice(first, first + width)))
+        parts, losses = both(_views(problem, w), problem.take(slice(first, first + width)))
         gradient += _rows(problem, parts)
         value += losses
     problem.passes.add(runs)
@@ -179,9 +201,14 @@ def _rows(problem: Problem, stacked: Tensors) -> Tensor:
     return torch.cat([stacked[name].flatten(1) for name in problem.names], 1)
 
 
+def _views(problem: Problem, w: Tensor) -> Tensors:
+    """The inverse of :func:`_rows`, without a copy."""
+    parts = torch.split(w, problem.sizes, 1)
+    return {
+        name: part.reshape(w.shape[0], *shape)
+        for part, (name, shape) in zip(parts, problem.shapes.items(), strict=True)
+    }
+
+
 def _copies(tensors: Tensors, runs: int) -> Tensors:
     return {name: part.expand(runs, *part.shape).clone() for name, part in tensors.items()}
-
-
-def _some(stacked: Tensors, keep: Tensor) -> Tensors:
-    return {name: part[keep] for name, part in stacked.items()}

@@ -19,9 +19,9 @@ from diagnose.errors import InputError
 from diagnose.schema import Diagnosis
 from diagnose.training import race, replay
 from diagnose.training.identity import digests
-from diagnose.training.legs import Contender, MemoryStore
+from diagnose.training.legs import Contender, MemoryStore, RaceSettings
 from diagnose.training.running import Course, look, run_alone
-from diagnose.training.stacking import run_stack, stackable
+from diagnose.training.stacking import grouped, run_stack, stackable
 from diagnose.training.steppers import Factory, state_bytes
 from diagnose.training.summary import summarise
 from estimators.problem import Problem
@@ -358,6 +358,23 @@ def test_one_stack_trains_all_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diagnose.training.racing.run_stack", counted)
     race(logistic(), settings(optimizers=("sgd", "adagrad", "adam")), MemoryStore())
     assert seen[0] == {"sgd", "adagrad", "adam"}
+
+
+def test_few_runs_are_trained_alone() -> None:
+    how = settings(optimizers=("sgd", "adam", "own"), own={"own": torch.optim.SGD}, stacked=True)
+    sgd, adam, own = ([Contender(name, 0.1, seed) for seed in range(9)] for name in ("sgd", "adam", "own"))
+
+    def sizes(runs: list[Contender], how: RaceSettings) -> list[int]:
+        groups = grouped(logistic(), how, runs)
+        assert sorted(run for group in groups for run in group) == sorted(runs)
+        return [len(group) for group in groups]
+
+    assert sizes(sgd[:3], how) == [1, 1, 1]
+    assert sizes(sgd[:4], how) == [4]
+    assert sizes(sgd[:2] + adam[:2], how) == [1, 1, 1, 1]
+    assert sizes(sgd[:2] + adam[:3] + own[:1], how) == [5, 1]
+    assert sizes(own, how) == [1] * 9
+    assert sizes(sgd, replace(how, stacked=False)) == [1] * 9
 
 
 def test_a_stacked_network_race_is_that_of_single_runs() -> None:
