@@ -28,10 +28,13 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
-from diagnose.stages import HUGE_NETWORK, STAGES, Bench, Update
+from diagnose.stages import HUGE_NETWORK, STAGES, Bench, Update, race_settings
 from diagnose.store import Store
+from diagnose.training import sweep
 from diagnose.training.identity import digests
 from diagnose.training.legs import LegStore, MemoryStore
+from diagnose.training.racing import expected_passes
+from diagnose.training.stacking import stack_size
 from estimators.lanczos import MAX_STEPS
 from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
 from reports.text import stage_line
@@ -252,7 +255,7 @@ class PlanRow:
     memory_bytes: int
 
 
-def plan(settings: Settings, model: Any, data: Any) -> list[PlanRow]:
+def plan(asked: Settings, model: Any, data: Any) -> list[PlanRow]:
     """Open model and data, time one forward+backward pass, and estimate each stage.
 
     Passes of the bracket and the race are those of a typical run, not bounds: the bracket stops when its gap
@@ -261,9 +264,10 @@ def plan(settings: Settings, model: Any, data: Any) -> list[PlanRow]:
     Raises:
         InputError: see :func:`run`.
     """
-    check(settings)
-    opened, resolved = open_task(model, data, settings)
-    bench = Bench.build(opened, resolved, MemoryStore(), Silent().progress, own_optimizers(settings))
+    check(asked)
+    opened, resolved = open_task(model, data, asked)
+    own = own_optimizers(asked)
+    bench = Bench.build(opened, resolved, MemoryStore(), Silent().progress, own)
     pace = min(_seconds(bench.problem.gradient) for _ in range(2))
     d, share = bench.problem.d, resolved.curvature_samples / resolved.samples
     dense = d <= DENSE_LIMIT
@@ -271,9 +275,6 @@ def plan(settings: Settings, model: Any, data: Any) -> list[PlanRow]:
     bracket = product * (d if dense else 250)
     crossed = product * 75 if resolved.curvature_samples < opened.rows and d <= HUGE_NETWORK else 0.0
     density = 0.0 if dense else product * ((STARTS - 1) * STEPS if d <= HUGE_NETWORK else 40)
-    methods, seeds = len(resolved.optimizers), resolved.seeds
-    runs = methods * (9 * seeds if opened.family == "linear" else 5 + 3 * (seeds - 1))
-    race = runs * (resolved.steps * resolved.batch_size / resolved.samples + resolved.evaluations * 2 / 3)
     points = 10 if d <= LARGE_NETWORK else (1 if d <= HUGE_NETWORK else 0)
     along = points * bracket + (0.0 if dense else product * 30 * -(-points // 2))
     number = 8 if resolved.dtype == "float64" else 4
@@ -294,9 +295,11 @@ def plan(settings: Settings, model: Any, data: Any) -> list[PlanRow]:
         ("hessian_diagonal", 0.0 if dense else resolved.probes * product, measuring(WIDE, FEWEST)),
     ]
     if resolved.training:
-        for size in resolved.batch_sizes or ():
-            race += 2 * runs / methods * (resolved.steps * size / resolved.samples + resolved.evaluations * 2 / 3)
-        rows.append(("training", race, 6 * number * d * (9 * seeds if opened.family == "linear" else 1)))
+        settings = race_settings(bench, started(opened, resolved, comparable(opened, resolved, own), ""))
+        swept = sweep.settings_of(settings, resolved.batch_sizes or ())
+        race = sum(expected_passes(bench.problem, each) for each in (settings, *swept))
+        at_once = min(stack_size(bench.problem, settings), 9 * resolved.seeds) if settings.stacked else 1
+        rows.append(("training", race, 6 * number * d * at_once))
         rows.append(("generalized_smoothness", along, measuring(100, FEWEST)))
     return [PlanRow(stage, passes, passes * pace, memory) for stage, passes, memory in rows]
 

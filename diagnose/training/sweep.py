@@ -37,8 +37,7 @@ def races(
 
     Runs that ``legs`` holds, such as those of the main race, are taken over.
     """
-    methods = tuple(method for method in settings.optimizers if method in PAIR)
-    each = [replace(settings, batch_size=size, optimizers=methods) for size in sorted(sizes)]
+    each = settings_of(settings, sizes)
     costs = [expected_passes(problem, one) for one in each]
     ended: list[Race] = []
     for number, one in enumerate(each):
@@ -50,6 +49,12 @@ def races(
 
         ended.append(race(problem, one, legs, told))
     return ended
+
+
+def settings_of(settings: RaceSettings, sizes: Sequence[int]) -> list[RaceSettings]:
+    """SGD and AdaGrad alone, at each batch size, ascending."""
+    methods = tuple(method for method in settings.optimizers if method in PAIR)
+    return [replace(settings, batch_size=size, optimizers=methods) for size in sorted(sizes)]
 
 
 def rows(ended: Sequence[Race]) -> list[dict[str, Any]]:

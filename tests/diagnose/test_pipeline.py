@@ -20,7 +20,7 @@ from diagnose.errors import InputError
 from diagnose.nested import whole_data
 from diagnose.schema import PARTS, Diagnosis
 from diagnose.settings import Settings
-from diagnose.stages import STAGES
+from diagnose.stages import STAGES, Bench, Update
 from diagnose.store import Store
 from diagnose.training.legs import Leg
 from estimators import Problem, smoothness
@@ -363,3 +363,23 @@ def test_the_plan_names_every_stage_that_measures() -> None:
     rows = pipeline.plan(Settings(**QUICK), "logreg", "breast-cancer")
     assert [row.stage for row in rows] == [name for name in STAGES if name != "verdict"]
     assert all(row.passes >= 0 and row.memory_bytes > 0 for row in rows)
+
+
+def test_the_plan_counts_the_passes_of_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the rates given no grid grows, and the plan is what the race takes."""
+    counted: dict[str, float] = {}
+
+    def training(bench: Bench, known: Diagnosis) -> Update:
+        before = bench.problem.passes.total
+        update = STAGES["training"](bench, known)
+        counted["race"] = bench.problem.passes.total - before
+        return update
+
+    how = {**QUICK, "learning_rates": (0.1, 0.3), "optimizers": ("sgd", "adagrad")}
+    extras: tuple[dict[str, Any], ...] = ({}, {"batch_sizes": (16, 64)})
+    for extra in extras:
+        asked = Settings(**how, **extra)
+        (planned,) = (row.passes for row in pipeline.plan(asked, "logreg", "breast-cancer") if row.stage == "training")
+        monkeypatch.setattr(pipeline, "STAGES", {**STAGES, "training": training})
+        diagnose.run("logreg", "breast-cancer", **how, **extra)
+        assert counted["race"] == pytest.approx(planned, rel=0.02)
