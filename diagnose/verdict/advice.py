@@ -66,7 +66,7 @@ def _take(answer: Answer, training: Training, raced: Raced) -> str:
     if width is None:
         return f"{text}."
     least = "at least " if entry.get("tuning_range_at_least") else ""
-    return f"{text}; the rates that end nearly as low span {least}{number(width, 2)} decades."
+    return f"{text}; the rates that end nearly as low span {least}a factor of {number(10**width, 2)}."
 
 
 def _rate(entry: Any) -> str:
@@ -88,7 +88,7 @@ def _batches(method: str, training: Training, noise: Noise) -> str:
         )
     return (
         f"At the start noise and gradient are equal at batches of {number(max(1, round(scale)), 2)} for "
-        f"{method_name(method)}: much larger ones pay little there, later ones may."
+        f"{method_name(method)}: much larger ones pay little there; later in a run they may."
     )
 
 
