@@ -26,13 +26,16 @@ Measure = tuple[Array, Array]
 
 def ours(task: Task, seed: int) -> Found:
     found = spectrum(task.problem, seed=seed)
-    low, high, below, above = found.smallest, found.largest, found.smallest_lower, found.largest_upper
+    low, high = found.smallest, found.largest
+    top, bottom = (found.largest_lower, found.largest_upper), (found.smallest_lower, found.smallest_upper)
     assert low is not None
     assert high is not None
-    assert below is not None
-    assert above is not None
-    value = max(high, -low)
-    return Found(value, found.steps, (value, max(above, -below)), f"{found.confidence:g}")
+    assert top[0] is not None
+    assert top[1] is not None
+    assert bottom[0] is not None
+    assert bottom[1] is not None
+    ends = max(top[0], -bottom[1]), max(top[1], -bottom[0])
+    return Found(max(high, -low), found.steps, ends, f"{found.confidence:g}")
 
 
 def power_iteration(task: Task, seed: int) -> Found:

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from benchmarks.tasks import Task
 
-ROUNDING = 2e-5
-"""What products in float32 may be off by, relative: the slack that the bracket on Lambda is given. The exact values are
-of a model in float64."""
 Ends = tuple[Any, Any]
 """Lower and upper end, numbers or tensors of the value's shape; the lower one is None where there is none."""
 
@@ -81,11 +78,7 @@ def bound_in_words(runs: Sequence[Found], exact: Any) -> str:
 
 def _inside(ends: Ends, exact: Any) -> Any:
     low, high = ends
-    slack = ROUNDING * (exact.abs() if isinstance(exact, Tensor) else abs(exact))
-    held: Any = (exact == exact) if isinstance(exact, Tensor) else True
-    if low is not None:
-        held = held & (low <= exact + slack)
-    return held & (exact - slack <= high)
+    return exact <= high if low is None else (low <= exact) & (exact <= high)
 
 
 def _from_exact(ends: Sequence[float], exact: float) -> str:

@@ -18,9 +18,9 @@ from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.inputs import Opened, open_task
 from diagnose.nested import STARTS, STEPS
+from diagnose.places import expected_points
 from diagnose.schema import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
 from diagnose.settings import (
-    LARGE_NETWORK,
     Optimizer,
     Resolved,
     Settings,
@@ -275,8 +275,6 @@ def plan(asked: Settings, model: Any, data: Any) -> list[PlanRow]:
     bracket = product * (d if dense else 250)
     crossed = product * 75 if resolved.curvature_samples < opened.rows and d <= HUGE_NETWORK else 0.0
     density = 0.0 if dense else product * ((STARTS - 1) * STEPS if d <= HUGE_NETWORK else 40)
-    points = 10 if d <= LARGE_NETWORK else (1 if d <= HUGE_NETWORK else 0)
-    along = points * bracket + (0.0 if dense else product * 30 * -(-points // 2))
     number = 8 if resolved.dtype == "float64" else 4
     held = vectors(bench.curvature)
 
@@ -296,10 +294,12 @@ def plan(asked: Settings, model: Any, data: Any) -> list[PlanRow]:
     ]
     if resolved.training:
         settings = race_settings(bench, started(opened, resolved, comparable(opened, resolved, own), ""))
-        swept = sweep.settings_of(settings, resolved.batch_sizes or ())
+        swept = sweep.settings_of(settings, resolved.batch_sizes or (), bench.problem.n)
         race = sum(expected_passes(bench.problem, each) for each in (settings, *swept))
         at_once = min(stack_size(bench.problem, settings), 9 * resolved.seeds) if settings.stacked else 1
         rows.append(("training", race, 6 * number * d * at_once))
+        points = expected_points(settings, d, bench.problem.n) if d <= HUGE_NETWORK else 0
+        along = points * bracket + (0.0 if dense else product * 30 * -(-points // 2))
         rows.append(("generalized_smoothness", along, measuring(100, FEWEST)))
     return [PlanRow(stage, passes, passes * pace, memory) for stage, passes, memory in rows]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,16 @@ from diagnose.training.legs import Contender
 from diagnose.training.update_rules import State
 from estimators.problem import Problem
 from estimators.sphere_points import sphere
-from reports.numbers import rate
+from reports.numbers import number, rate
 
 POINTS = 5
 """Points along each of the two best runs, the start apart ..."""
 SMALL, MORE = 300, 8
-"""... and up to SMALL parameters, where a bracket takes a fraction of a second, along each of four runs."""
+"""... and up to SMALL parameters, where a bracket takes a fraction of a second, along each of six runs."""
 SLOWER = 10**-0.5
-"""The second run of a method has this share of its best learning rate."""
+"""The second run of a method has this share of its best learning rate ..."""
+LARGER = 4
+"""... and the third this many times the batch, or where a batch is the whole set already this part of it."""
 SPHERE = "sphere"
 
 
@@ -47,8 +49,9 @@ def places(
 ) -> list[Place]:
     """Points of the best adagrad and the best sgd run, log-spaced in steps, with the first order of the batches.
 
-    Above LARGE_NETWORK parameters the end of one run alone. Up to SMALL also runs at a lower rate, and a sphere around
-    the end of the first run whose radius is half of the way from the start: points that no descent has chosen.
+    Above LARGE_NETWORK parameters the end of one run alone. Up to SMALL also runs at a lower rate, runs with another
+    batch size, and a sphere around the end of the first run whose radius is half of the way from the start: points
+    that no descent has chosen.
 
     Args:
         problem: f over the sample set, at the start.
@@ -58,23 +61,59 @@ def places(
         seed: of the sphere's directions.
     """
     tuned = {name: (methods.get(name) or {}).get("learning_rate") for name in reversed(PAIR)}
-    runs = [(name, float(best), True) for name, best in tuned.items() if best is not None]
-    steps = [settings.steps]
-    if problem.d > LARGE_NETWORK:
-        runs = runs[:1]
-    else:
-        count = MORE if problem.d <= SMALL else POINTS
-        steps = sorted({round(float(step)) for step in np.geomspace(1, settings.steps, count)})
-    if problem.d <= SMALL:
-        runs += [(name, SLOWER * best, False) for name, best, _ in runs]
+    known = {name: float(best) for name, best in tuned.items() if best is not None}
     found = []
-    for name, learning_rate, best in runs:
-        group = f"{name} {rate(learning_rate)}"
-        for visit in replay(problem, Contender(name, learning_rate, 0), settings, steps):
+    for run in runs(known, settings, problem.d, problem.n):
+        for visit in replay(problem, run.contender, run.settings, run.steps):
             if all(bool(part.isfinite().all()) for part in visit.parameters.values()):
                 there = curvature.at(visit.parameters)
-                found.append(Place(name, visit.step, there, visit.state, group, best))
+                found.append(Place(run.contender.method, visit.step, there, visit.state, run.group, run.best))
     return [*found, *(_around(curvature, found, seed) if problem.d <= SMALL and found else [])]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose points are visited after some of its steps; ``settings`` are the race's but for the batch size."""
+
+    contender: Contender
+    settings: RaceSettings
+    steps: tuple[int, ...]
+    group: str
+    best: bool = False
+
+
+def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, n: int) -> list[Run]:
+    """The runs to visit.
+
+    Args:
+        tuned: the best learning rate by method.
+        settings: of the race.
+        d: parameters.
+        n: samples.
+    """
+    count = MORE if d <= SMALL else POINTS
+    steps = tuple(sorted({round(float(step)) for step in np.geomspace(1, settings.steps, count)}))
+    best = [
+        Run(Contender(name, value, 0), settings, steps, f"{name} {rate(value)}", best=True)
+        for name, value in tuned.items()
+    ]
+    if d > LARGE_NETWORK:
+        return [replace(run, steps=(settings.steps,)) for run in best[:1]]
+    if d > SMALL:
+        return best
+    slower = [(name, SLOWER * value) for name, value in tuned.items()]
+    found = best + [Run(Contender(*one, 0), settings, steps, f"{one[0]} {rate(one[1])}") for one in slower]
+    size = min(LARGER * settings.batch_size, n) if settings.batch_size < n else max(n // LARGER, 1)
+    if size != min(settings.batch_size, n):
+        other = replace(settings, batch_size=size)
+        found += [replace(run, settings=other, group=f"{run.group}, batch {number(size)}", best=False) for run in best]
+    return found
+
+
+def expected_points(settings: RaceSettings, d: int, n: int) -> int:
+    """Points of :func:`places` where no run diverges."""
+    along = sum(len(run.steps) for run in runs(dict.fromkeys(PAIR, 1.0), settings, d, n))
+    return along + (MORE if d <= SMALL else 0)
 
 
 def _around(curvature: Problem, found: list[Place], seed: int) -> list[Place]:

@@ -78,7 +78,8 @@ class Bounds:
 class Training:
     """The tuned race. ``methods`` maps a name to learning_rate, final_loss, final_loss_interval,
     steps_to_target, tuning_range and, where one is null, why. ``speedup_seeds`` holds one ratio for each seed.
-    ``batch_sizes`` and ``noise_terms`` are those of ``--batch-sizes``.
+    ``best_other`` is the method, other than adagrad, over which AdaGrad's speed-up is the smallest;
+    ``best_other_interval`` allows for that choice. ``batch_sizes`` and ``noise_terms`` are those of ``--batch-sizes``.
     """
 
     steps: int | None
@@ -87,6 +88,9 @@ class Training:
     speedup: float | None
     speedup_interval: Interval | None
     speedup_seeds: Sequence[float | None] | None
+    best_other: str | None
+    best_other_speedup: float | None
+    best_other_interval: Interval | None
     curves_file: str | None
     methods: Mapping[str, Mapping[str, Any]] | None
     batch_sizes: Sequence[Mapping[str, Any]] | None

@@ -266,7 +266,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         seeds=settings.seeds,
         seed=settings.seed,
         evaluations=12 if family == "language" or large else 40,
-        batch_sizes=None if sizes is None else tuple(sorted({min(size, samples) for size in several(sizes)})),
+        batch_sizes=None if sizes is None else tuple(sorted(several(sizes))),
         optimizers=tuple(method_name(one) for one in several(settings.optimizers)),
         learning_rates=None if settings.learning_rates is None else several(settings.learning_rates),
         schedule=settings.schedule,

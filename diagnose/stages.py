@@ -18,6 +18,7 @@ from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
 from diagnose.settings import LARGE_NETWORK, Optimizer, Resolved
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
+from diagnose.training.findings import sizes_above
 from diagnose.training.legs import LegStore, rows
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 HUGE_NETWORK = 1_000_000
 """Above this many parameters the bracket is taken at the start alone."""
 SHARED = 200
-"""Vectors of d numbers that there must be room for if the basis of the Lanczos run is to be held beside the bracket."""
+"""Vectors of d numbers that there must be room for if the basis of a Lanczos run is to be held from stage to stage."""
 ONE_NORM = 20
 """Products for sum|H_jk| where H is not formed: an error of 11 to 17%."""
 EXTRA_PASSES = 1.25
@@ -87,9 +88,10 @@ class Bench:
     def lanczos_run(self) -> Extremes | None:
         """The Lanczos run on H with its basis, made once: it serves lambda, the spectrum and the diagonal.
 
-        An attempt that takes over a stored stage makes it again, from the same seed: the same numbers.
+        None where its basis may not be held beside what these stages hold themselves. An attempt that takes over a
+        stored stage makes it again, from the same seed: the same numbers.
         """
-        if not DENSE_LIMIT < self.curvature.d <= LARGEST_BASIS:
+        if not DENSE_LIMIT < self.curvature.d <= LARGEST_BASIS or vectors(self.curvature) < SHARED:
             return None
         if "spectrum" not in self.kept:
             seed = stream(self.resolved.seed, "spectrum")
@@ -132,7 +134,7 @@ def noise(bench: Bench, _: Diagnosis) -> Update:
 
 def smoothness(bench: Bench, _: Diagnosis) -> Update:
     seed = stream(bench.resolved.seed, "smoothness")
-    runs = bench.lanczos_run() if vectors(bench.curvature) >= SHARED else None
+    runs = bench.lanczos_run()
     part = estimators.smoothness(
         bench.curvature,
         gap=bench.resolved.gap,
@@ -216,7 +218,7 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
         bench.curvature,
         probes=bench.resolved.probes,
         smoothness=bound,
-        krylov=None if runs is None or runs.whole.basis is None else runs.whole,  # no basis where memory is short
+        krylov=None if runs is None else runs.whole,
         shrink=True,
         seed=stream(bench.resolved.seed, "diagonal"),
         progress=bench.progress,
@@ -244,9 +246,10 @@ def training(bench: Bench, known: Diagnosis) -> Update:
     part = summarise(ended)
     if bench.resolved.batch_sizes is not None:
         part = _with_sweep(part, bench, settings, sweep.predicted(known.noise, ratios, settings.steps))
+    found = (*race_findings(ended, part), *sizes_above(bench.resolved.batch_sizes or (), bench.problem.n))
     amount = f"{len(settings.optimizers)} methods, {len(ended.legs)} runs"
     parts = {"training": part, "bounds": ratios}
-    return Update(parts, findings=race_findings(ended, part), runs=rows(ended), amount=amount)
+    return Update(parts, findings=found, runs=rows(ended), amount=amount)
 
 
 def _with_sweep(

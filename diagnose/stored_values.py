@@ -7,7 +7,8 @@ from typing import Any
 
 LARGEST = 1e300
 """Sizes from here on overflow where a page scales them."""
-RATIOS = ("speedup", "adagrad_speedup")
+RATIOS = ("speedup", "adagrad_speedup", "best_other_speedup")
+RATIO_INTERVALS = ("speedup_interval", "adagrad_speedup_interval", "best_other_interval")
 POSITIVE = (*RATIOS, "batch_size", "learning_rate")
 ROUNDING = 1e-9
 """Of a mean against the ends of its interval, as a share of its size."""
@@ -49,7 +50,7 @@ def _wanted(value: Any, key: str, path: str) -> str | None:
     elif isinstance(value, tuple) and key.endswith("interval"):
         if value[0] > value[1]:
             return "in order, the lower end first"
-        ratio = key.removesuffix("_interval") in RATIOS or path.startswith("prediction.")
+        ratio = key in RATIO_INTERVALS or path.startswith("prediction.")
         if ratio and value[0] <= 0:
             return "above 0"
     elif isinstance(value, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from dataclasses import replace
 
 import torch
@@ -39,6 +40,9 @@ def smoothness(
     gap: float | None = None,
     max_products: int = MAX_PRODUCTS,
     run: Ritz | None = None,
+    start: Smoothness | None = None,
+    keep: bool = False,
+    beside: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Smoothness:
@@ -49,8 +53,8 @@ def smoothness(
     Cost: about two passes for each of the ``products``. R_L = upper/(d lambda) is ``density``.
 
     ``row_norm_sum`` = sum_j sqrt((H^2)_jj) is a lower bound of Lambda; where H is not formed it is estimated
-    from 8 or 12 random products (a few per cent too small). ``diagonal_sum`` is left to ``hessian_diagonal``
-    there. ``global_l1`` bounds Lambda at every w for linear models with a convex loss.
+    from 8 or 12 random products (a few per cent too small), null with a ``start``. ``diagonal_sum`` is left to
+    ``hessian_diagonal`` there. ``global_l1`` bounds Lambda at every w for linear models with a convex loss.
 
     Few vectors of d numbers (``problem.memory_bytes``, ``memory.py``) mean no subspace rounds, Lanczos without a basis,
     fewer columns and a wider bracket, certified all the same.
@@ -60,16 +64,22 @@ def smoothness(
         max_products: products that the bracket may take, those for lambda apart.
         run: that of ``lanczos.extremes(problem, keep=True).norm``, where it is there already: its steps count as
             products, its basis as vectors that are held. Not used where H is formed.
+        start: the result of a point nearby, taken with ``keep``: sweeps begin with its rows. The bracket holds as
+            without: any unit rows give a lower bound, and the random numbers, those of Lanczos' starts among them, come
+            from a stream that depends on the rows. Not used where H is formed: there the cost is in forming it.
+        keep: leave ``rows`` in the result, for the ``start`` of the next; none where H is formed.
+        beside: vectors that the caller holds meanwhile, within the memory limit.
 
     Raises:
         InputError: too few products allowed, a gap that is not above 0, curvature that is not finite, a run without
-            its basis or of other parameters.
+            its basis or of other parameters, a start without its rows or of other parameters.
     """
     check_limits(gap, max_products)
     began, before = time.perf_counter(), problem.passes.total
     dense = problem.d <= DENSE_LIMIT
     gap = gap if gap is not None else (DENSE_GAP if dense else GAP)
-    generator = torch.Generator().manual_seed(seed)
+    rows = None if start is None or dense else _rows(problem, start)
+    generator = torch.Generator().manual_seed(seed if rows is None else _apart(seed, rows))
     why: dict[str, str] = {}
     warnings: list[Finding] = []
     hessian_11 = diagonal_sum = None
@@ -84,7 +94,8 @@ def smoothness(
         products = problem.d
     else:
         like = next(iter(problem.parameters.values()))
-        held = min(memory.vectors(problem), COARSE_VECTORS if problem.precision in COARSE else MEMORY)
+        room = memory.vectors(problem) - beside - (0 if rows is None else 2 * rows.shape[1])
+        held = min(max(room, memory.FEWEST), COARSE_VECTORS if problem.precision in COARSE else MEMORY)
         with hessian(problem) as product:
             paid = 0
             if run is not None:
@@ -107,10 +118,10 @@ def smoothness(
                 known = Known(basis.vectors, basis.images / scale)
             run = replace(run, basis=None, residual=None)
             found = bracket(
-                scaled, generator, like, gap, max_products, 3 * DELTA / 4, report, known=known, memory=held
+                scaled, generator, like, gap, max_products, 3 * DELTA / 4, report, known=known, memory=held, start=rows
             ).times(scale)
             products = paid + product.products
-        sharpness, interval = run.norm, (run.norm, run.norm_bound)
+        sharpness, interval = run.norm, run.norm_interval
         if not run.norm_known:
             warnings.append(not_converged(STAGE, run, run.steps))
         confidence = 1 - DELTA
@@ -127,6 +138,11 @@ def smoothness(
     if global_l1 is None:
         why["global_l1"] = "a closed form exists for linear models with a convex loss alone"
     density = found.upper / (problem.d * sharpness) if sharpness > 0 else None
+    row_norm_sum = None
+    if rows is None:
+        row_norm_sum = float(found.first_row_norms.sum(dtype=torch.float64))
+    else:
+        why["row_norm_sum"] = "its random products are not made where sweeps are given a start"
     if density is None:
         why["density"] = "the Hessian is zero"
     vectors = problem.unflatten(rounded_up(found.vector, problem.dtype))
@@ -142,7 +158,7 @@ def smoothness(
         density=density,
         density_rotated=None,
         diagonal_sum=diagonal_sum,
-        row_norm_sum=float(found.first_row_norms.sum(dtype=torch.float64)),
+        row_norm_sum=row_norm_sum,
         hessian_11=hessian_11,
         hessian_11_interval=None if hessian_11 is None else (hessian_11, hessian_11),
         products=products,
@@ -154,6 +170,7 @@ def smoothness(
         token_deciles=deciles,
         why=why,
         vectors=vectors,
+        rows=_by_name(problem, found.rows) if keep and found.rows is not None else {},
         warnings=tuple(warnings),
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )
@@ -181,6 +198,28 @@ def _fitting(run: Ritz, d: int) -> Ritz:
     if run.basis is not None and run.basis.shape[1] != d:
         raise InputError("the Lanczos run is of other parameters", "run", "give that of the same problem")
     return run
+
+
+def _rows(problem: Problem, start: Smoothness) -> Tensor:
+    """The rows Z with which the sweeps of an earlier result ended, shape (d, k)."""
+    if not start.rows:
+        raise InputError("the earlier result holds no rows", "start", "take it with `keep=True`")
+    if {name: len(part) for name, part in start.rows.items()} != dict(zip(problem.names, problem.sizes, strict=True)):
+        raise InputError("the earlier result is of other parameters", "start", "give that of the same model")
+    return torch.cat([start.rows[name].to(problem.device) for name in problem.names])
+
+
+def _by_name(problem: Problem, rows: Tensor) -> dict[str, Tensor]:
+    return dict(zip(problem.names, torch.split(rows, problem.sizes), strict=True))
+
+
+def _apart(seed: int, rows: Tensor) -> int:
+    """A seed that depends on the rows.
+
+    They go back to random vectors of the seed with which they were made. The same stream once more would give Lanczos
+    a start that its D is not independent of.
+    """
+    return seed ^ zlib.crc32(rows[:1024].float().cpu().numpy().tobytes())
 
 
 def capped(found: Bracket, norm: float) -> Bracket:

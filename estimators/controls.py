@@ -22,7 +22,11 @@ STARTS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """One point: gradient, certified curvature, ``bound``, a feasible L, and ``exact``: where it is |h_jj|."""
+    """One point: gradient, certified curvature, ``bound``, a feasible L, and ``exact``: where it is |h_jj|.
+
+    Gradient and bound are in the parameters' format, in which they were rounded; float64 where H is formed. The
+    curvature holds no vectors of its own.
+    """
 
     problem: Problem
     gradient: Tensor
@@ -36,28 +40,45 @@ class Measured:
         return _ends(self.smoothness.sharpness_interval)[1]
 
 
-def measure(problem: Problem, gap: float | None, max_products: int, seed: int) -> Measured:
-    """Gradient and bracket at the problem's point."""
-    gradient = problem.flatten(problem.gradient()).double()
-    return Measured(problem, gradient, *_bracket(problem, gap, max_products, seed))
+def measure(
+    problem: Problem,
+    gap: float | None,
+    max_products: int,
+    seed: int,
+    start: Smoothness | None = None,
+    beside: int = 0,
+) -> tuple[Measured, Smoothness | None]:
+    """Gradient and bracket at the problem's point, and the ``start`` for the next point; None where H is formed."""
+    gradient = problem.flatten(problem.gradient())
+    found = smoothness(
+        problem, gap=gap, max_products=max_products, start=start, keep=True, beside=beside + 1, seed=seed
+    )
+    return Measured(problem, gradient, *_bounded(problem, found)), found if found.rows else None
 
 
-def _bracket(problem: Problem, gap: float | None, max_products: int, seed: int) -> tuple[Smoothness, Tensor, Tensor]:
-    found = smoothness(problem, gap=gap, max_products=max_products, seed=seed)
-    bound = problem.flatten(found.vectors).double()
+def _bounded(problem: Problem, found: Smoothness) -> tuple[Smoothness, Tensor, Tensor]:
+    """The result without its vectors, the feasible L, and where it is |h_jj|."""
+    bound = problem.flatten(found.vectors)
+    bare = replace(found, vectors={}, rows={})
     if problem.d <= DENSE_LIMIT:
-        return found, *uncoupled(dense_hessian(problem), bound)
-    return found, bound, torch.zeros_like(bound, dtype=torch.bool)
+        return bare, *uncoupled(dense_hessian(problem), bound.double())
+    return bare, bound, torch.zeros_like(bound, dtype=torch.bool)
 
 
 def starts(
-    first: Measured, gap: float | None, max_products: int, seed: int, report: Callable[[int], None]
+    first: Measured,
+    gap: float | None,
+    max_products: int,
+    seed: int,
+    report: Callable[[int], None],
+    beside: int = 0,
 ) -> list[Measured]:
     """The first point measured again from STARTS other random starts; ``report`` is called with how many are done."""
     again = []
     for number in range(1, STARTS + 1):
-        found, bound, exact = _bracket(first.problem, gap, max_products, seed + 7919 * number)
-        again.append(replace(first, smoothness=found, bound=bound, exact=exact))
+        found = smoothness(first.problem, gap=gap, max_products=max_products, beside=beside, seed=seed + 7919 * number)
+        curved, bound, exact = _bounded(first.problem, found)
+        again.append(replace(first, smoothness=curved, bound=bound, exact=exact))
         report(number)
     return again
 
@@ -110,7 +131,9 @@ def gathered(points: Sequence[Measured]) -> Points:
 
 
 def _array(vectors: Sequence[Tensor]) -> Array:
-    stacked: Array = torch.stack(list(vectors)).cpu().numpy()
+    stacked: Array = np.empty((len(vectors), vectors[0].numel()))
+    for row, vector in zip(stacked, vectors, strict=True):
+        row[:] = vector.cpu().double().numpy()
     return stacked
 
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from estimators import memory
 from estimators.anisotropic import smoothness as bracket_of
 from estimators.errors import InputError
 from estimators.intervals import quantile
+from estimators.lanczos import SLICE, norm, random_start
 from estimators.problem import Problem
 from estimators.products import Product, hessian
 from estimators.results import Cost, Interval, Progress, Smoothness
@@ -24,7 +26,8 @@ from estimators.sweeps import Sweeps
 
 STAGE = "crossfit"
 COLUMNS = 4
-"""Of the directions: 8 hold 2% more of an MLP's Lambda for half as many products again, 2 hold 8% less."""
+"""Of the directions: 8 hold 2% more of an MLP's Lambda for half as many products again, 2 hold 8% less. Fewer where
+memory is short."""
 BATCHES = 16
 """Pieces of the draw whose scatter gives the standard error."""
 NOTHING_SHARED = "directions of one part of the samples find no curvature on the others: too few samples"
@@ -101,8 +104,9 @@ def crossfit_smoothness(
         InputError: too few samples, folds, batches or products, ``rows`` below the samples, a bracket of other samples.
     """
     batches = min(batches, problem.n)
-    sweeps = MAX_SWEEPS if max_products is None else min(MAX_SWEEPS, _sweeps_within(max_products, folds))
-    _check(problem, rows, folds, batches, smoothness, sweeps)
+    columns = memory.sweeping([problem], COLUMNS)
+    _check(problem, rows, folds, batches, smoothness)
+    sweeps = MAX_SWEEPS if max_products is None else min(MAX_SWEEPS, _sweeps_within(max_products, folds, columns))
     began, before = time.perf_counter(), problem.passes.total
     generator = torch.Generator().manual_seed(seed)
     whole = smoothness or bracket_of(problem, seed=seed)
@@ -115,7 +119,7 @@ def crossfit_smoothness(
     for fold in range(folds):
         inside = [piece for number, piece in enumerate(pieces) if number % folds != fold]
         outside = pieces[fold::folds]
-        fitted, left, right, swept = _directions(problem, torch.cat(inside), generator, sweeps)
+        fitted, left, right, swept = _directions(problem, torch.cat(inside), generator, columns, sweeps)
         values = _along(problem, outside, left, right)
         sizes = torch.tensor([piece.numel() for piece in outside], dtype=torch.float64)
         mean = float((values * sizes).sum() / sizes.sum())
@@ -124,7 +128,7 @@ def crossfit_smoothness(
         share = (problem.n - float(sizes.sum())) / rows if rows else 0.0
         means.append(share * fitted + (1 - share) * mean)
         products += swept * sum(piece.numel() for piece in inside) / problem.n
-        products += COLUMNS * float(sizes.sum()) / problem.n
+        products += columns * float(sizes.sum()) / problem.n
         if progress:
             progress(STAGE, fold + 1, folds)
     left_out = 1 - problem.n / rows if rows else 1.0
@@ -154,26 +158,33 @@ def _limits(middle: float, upper: float, error: float, freedom: int) -> Interval
     return max(middle - margin, 0.0), upper * math.exp(min(margin / middle, 50.0))
 
 
-def _sweeps_within(products: int, folds: int) -> int:
-    """Sweeps on each part for so many products: one to scale, then COLUMNS for each sweep, for U and for the values."""
-    return ((products - COLUMNS) // max(folds - 1, 1) - 1) // COLUMNS - 1
+def _sweeps_within(products: int, folds: int, columns: int) -> int:
+    """Sweeps on each part for so many products: one to scale, then a block for each sweep, for U and for the values.
+
+    Raises:
+        InputError: they are too few for one.
+    """
+    sweeps = ((products - columns) // (folds - 1) - 1) // columns - 1
+    if sweeps < 1:
+        least = (folds - 1) * (2 * columns + 1) + columns
+        raise InputError("too few products for a sweep", "max_products", f"allow {least} or more")
+    return sweeps
 
 
 def _directions(
-    problem: Problem, index: Tensor, generator: torch.Generator, most: int
+    problem: Problem, index: Tensor, generator: torch.Generator, columns: int, most: int
 ) -> tuple[float, Tensor, Tensor, int]:
     """<H_A, UV'>, U and V (d, k) with unit rows, and the products taken, for the samples A of the index."""
     like = next(iter(problem.parameters.values()))
     part = problem.subset(index)
     with hessian(part) as product:
         # Near a perfect fit curvature may be 1e-30 and less: float32 norms of it would vanish.
-        probe = torch.randn(problem.d, 1, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
-        scale = float(product(probe).double().norm()) or 1.0
+        scale = norm(product(random_start(problem.d, generator, like)[:, None])[:, 0]) or 1.0
 
         def scaled(block: Tensor) -> Tensor:
-            return product(block) / scale
+            return product(block).div_(scale)
 
-        sweeps = Sweeps(scaled, problem.d, COLUMNS, generator, like)
+        sweeps = Sweeps(scaled, problem.d, columns, generator, like, lean=True)
         for count in range(most):
             last = sweeps.lower
             sweeps.sweep()
@@ -199,14 +210,18 @@ def _along(problem: Problem, pieces: Sequence[Tensor], left: Tensor, right: Tens
     for piece in pieces:
         part = problem.subset(piece)
         with hessian(part) as product:
-            values.append(float((left.double() * product(right).double()).sum()))
+            values.append(_inner(left, product(right)))
         problem.passes.add(part.passes.total * part.n / problem.n)
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _check(
-    problem: Problem, rows: int | None, folds: int, batches: int, smoothness: Smoothness | None, sweeps: int
-) -> None:
+def _inner(a: Tensor, b: Tensor) -> float:
+    """tr a'b, summed in float64 without float64 copies of the whole blocks."""
+    pieces = zip(torch.split(a, SLICE), torch.split(b, SLICE), strict=True)
+    return sum(float((x.double() * y.double()).sum()) for x, y in pieces)
+
+
+def _check(problem: Problem, rows: int | None, folds: int, batches: int, smoothness: Smoothness | None) -> None:
     if folds < 2:
         raise InputError(f"{folds} fold leaves nothing to check on", "folds", "give 2 or more")
     if batches < 2 * folds:
@@ -215,9 +230,6 @@ def _check(
             "batches",
             f"give {2 * folds} samples and batches or more",
         )
-    if sweeps < 1:
-        least = (folds - 1) * (2 * COLUMNS + 1) + COLUMNS
-        raise InputError("too few products for a sweep", "max_products", f"allow {least} or more")
     if rows is not None and rows < problem.n:
         raise InputError(f"{rows} rows cannot hold {problem.n} samples", "rows", "give the size of the whole data set")
     if smoothness is not None and (smoothness.l1_upper is None or smoothness.samples != problem.n):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from estimators import memory
 from estimators.errors import InputError
-from estimators.lanczos import DELTA, MAX_STEPS, Ritz, not_converged
+from estimators.lanczos import DELTA, MAX_STEPS, SLICE, Ritz, dot, norm, not_converged, unit
 from estimators.losses import COARSE, TOO_COARSE
 from estimators.max_cut import certify
 from estimators.problem import Parameters, Problem
@@ -27,6 +27,8 @@ STAGE = "preconditioned-sharpness"
 DIRECTIONS = ("sgd", "sign-sgd", "adagrad")
 FLOOR = 0.1
 """Share of its own mean that AdaGrad's scale is raised by: coordinates without signal would rule g/sqrt(v) else."""
+BESIDE = 14
+"""Vectors beside a block of products: gradient, noise, a direction in the making, and the work of a product."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,8 @@ class UpdateSharpness:
 
 @dataclass(frozen=True, kw_only=True)
 class PreconditionedSharpness:
-    """max|eig P^-1/2 H P^-1/2|: ``value`` is a lower bound, ``interval`` holds it with probability ``confidence``.
+    """max|eig P^-1/2 H P^-1/2|: ``value`` is a lower bound but for rounding, which the ends of ``interval`` allow for;
+    it holds with probability ``confidence``.
 
     A rule that moves by -eta g/P is stable along every direction while eta times it stays below 2.
     """
@@ -79,13 +82,11 @@ def directional_sharpness(problem: Problem, direction: Mapping[str, Tensor]) -> 
         InputError: names or shapes that do not fit, a direction that is zero or not finite.
     """
     u = problem.flatten(problem._fitting(direction))
-    length = float(u.double().norm())
-    if not 0 < length < float("inf"):
+    if not 0 < norm(u) < float("inf"):
         raise InputError("the direction is zero or not finite", "direction", "give one that moves some parameter")
-    # In float32 the squares of a tiny direction would vanish.
-    unit = (u.double() / length).to(u.dtype)
+    u = unit(u)
     with hessian(problem) as product:
-        return _quadratic(unit, product(unit[:, None])[:, 0])
+        return dot(u, product(u[:, None])[:, 0])
 
 
 def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_size: int) -> UpdateSharpness:
@@ -107,8 +108,7 @@ def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_siz
     began, before = time.perf_counter(), problem.passes.total
     g = problem.flatten(problem.gradient())
     noise = problem.flatten(problem._fitting(sigma))
-    size = float(g.double().norm())
-    if size == 0:
+    if norm(g) == 0:
         why = dict.fromkeys(("sharpness", "decrease"), "the gradient is zero")
         still = Direction(sharpness=None, decrease=None, why=why)
         return UpdateSharpness(
@@ -119,19 +119,14 @@ def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_siz
             why={"log_ratio": "the gradient is zero"},
             cost=Cost(problem.passes.total - before, time.perf_counter() - began),
         )
-    units = update_directions(g, noise, batch_size)
-    with hessian(problem) as product:
-        images = product(torch.stack([unit.to(g.dtype) for unit in units.values()], 1))
+    width = memory.columns(problem, len(DIRECTIONS), memory.BLOCK, BESIDE)
     found = {}
-    for (name, unit), image in zip(units.items(), images.unbind(1), strict=True):
-        sharpness = _quadratic(unit, image)
-        along = float(g.double() @ unit)
-        bent = sharpness > 0
-        found[name] = Direction(
-            sharpness=sharpness,
-            decrease=along * along / (2 * sharpness) if bent else None,
-            why={} if bent else {"decrease": "no curvature above 0 along the direction"},
-        )
+    with hessian(problem) as product:
+        for start in range(0, len(DIRECTIONS), width):
+            names = DIRECTIONS[start : start + width]
+            block = torch.stack([update_direction(name, g, noise, batch_size) for name in names])
+            for name, u, image in zip(names, block, product(block.T).unbind(1), strict=True):
+                found[name] = _along(dot(u, image), dot(g, u))
     sgd, adagrad = found["sgd"].sharpness, found["adagrad"].sharpness
     ratio = math.log(sgd / adagrad) if sgd and adagrad and sgd > 0 and adagrad > 0 else None
     return UpdateSharpness(
@@ -144,12 +139,36 @@ def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_siz
     )
 
 
-def update_directions(gradient: Tensor, sigma: Tensor, batch_size: int) -> dict[str, Tensor]:
-    """The unit vectors along g, sign(g) and g/P, (d,) float64, for a gradient that is not zero; see above."""
-    g = gradient.double()
-    p = (g.square() + sigma.double().square() / batch_size).sqrt()
-    raw = {"sgd": g, "sign-sgd": g.sign(), "adagrad": g / (p + FLOOR * p.mean())}
-    return {name: u / u.norm() for name, u in raw.items()}
+def _along(sharpness: float, slope: float) -> Direction:
+    """The direction with u'Hu and g'u."""
+    bent = sharpness > 0
+    return Direction(
+        sharpness=sharpness,
+        decrease=slope * slope / (2 * sharpness) if bent else None,
+        why={} if bent else {"decrease": "no curvature above 0 along the direction"},
+    )
+
+
+def update_direction(rule: str, gradient: Tensor, sigma: Tensor, batch_size: int) -> Tensor:
+    """The unit vector along g (sgd), sign(g) (sign-sgd) or g/P (adagrad), see above, for a gradient that is not zero.
+
+    Shape (d,), in the gradient's number format; computed in float64, a slice at a time.
+    """
+    if rule == "sgd":
+        return unit(gradient)
+    if rule == "sign-sgd":
+        return unit(gradient.sign())
+    slices = list(zip(torch.split(gradient, SLICE), torch.split(sigma, SLICE), strict=True))
+    floor = FLOOR * sum(float(_scale(g, s, batch_size).sum()) for g, s in slices) / gradient.numel()
+    found = torch.empty_like(gradient)
+    for (g, s), into in zip(slices, torch.split(found, SLICE), strict=True):
+        into.copy_(g.double() / (_scale(g, s, batch_size) + floor))
+    return unit(found)
+
+
+def _scale(gradient: Tensor, sigma: Tensor, batch_size: int) -> Tensor:
+    """p = sqrt(g^2 + sigma^2/M) in float64."""
+    return (gradient.double().square() + sigma.double().square() / batch_size).sqrt()
 
 
 def preconditioned_sharpness(
@@ -175,20 +194,21 @@ def preconditioned_sharpness(
     Raises:
         InputError: names or shapes that do not fit, a scale that is not above 0 and finite.
     """
-    root = problem.flatten(_positive(problem, scale)).double()
+    root = problem.flatten(_positive(problem, scale))
     began, before = time.perf_counter(), problem.passes.total
     why: dict[str, str] = {}
     warnings: tuple[Finding, ...] = ()
     confidence: float | None
     if problem.d <= DENSE_LIMIT:
-        inverse = root.rsqrt()
+        inverse = root.double().rsqrt()
         value = float(torch.linalg.eigvalsh(inverse[:, None] * dense_hessian(problem) * inverse).abs().max())
         interval, confidence, products = (value, value), 1.0, problem.d
     else:
         generator = torch.Generator().manual_seed(seed)
         like = next(iter(problem.parameters.values()))
         # The mean scale is taken out: in float32 an extreme one would leave the range.
-        middle = float(root.log().mean().exp())
+        middle = math.exp(sum(float(part.double().log().sum()) for part in torch.split(root, SLICE)) / problem.d)
+        root = root / middle
         every = torch.ones_like(root, dtype=torch.bool)
 
         def known(run: Ritz) -> bool:
@@ -198,9 +218,10 @@ def preconditioned_sharpness(
 
         local = not memory.holds_basis(problem, steps)
         with hessian(problem) as product:
-            run = certify(product, root / middle, every, generator, like, steps, DELTA, known, local)
+            run = certify(product, root, every, generator, like, steps, DELTA, known, local)
             products = product.products
-        value, interval, confidence = run.norm / middle, (run.norm / middle, run.norm_bound / middle), 1 - DELTA
+        lower, upper = run.norm_interval
+        value, interval, confidence = run.norm / middle, (lower / middle, upper / middle), 1 - DELTA
         if not run.norm_known:
             warnings = (not_converged(STAGE, run, steps),)
     if problem.precision in COARSE:
@@ -224,7 +245,3 @@ def _positive(problem: Problem, scale: Mapping[str, Tensor]) -> Parameters:
         if not bool(((part > 0) & torch.isfinite(part)).all()):
             raise InputError("the scale is not above 0 and finite everywhere", name, "add a small number to v")
     return fitting
-
-
-def _quadratic(unit: Tensor, image: Tensor) -> float:
-    return float(unit.double() @ image.double())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from estimators import heads, losses
 from estimators.errors import InputError
@@ -29,6 +32,8 @@ SAVED_NUMBERS = 1 << 24
 def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     """Chunk size and findings of a new problem.
 
+    Cost: some passes over a few samples, and where samples hold whole numbers a forward pass over all.
+
     Raises:
         InputError: see :class:`estimators.Problem`.
     """
@@ -36,6 +41,8 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     few = problem.take(slice(0, PROBE))
     with problem.measuring():
         chunk = _check_outputs(problem, few)
+        if problem.n > PROBE and _looks_up(problem):
+            _check_every_sample(problem, chunk)
         _check_losses(problem, few)
         _check_own_loss(problem)
         unused = _check_gradient(problem, few)
@@ -52,9 +59,7 @@ def examine_others(problem: Problem) -> None:
         InputError: samples that forward can't take, such as tokens out of the vocabulary; targets that do not fit.
     """
     with problem.measuring():
-        for chunk in problem.chunks():
-            output = _output(problem, chunk)
-    problem.passes.add(1 / 3)
+        output = _check_every_sample(problem, problem._chunk)
     _check_targets(problem, output)
 
 
@@ -103,7 +108,7 @@ def _check_outputs(problem: Problem, few: Samples) -> int:
         ResNet-20, 64 of 0.4M                       164    172
         CNN on 8 x 8, 512 of 9,800                   27     27
     """
-    output = _output(problem, few)
+    output = _output(problem, 0, PROBE)
     tensors = few.values() if isinstance(few, dict) else few[:1]
     numbers = sum(tensor[:1].numel() for tensor in tensors)
     if problem.loss_name is not None:
@@ -140,11 +145,35 @@ def _saved(problem: Problem, few: Samples) -> int:
     return count // size.shape[0]
 
 
-def _output(problem: Problem, few: Samples) -> Any:
-    """What forward returns; whatever it raises says that model and samples do not fit."""
+def _looks_up(problem: Problem) -> bool:
+    """Whether samples hold whole numbers that forward may look up in a table: then it may take some and not others."""
+    samples = problem.samples
+    inputs = [t for name, t in samples.items() if name != "labels"] if isinstance(samples, dict) else [samples[0]]
+    tables = any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in problem.model.modules())
+    return tables or not all(tensor.is_floating_point() for tensor in inputs)
+
+
+def _check_every_sample(problem: Problem, size: int) -> Any:
+    """Forward takes all samples, so many at once; returns its output for the last of them."""
+    for start in range(0, problem.n, size):
+        output = _output(problem, start, min(start + size, problem.n))
+    problem.passes.add(1 / 3)
+    return output
+
+
+def _output(problem: Problem, start: int, stop: int) -> Any:
+    """What forward returns for some samples; whatever it raises says that model and samples do not fit."""
     try:
-        with torch.no_grad():
-            return problem.output(problem.parameters, few)
+        return _returned(problem, start, stop)
+    except InputError as error:
+        raise _named(problem, start, min(stop, problem.n), error) from error
+
+
+def _returned(problem: Problem, start: int, stop: int) -> Any:
+    samples = problem.trimmed(problem.take(slice(start, stop)))
+    try:
+        with torch.no_grad(), _Lookups(type(problem.model).__name__):
+            return problem.output(problem.parameters, samples)
     except (InputError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
@@ -154,6 +183,70 @@ def _output(problem: Problem, few: Samples) -> Any:
             f"{type(problem.model).__name__}: {reason}",
             "compare the shape and type of one sample with what forward takes",
         ) from error
+
+
+def _named(problem: Problem, start: int, stop: int, error: InputError) -> InputError:
+    """The error with the first sample that raises one and its whole numbers; as it is where it is no single sample's
+    fault: where each of the first ones raises it, or none alone."""
+
+    def refused(first: int, last: int) -> InputError | None:
+        try:
+            _returned(problem, first, last)
+        except InputError as own:
+            return own
+        return None
+
+    low, high = start, stop  # the samples before low are taken, those before high not all
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if refused(low, middle) else (middle, high)
+    own = refused(low, high)
+    if own is None:
+        return error
+    if isinstance(own, _NoRow):
+        return InputError(own.what, f"sample {low}", own.hint)
+    if low == 0 and refused(stop - 1, stop):
+        return error
+    return InputError(own.what, f"sample {low}{_whole_numbers(problem, low)}, {own.where}", own.hint)
+
+
+def _whole_numbers(problem: Problem, sample: int) -> str:
+    """The range of a sample's whole numbers in words."""
+    one = problem.take(slice(sample, sample + 1))
+    inputs = [t for name, t in one.items() if name != "labels"] if isinstance(one, dict) else [one[0]]
+    ends = [end for t in inputs if not t.is_floating_point() and t.numel() for end in torch.aminmax(t.long())]
+    return f" with numbers from {int(min(ends))} to {int(max(ends))}" if ends else ""
+
+
+class _NoRow(InputError):
+    """A number that an embedding has no row for."""
+
+
+class _Lookups(TorchFunctionMode):
+    """While it lasts, numbers that an embedding has no row for are refused before they are looked up: torch names
+    no number, and on an accelerator it ends the process."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in (F.embedding, F.embedding_bag):
+            given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
+            numbers, rows = given["input"], given["weight"].shape[0]
+            bad = numbers[(numbers < 0) | (numbers >= rows)]
+            if bad.numel():
+                raise _NoRow(
+                    f"number {int(bad[0]):,}, but an embedding of {self.model} has rows 0 to {rows - 1:,}",
+                    hint="drop or renumber what the model has no row for, or build it with more rows",
+                )
+        return func(*args, **(kwargs or {}))
 
 
 def _check_losses(problem: Problem, few: Samples) -> None:

@@ -72,8 +72,10 @@ def generalized_smoothness(
 
     A point is a parameter dict, or ``problem.at`` of one: then a Hessian formed here stays with it, at the first points
     and as far as there is room (``memory.formed_points``). At the others it is formed again where it is wanted again.
-    ``points`` is filled even where no fit is possible. Cost: one bracket a point, and three more for the control.
-    L_t comes from a random start at each point: ``smoothness`` takes no start from another one.
+    ``points`` is filled even where no fit is possible, as with a memory limit that the vectors of all points exceed
+    (``memory.too_many_points``). Cost: one bracket a point, and three more for the control. Where H is not formed, the
+    sweeps of a point start from the rows of the point before it in its group; those of the control start at random,
+    since they measure what the start leaves free.
 
     Args:
         problem: the task.
@@ -97,21 +99,30 @@ def generalized_smoothness(
         if progress:
             progress(STAGE, done, total)
 
-    measured: list[Measured] = []
-    keeping = memory.formed_points(problem)
-    for number, where in enumerate(trajectory):
-        there = where if isinstance(where, Problem) else problem.at(where)
-        with contextlib.nullcontext() if number < keeping else passing(there):
-            measured.append(measure(there, gap, max_products, seed + number))
-        report(number + 1)
-    labels = list(groups) if groups is not None else [""] * len(measured)
+    labels = list(groups) if groups is not None else [""] * len(trajectory)
     # One group after another, every other point: each group has its share in both halves.
     order = [int(place) for own in members(labels).values() for place in own]
     fitted, held_out = sorted(order[::2]), sorted(order[1::2])
-    rows = [_row(point, fitted=number in set(fitted)) for number, point in enumerate(measured)]
-    if groups is not None:
-        rows = [{**row, "group": label} for row, label in zip(rows, groups, strict=True)]
-    reason = _unfit(measured, fitted)
+    no_room = memory.too_many_points(problem, len(trajectory)) if problem.d > DENSE_LIMIT else None
+    found: dict[int, Measured] = {}
+    rows: list[dict[str, Any]] = [{} for _ in labels]
+    keeping = memory.formed_points(problem)
+    before_it, start = "", None
+    for done, number in enumerate(order, 1):
+        where = trajectory[number]
+        there = where if isinstance(where, Problem) else problem.at(where)
+        start = start if labels[number] == before_it else None
+        beside = memory.POINT * len(found)
+        with contextlib.nullcontext() if number < keeping else passing(there):
+            point, start = measure(there, gap, max_products, seed + number, start, beside)
+        rows[number] = _row(point, fitted=number in fitted) | ({"group": labels[number]} if groups is not None else {})
+        if no_room is None:
+            found[number] = point
+        before_it = labels[number]
+        report(done)
+    start = None
+    measured = [found[number] for number in sorted(found)]
+    reason = no_room or _unfit(measured, fitted)
     if reason:
         nothing = absent(GeneralizedSmoothness, reason)
         why = {key: text for key, text in nothing.why.items() if key != "points"}
@@ -121,7 +132,8 @@ def generalized_smoothness(
             cost=Cost(problem.passes.total - before, time.perf_counter() - began),
         )
     with passing(measured[0].problem):
-        again = starts(measured[0], gap, max_products, seed, lambda done: report(len(measured) + done))
+        beside = memory.POINT * (len(measured) + STARTS)
+        again = starts(measured[0], gap, max_products, seed, lambda done: report(len(measured) + done), beside)
         control = frozen(measured[0], again, [measured[i] for i in fitted])
     free = spread(measured[0], again)
     everything = levels(gathered(measured), problem.sizes, goal, free)
@@ -137,11 +149,11 @@ def generalized_smoothness(
     p_share, p_gain = permutation_test(clouds, seed)
     around = intervals(clouds, [labels[i] for i in fitted], numbers, seed) if len(fitted) >= FEWEST_RESAMPLED else None
     few = f"{len(fitted)} fitted points, replicates of fewer than {FEWEST_RESAMPLED} say little"
-    found = by_group(everything, groups, seed) if groups is not None else None
+    slopes = by_group(everything, groups, seed) if groups is not None else None
     why = {} if by_coordinate.tightness is not None else {"tightness": FLAT}
     if around is None:
         why |= dict.fromkeys(("l0_l1_interval", "l1_median_interval"), few)
-    if found is None:
+    if slopes is None:
         why["l1_by_group"] = "the points were given no groups"
     return GeneralizedSmoothness(
         l0_l1=numbers.l0_l1,
@@ -160,7 +172,7 @@ def generalized_smoothness(
             **_reach(float(pairs.whole.ranges[0])),
         },
         isotropic=_isotropic(numbers, by_norm, p_gain, around, few),
-        l1_by_group=found,
+        l1_by_group=slopes,
         control=_control(still),
         points=rows,
         tensors=_by_tensor(problem, pairs),
@@ -168,7 +180,7 @@ def generalized_smoothness(
         vectors=l1,
         l0=l0,
         l1=l1,
-        warnings=l1_moves(found or []),
+        warnings=l1_moves(slopes or []),
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )
 

@@ -24,8 +24,10 @@ class Graph:
     leaves: list[Tensor]
     edges: dict[int, GradientEdge]
 
-    def differentiated(self, pieces: list[Tensor]) -> tuple[Tensor | None, ...]:
+    def differentiated(self, pieces: list[Tensor], together: bool = False) -> tuple[Tensor | None, ...]:
         """The gradient of <gradient, pieces> with respect to each leaf; None where it is 0.
+
+        ``together``: pieces and gradients have a first dimension for several vectors, which go through at once.
 
         Raises:
             InputError: an operation whose second derivative torch does not know.
@@ -39,6 +41,7 @@ class Graph:
                 [pieces[i] for i in self.edges],
                 retain_graph=True,
                 allow_unused=True,
+                is_grads_batched=together,
             )
         except NotImplementedError as error:
             raise InputError(

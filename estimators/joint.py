@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from estimators import memory
 from estimators.anisotropic import rounded_up
 from estimators.errors import InputError
-from estimators.lanczos import DELTA, Ritz
+from estimators.lanczos import DELTA, Ritz, norm, random_start, rounding_slack
 from estimators.losses import COARSE, TOO_COARSE
-from estimators.max_cut import JointBracket, certify, check_limits, floored, formed_bracket, rounding_slack
+from estimators.max_cut import JointBracket, certify, check_limits, floored, formed_bracket
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, dense_hessian, hessian
 from estimators.results import Cost, Finding, Progress, Smoothness
@@ -26,7 +27,8 @@ DENSE_GAP = 0.01
 MAX_PRODUCTS = 400
 """Products at each point."""
 COLUMNS = 8
-"""Columns for each point: the rows of all points are normalised together, so the program has T times as many."""
+"""Columns for each point: the rows of all points are normalised together, so the program has T times as many. Fewer
+where memory is short."""
 DENSE_COLUMNS = 24
 FIRST_SWEEPS = 6
 DENSE_SWEEPS = 2000
@@ -77,7 +79,8 @@ def joint_smoothness(
 
     d <= 2,000: the Hessians are formed and the bracket is certain but for float64 rounding. Else it holds with
     probability 0.999, a share of the rest for each point. Cost: about two passes a product at each point, and one more
-    for each sweep and point; the graph of one point is in memory at a time.
+    for each sweep and point; the graph of one point is in memory at a time, with six vectors of size d for each of
+    the eight columns of every point. Little memory means fewer columns, and products where Hessians could be formed.
 
     Args:
         problems: the same task at T points (``problem.at``), or on other samples; the parameters must agree.
@@ -89,7 +92,7 @@ def joint_smoothness(
 
     Raises:
         InputError: no problem, parameters that differ, too few products, a gap that is not above 0, ``singles`` of
-            another number of points.
+            another number of points, a memory limit with less room than one column for each point.
     """
     gap, dense = _checked(problems, gap, max_products, singles)
     began = time.perf_counter()
@@ -156,25 +159,29 @@ def _by_products(
     """Sweep and certify, as ``max_cut.bracket`` does for one point; and the products taken."""
     points, like = len(problems), next(iter(problems[0].parameters.values()))
     d, delta = problems[0].d, DELTA / (ATTEMPTS * points)
+    columns = memory.sweeping(problems, COLUMNS) * points
+    # Sweeps hold three blocks between two calls of theirs.
+    local = not all(memory.holds_basis(problem, LANCZOS_STEPS + 3 * columns) for problem in problems)
     spent = 0
 
     def stacked(block: Tensor) -> Tensor:
         nonlocal spent
-        images = []
-        for problem, part in zip(problems, block.chunk(points, 1), strict=True):
+        images = torch.empty(block.shape[1], d, dtype=block.dtype, device=block.device).T
+        for problem, part, into in zip(problems, block.chunk(points, 1), images.chunk(points, 1), strict=True):
             with hessian(problem) as product:
-                images.append(product(part))
+                into.copy_(product(part))
         spent += block.shape[1]
         progress(spent)
-        return torch.cat(images, 1)
+        return images
 
-    probe = stacked(_normal(d, points, generator, like)).double()
+    probe = stacked(torch.stack([random_start(d, generator, like) for _ in problems], 1))
     # Near a perfect fit curvature may be 1e-30 and less: float32 norms of it would vanish.
-    scale = float(probe.norm(dim=0).max())
+    scale = max(norm(column) for column in probe.unbind(1))
+    del probe
     if scale == 0:
         zero = torch.zeros(d, dtype=torch.float64, device=like.device)
         return JointBracket(0.0, 0.0, zero, (0.0,) * points), spent
-    sweeps = Sweeps(lambda block: stacked(block) / scale, d, COLUMNS * points, generator, like)
+    sweeps = Sweeps(lambda block: stacked(block).div_(scale), d, columns, generator, like, lean=True)
     sweeps.sweep()
     active = sweeps.norms[0] > 0
     limit, rounding = max_products * points, rounding_slack(like.dtype)
@@ -184,12 +191,12 @@ def _by_products(
     due = FIRST_SWEEPS - 1
     for attempt in itertools.count():
         last = attempt == ATTEMPTS - 1
-        while (due > 0 or last) and limit - spent >= COLUMNS * points + reserve:
+        while (due > 0 or last) and limit - spent >= columns + reserve:
             sweeps.sweep()
             due -= 1
-        last = last or limit - spent < COLUMNS * points + reserve
+        last = last or limit - spent < columns + reserve
         scaling = floored(sweeps.scaling, active, FLOOR * gap)
-        total = float(scaling.sum()) * (1 + rounding)
+        total = float(scaling.sum(dtype=torch.float64)) * (1 + rounding)
         goal = (1 + gap) * sweeps.lower
 
         def done(run: Ritz, total: float = total, goal: float = goal, last: bool = last) -> bool:
@@ -202,9 +209,9 @@ def _by_products(
                 counted = product.products
 
                 def one(block: Tensor) -> Tensor:
-                    return product(block) / scale
+                    return product(block).div_(scale)
 
-                runs[t] = certify(one, scaling, active, generator, like, steps, delta, done)
+                runs[t] = certify(one, scaling, active, generator, like, steps, delta, done, local)
                 spent += product.products - counted
             progress(spent)
             if not last and runs[t].norm_bound * total > goal:
@@ -212,18 +219,14 @@ def _by_products(
         order.sort(key=lambda t: -runs[t].norm if t in runs else 0.0)
         if len(runs) == points:
             norms = {t: run.norm_bound for t, run in runs.items()}
-            norm = max(norms.values())
-            if norm * total < upper:
-                upper, vector = norm * total, norm * (1 + rounding) * scaling
-                binding = tuple(norms[t] / norm for t in range(points))
+            largest = max(norms.values())
+            if largest * total < upper:
+                upper, vector = largest * total, largest * (1 + rounding) * scaling
+                binding = tuple(norms[t] / largest for t in range(points))
         if upper <= goal or last:
             break
         due = FIRST_SWEEPS - 1 + 2 * attempt
     return JointBracket(sweeps.lower * scale, upper * scale, vector * scale, binding), spent
-
-
-def _normal(d: int, columns: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.randn(d, columns, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
 
 
 def _checked(
@@ -238,7 +241,7 @@ def _checked(
     check_limits(gap, max_products, FEWEST_PRODUCTS)
     if singles is not None and len(singles) != len(problems):
         raise InputError(f"{len(singles)} brackets for {len(problems)} points", "singles", "give one for each point")
-    dense = problems[0].d <= DENSE_LIMIT
+    dense = problems[0].d <= DENSE_LIMIT and memory.holds_formed(problems[0], len(problems))
     return gap if gap is not None else (DENSE_GAP if dense else GAP), dense
 
 

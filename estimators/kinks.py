@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from estimators import memory
 from estimators.errors import InputError
+from estimators.lanczos import SLICE, dot, norm, random_start, unit
 from estimators.problem import Problem
 from estimators.products import hessian
 from estimators.results import Cost, Finding, Progress
 
 STAGE = "kinks"
+GRADIENT = "gradient"
 STEPS = (1e-2, 1e-3, 3e-4)
 """Lengths of the step as shares of |w|, the largest first."""
 PARTED = 0.05
@@ -24,6 +27,8 @@ SHRINKS = 0.3
 """From 0.001 to 0.0003 of |w| the error of a smooth function shrinks to 0.09; that of kinks does not shrink."""
 ROUNDING = 8
 """A gradient is trusted to this many units in the last place of its norm."""
+BESIDE = 12
+"""Vectors beside a block of products: the point, the gradient, the work of a product or of a gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,9 @@ def finite_step_curvature(
     ``kinks`` says that at the smallest h they are more than 5% apart, beyond the rounding of the gradients, and that
     the difference did not shrink as h^2 does.
 
-    Cost: about 3 passes for each direction, and 2 for each of its steps.
+    Cost: about 3 passes for each direction, and 2 for each of its steps. Memory: four vectors of size d for each
+    direction beside 12 others; where that is too much, directions are measured in several parts, each of which builds
+    its graphs anew.
 
     Args:
         problem: the task at a point.
@@ -83,19 +90,23 @@ def finite_step_curvature(
         raise InputError(f"{directions} directions", "directions", "give 1 or more")
     began, before = time.perf_counter(), problem.passes.total
     at = problem.flatten(problem.parameters)
-    gradient = problem.flatten(problem.gradient()).double()
-    units = _directions(gradient, directions, torch.Generator().manual_seed(seed))
-    with hessian(problem) as product:
-        images = product(torch.stack(list(units.values()), 1).to(at.dtype)).double()
-    curvatures = {name: float(u @ images[:, i]) for i, (name, u) in enumerate(units.items())}
-    length = float(at.double().norm()) or 1.0
+    gradient = problem.flatten(problem.gradient())
+    slope, length = norm(gradient), norm(at) or 1.0
+    generator = torch.Generator().manual_seed(seed)
+    names = [GRADIENT] * (slope > 0) + [f"random {number}" for number in range(1, directions + 1)]
+    width = memory.columns(problem, len(names), memory.BLOCK, BESIDE)
     rows: list[FiniteStep] = []
-    for name, u in units.items():
-        for step in sorted(steps, reverse=True):
-            rows.append(_finite_step(problem, at, name, u, step * length, curvatures[name]))
-            if progress:
-                progress(STAGE, 2 * len(rows), 2 * len(units) * len(steps))
-    noise = ROUNDING * torch.finfo(problem.precision).eps * float(gradient.norm())
+    for start in range(0, len(names), width):
+        some = names[start : start + width]
+        units = torch.stack(
+            [unit(gradient if name == GRADIENT else random_start(problem.d, generator, at)) for name in some]
+        )
+        for name, u, curvature in zip(some, units, _curvatures(problem, units), strict=True):
+            for step in sorted(steps, reverse=True):
+                rows.append(_finite_step(problem, at, name, u, step * length, curvature))
+                if progress:
+                    progress(STAGE, 2 * len(rows), 2 * len(names) * len(steps))
+    noise = ROUNDING * torch.finfo(problem.precision).eps * slope
     each = [rows[i : i + len(steps)] for i in range(0, len(rows), len(steps))]
     apart = [part[-1] for part in each if _parted(part[-2], part[-1], noise)]
     parted = max(apart, key=_off, default=None)
@@ -108,32 +119,36 @@ def finite_step_curvature(
     )
 
 
-def _directions(gradient: Tensor, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Unit vectors in float64, the gradient's first where there is one."""
-    found = {}
-    size = float(gradient.norm())
-    if size > 0:
-        found["gradient"] = gradient / size
-    for number in range(1, count + 1):
-        u = torch.randn(gradient.numel(), generator=generator, dtype=torch.float64).to(gradient.device)
-        found[f"random {number}"] = u / u.norm()
-    return found
+def _curvatures(problem: Problem, units: Tensor) -> list[float]:
+    """u'Hu for each of the unit vectors (k, d)."""
+    with hessian(problem) as product:
+        images = product(units.T)
+    return [dot(u, image) for u, image in zip(units, images.unbind(1), strict=True)]
 
 
 def _finite_step(problem: Problem, at: Tensor, name: str, u: Tensor, h: float, curvature: float) -> FiniteStep:
-    """The central difference along u; both gradients in the problem's dtype, their difference in float64."""
-    ends = []
-    moved = 0.0
+    """The central difference along u; gradients in the problem's dtype, products with them in float64."""
+    change = moved = 0.0
     for sign in (1, -1):
-        there = (at.double() + sign * h * u).to(at.dtype)
         # What rounding leaves of the step is what was walked.
-        moved += sign * float((there.double() - at.double()) @ u)
-        ends.append(problem.flatten(problem.at(problem.unflatten(there)).gradient()).double())
-    finite = float((ends[0] - ends[1]) @ u) / moved if moved > 0 else math.nan
+        there, walked = _stepped(at, u, sign * h)
+        moved += sign * walked
+        gradient = problem.flatten(problem.at(problem.unflatten(there)).gradient())
+        change += sign * dot(gradient, u)
+    finite = change / moved if moved > 0 else math.nan
     if not math.isfinite(finite):
         why = {"finite": "the gradient at the end of the step is not finite, or the step is lost in rounding"}
         return FiniteStep(direction=name, h=h, curvature=curvature, finite=None, why=why)
     return FiniteStep(direction=name, h=h, curvature=curvature, finite=finite)
+
+
+def _stepped(at: Tensor, u: Tensor, h: float) -> tuple[Tensor, float]:
+    """at + hu as its number format holds it, and how far that is along u."""
+    there, walked = torch.empty_like(at), 0.0
+    for x, way, into in zip(*(torch.split(each, SLICE) for each in (at, u, there)), strict=True):
+        into.copy_(x.double() + h * way.double())
+        walked += float((into.double() - x.double()) @ way.double())
+    return there, walked
 
 
 def _off(row: FiniteStep) -> float:
@@ -149,7 +164,7 @@ def _parted(longer: FiniteStep, shorter: FiniteStep, noise: float) -> bool:
 
 
 def _finding(row: FiniteStep) -> Finding:
-    where = "the gradient" if row.direction == "gradient" else "a random direction"
+    where = "the gradient" if row.direction == GRADIENT else "a random direction"
     return Finding(
         code="kinks",
         severity="warning",

@@ -21,7 +21,7 @@ from torch import Tensor
 from estimators import memory
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Product, dense_hessian, hessian
-from estimators.results import Cost, Finding, Progress, Spectrum
+from estimators.results import Cost, Finding, Interval, Progress, Spectrum
 
 DELTA = 1e-3
 """Probability with which a published bound may fail."""
@@ -38,6 +38,9 @@ class Ritz:
     ``upper`` is at least the largest eigenvalue, ``lower`` at most the smallest, each with probability
     1 - delta/2 over the start. ``basis``, where it was kept, holds the orthonormal vectors q_1..q_m as rows and
     ``residual`` is beta_m q_{m+1}: A Q' = Q' T + residual e_m' with T = :meth:`tridiagonal` needs no further product.
+
+    Bounds and Ritz values are those of the operator as its products are rounded; ``rounding`` is the share of its norm
+    that products in the vectors' format may be off by, and the intervals below allow for it at both ends.
     """
 
     alphas: list[float]
@@ -48,6 +51,7 @@ class Ritz:
     basis: Tensor | None = None
     residual: Tensor | None = None
     closed: tuple[int, ...] = ()
+    rounding: float = 0.0
 
     def tridiagonal(self) -> np.ndarray:
         """T, shape (m, m): no coupling where a Krylov space was closed and another one opened."""
@@ -69,6 +73,24 @@ class Ritz:
         return max(self.upper, -self.lower)
 
     @property
+    def norm_interval(self) -> Interval:
+        """Holds the norm of the operator without rounding, with probability 1 - delta."""
+        slack = self.rounding * self.norm
+        return max(self.norm - slack, 0.0), self.norm_bound + slack
+
+    @property
+    def largest_interval(self) -> Interval:
+        """Holds its largest eigenvalue, with probability 1 - delta/2."""
+        slack = self.rounding * self.norm
+        return float(self.values[-1]) - slack, self.upper + slack
+
+    @property
+    def smallest_interval(self) -> Interval:
+        """Holds its smallest eigenvalue, with probability 1 - delta/2."""
+        slack = self.rounding * self.norm
+        return self.lower - slack, float(self.values[0]) + slack
+
+    @property
     def norm_known(self) -> bool:
         """Whether the norm is known to 0.5%."""
         return self.norm_bound <= (1 + SHARPNESS_TOLERANCE) * self.norm
@@ -78,6 +100,15 @@ class Ritz:
         """Whether both ends are known to 0.5% of the norm."""
         slack = SHARPNESS_TOLERANCE * self.norm
         return bool(self.upper - self.values[-1] <= slack and self.values[0] - self.lower <= slack)
+
+
+def rounding_slack(dtype: torch.dtype) -> float:
+    """Share of an operator's norm by which what is found from products in this format may be off.
+
+    That of float32 serves half precision too, whose own rounding no slack of use would cover: results from it carry
+    no confidence.
+    """
+    return 1e-10 if dtype == torch.float64 else 2e-5
 
 
 def edge(
@@ -154,7 +185,7 @@ def lanczos(
         keep: leave basis and residual in the result, (steps + 1) d numbers; not where ``local``.
         local: no basis and no re-orthogonalisation.
     """
-    unit = torch.finfo(start.dtype).eps
+    eps = torch.finfo(start.dtype).eps
     basis = torch.empty(0 if local else steps, start.numel(), dtype=start.dtype, device=start.device)
     q = start / start.norm()
     previous = torch.zeros(0, dtype=start.dtype, device=start.device)
@@ -166,17 +197,17 @@ def lanczos(
     def ritz(complete: bool = False) -> Ritz:
         off = [0.0 if k + 1 in closed else beta for k, beta in enumerate(betas[:-1])]
         values = eigh_tridiagonal(np.array(alphas), np.array(off), eigvals_only=True)
-        slack = 100 * unit * scale if complete or closed or local else 0.0
-        kept: tuple[Any, ...] = ()
+        slack = 100 * eps * scale if complete or closed or local else 0.0
+        kept: dict[str, Any] = {"rounding": rounding_slack(start.dtype)}
         if keep and not local:
             tail = torch.zeros_like(z) if complete or len(alphas) in closed else z
-            kept = (basis[: len(alphas)], tail, tuple(closed))
+            kept |= {"basis": basis[: len(alphas)], "residual": tail, "closed": tuple(closed)}
         if complete:
             low, high = float(values[0]) - slack, float(values[-1]) + slack
-            return Ritz(list(alphas), list(betas), values, low, high, *kept)
+            return Ritz(list(alphas), list(betas), values, low, high, **kept)
         upper = _bound(alphas, betas, closed, n, delta / 2, local) + slack
         lower = -_bound([-a for a in alphas], betas, closed, n, delta / 2, local) - slack
-        return Ritz(list(alphas), list(betas), values, lower, upper, *kept)
+        return Ritz(list(alphas), list(betas), values, lower, upper, **kept)
 
     for j in range(min(steps, n)):
         z = product(q[:, None])[:, 0]
@@ -195,11 +226,11 @@ def lanczos(
             betas.append(norm(z))
         if scale == 0 or (j + 1 == n and not local):
             return ritz(complete=True)
-        if local and betas[-1] <= 30 * unit * scale:
-            betas[-1] = 30 * unit * scale  # a coupling that is counted as larger bounds no less
+        if local and betas[-1] <= 30 * eps * scale:
+            betas[-1] = 30 * eps * scale  # a coupling that is counted as larger bounds no less
             break
-        if betas[-1] <= 30 * unit * scale:
-            betas[-1] = max(betas[-1], unit * scale)
+        if betas[-1] <= 30 * eps * scale:
+            betas[-1] = max(betas[-1], eps * scale)
             closed.append(j + 1)
             z = torch.where(start != 0, random_start(start.numel(), generator, start), torch.zeros_like(start))
             for _ in range(2):
@@ -210,7 +241,7 @@ def lanczos(
             run = ritz()
             if stop(run):
                 return run
-        previous, q = q, _unit(z)
+        previous, q = q, unit(z)
     return ritz()
 
 
@@ -226,7 +257,7 @@ def norm(a: Tensor) -> float:
     return math.hypot(*(float(x.double().norm()) for x in torch.split(a, SLICE)))
 
 
-def _unit(a: Tensor) -> Tensor:
+def unit(a: Tensor) -> Tensor:
     """a/|a|: in float32 the length of a small vector may not be a number."""
     length, found = norm(a), torch.empty_like(a)
     for x, into in zip(torch.split(a, SLICE), torch.split(found, SLICE), strict=True):
@@ -322,28 +353,31 @@ def spectrum(
     """Largest and smallest eigenvalue of H = nabla^2 f(w) and the Ritz values between them.
 
     d <= 2,000: all eigenvalues of the formed Hessian, bounds equal to them. Else Lanczos from a random
-    start until both ends are known to 0.5% of max|eig H|: every Ritz value lies between the ends, the
-    bounds hold with probability 0.999. Cost: about two passes a step, none where ``run``, the whole one of
-    :func:`extremes` for the same problem, is given.
+    start until both ends are known to 0.5% of max|eig H|: every Ritz value lies between the ends but for rounding,
+    which the bounds allow for; they hold with probability 0.999. Cost: about two passes a step, none where ``run``, the
+    whole one of :func:`extremes` for the same problem, is given.
     """
     began, before = time.perf_counter(), problem.passes.total
     warnings: tuple[Finding, ...] = ()
     if problem.d <= DENSE_LIMIT:
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
-        low, high, lower, upper, used, confidence = values[0], values[-1], values[0], values[-1], problem.d, 1.0
+        bottom, top = (values[0], values[0]), (values[-1], values[-1])
+        used, confidence = problem.d, 1.0
     else:
         run = run or extremes(problem, steps=steps, seed=seed, progress=progress).whole
-        values, low, high = run.values, run.values[0], run.values[-1]
-        lower, upper, used, confidence = run.lower, run.upper, run.steps, 1 - DELTA
+        values, bottom, top = run.values, run.smallest_interval, run.largest_interval
+        used, confidence = run.steps, 1 - DELTA
         if not run.ends_known:
             warnings = (not_converged("spectrum", run, steps),)
     return Spectrum(
-        largest=float(high),
-        smallest=float(low),
+        largest=float(values[-1]),
+        smallest=float(values[0]),
         eigenvalues=[float(v) for v in values],
         steps=used,
-        largest_upper=float(upper),
-        smallest_lower=float(lower),
+        largest_lower=float(top[0]),
+        largest_upper=float(top[1]),
+        smallest_lower=float(bottom[0]),
+        smallest_upper=float(bottom[1]),
         confidence=confidence,
         samples=problem.n,
         eigenvalue_density=None,

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from estimators.compression import Known
 from estimators.errors import InputError
-from estimators.lanczos import Ritz, lanczos, random_start
+from estimators.lanczos import Ritz, lanczos, random_start, rounding_slack
 from estimators.products import Counted, Product
 from estimators.subspace import EXPLORING, FEWEST_VECTORS, KEPT, WEAK, Scaled, explore, floor_share, settle
 from estimators.sweeps import Sweeps
 
 COLUMNS, FEW = 12, 8
 """Columns of the sweeps, and of those before rounds: 8 alone stall at a gap of 5% on a GPT-2 at its start."""
-OPENING, SETTLED_FIRST = 3, 2
-"""Before the first round: sweeps, then steps within the known vectors."""
+OPENING, WARM_OPENING, SETTLED_FIRST = 3, 2, 2
+"""Before the first round: sweeps (from a start that was given), then steps within the known vectors."""
 ROUNDS = 8
 SETTLED = 16
 """Columns of the dual program within the known vectors; FEW of them are multiplied."""
@@ -48,7 +48,8 @@ FEWEST_PRODUCTS = 2 * COLUMNS
 class Bracket:
     """lower <= Lambda(H) <= upper = sum(vector), the vector feasible with probability 1 - delta.
 
-    ``first_row_norms`` are the row norms of H times k random unit columns: an estimate of sqrt((H^2)_jj).
+    ``first_row_norms`` are the row norms of H times the first k unit columns: where these were random, an estimate of
+    sqrt((H^2)_jj). ``rows``, where sweeps were by products, are the unit rows with which they ended, shape (d, k).
     """
 
     lower: float
@@ -56,6 +57,7 @@ class Bracket:
     vector: Tensor
     first_row_norms: Tensor
     products: int
+    rows: Tensor | None = None
 
     def times(self, scale: float) -> Bracket:
         """The bracket of ``scale`` times the operator."""
@@ -93,15 +95,6 @@ def check_limits(gap: float | None, max_products: int, fewest: int = FEWEST_PROD
         raise InputError(f"{max_products} products give no bracket", "max_products", f"allow {fewest} or more")
 
 
-def rounding_slack(dtype: torch.dtype) -> float:
-    """Share by which an upper bound from products in this format is raised.
-
-    That of float32 serves half precision too, whose own rounding no slack of use would cover: results from it carry
-    no confidence.
-    """
-    return 1e-10 if dtype == torch.float64 else 2e-5
-
-
 class Search:
     """A bracket under way: sweeps for the lower bound, the best certificate so far, products left."""
 
@@ -116,6 +109,7 @@ class Search:
         progress: Callable[[int], None],
         memory: int,
         columns: int,
+        start: Tensor | None = None,
     ) -> None:
         self.product, self.generator, self.like = product, generator, like
         self.gap, self.max_products, self.progress = gap, max_products, progress
@@ -123,7 +117,8 @@ class Search:
         self.delta = delta / (ROUNDS + ATTEMPTS)
         self.before = product.products
         self.columns = self._fitting(columns)
-        self.sweeps = Sweeps(product, product.d, self.columns, generator, like, self.lean)
+        self.sweeps = Sweeps(product, product.d, self.columns, generator, like, self.lean, start)
+        self.opening = OPENING if start is None else WARM_OPENING
         self.sweep()
         self.first = self.sweeps.norms[0]
         self.active = self.first > 0
@@ -214,8 +209,12 @@ def bracket(
     progress: Callable[[int], None] = lambda _: None,
     known: Known | None = None,
     memory: int = MEMORY,
+    start: Tensor | None = None,
 ) -> Bracket:
     """Sweep and certify until upper/lower - 1 <= gap or the products run out.
+
+    Neither end depends on the start for its validity: any unit rows give a lower bound, and Lanczos draws its own
+    start once D is fixed, from ``generator``. That must not be at a state from which the given start was made.
 
     Args:
         product: the operator, applied to blocks (d, k).
@@ -228,11 +227,12 @@ def bracket(
             certificates are all there is.
         memory: vectors of d numbers that may be held; too few for a round leave the sweeps and plain certificates,
             fewer than LEAN a certificate without a basis and fewer columns, one at least.
+        start: rows to begin with, shape (d, q), see ``Sweeps``.
     """
     room = room_in(memory)
     known = known if room >= FEWEST_VECTORS else None
     columns = COLUMNS if known is None else FEW
-    search = Search(product, generator, like, gap, max_products, delta, progress, memory, columns)
+    search = Search(product, generator, like, gap, max_products, delta, progress, memory, columns, start)
     if bool(search.active.any()):
         if known is not None:
             rounds(search, known, room)
@@ -240,18 +240,18 @@ def bracket(
             attempts(search)
     else:
         search.upper = 0.0
-    return Bracket(search.sweeps.lower, search.upper, search.vector, search.first, search.spent)
+    return Bracket(search.sweeps.lower, search.upper, search.vector, search.first, search.spent, search.sweeps.z)
 
 
 def rounds(search: Search, known: Known, room: int) -> None:
-    """Subspace rounds until the goal is certified, they are seen to be weak, or products run out."""
+    """Subspace rounds until the goal is certified, they are weak or certify no more, or products run out."""
     sweeps = search.sweeps
     reserve = search.max_products // 5
 
     def affordable() -> bool:
         return search.left >= search.columns + EXPLORING + reserve
 
-    for _ in range(OPENING - 1):
+    for _ in range(search.opening - 1):
         if not affordable():
             return
         search.sweep()
@@ -271,10 +271,12 @@ def rounds(search: Search, known: Known, room: int) -> None:
         total = search.total(scaling)
         operator = Scaled(search.product, scaling)
         found = explore(operator, together, search.generator, search.goal / total, search.left, search.delta, room)
+        before = search.upper
         search.record(found.bound, scaling)
         if search.reached:
             return
-        if found.beyond > WEAK:
+        # Sweeps of too few columns stall: then a round certifies no more than the one before.
+        if found.beyond > WEAK or search.upper == before:
             if search.left >= search.max_products // 2:
                 search.start_again(COLUMNS)
             return

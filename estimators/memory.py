@@ -4,13 +4,15 @@
 Half of it at most goes to the graphs of products: as many chunks as fit are kept, the others are built anew for each
 block; differentiating one takes about as much again as it keeps, so a chunk's graph counts twice. What graphs leave is
 for vectors of d numbers, counted in the parameters' format; a float64 vector of a float32 model counts as two. Every
-estimator does with the vectors that there are: fewer columns, Lanczos without its basis, sums in float32.
+estimator does with the vectors that there are: fewer columns, Lanczos without its basis, sums in float32, or says
+what would do.
 
 Without a limit all graphs are kept, and vectors take 4 GiB.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +34,14 @@ WIDE = 40
 """Vectors with which sums over probes are taken in float64."""
 STEP = 12
 """Vectors that one step of Lanczos takes beside its basis, its product included."""
+COLUMN, BESIDE = 6, 12
+"""Vectors for each column of alternating sweeps, and beside them: norms, a scaling, the work of a product."""
+BLOCK = 4
+"""Vectors for each column of a block of products: itself, its image and the image's sum in float64."""
+POINT, POINT_FITTED = 3, 17
+"""Vectors that generalized smoothness holds for each point: gradient and bound; and with what fits make of them."""
+LIMIT = "memory limit"
+"""Where the errors of this module are."""
 DENSE_LIMIT = 2000
 """Up to this many coordinates the Hessian is formed."""
 FORMED_BYTES = 256 << 20
@@ -72,8 +82,8 @@ def fitting_chunk(problem: Problem, wanted: int) -> int:
     if problem.memory_bytes < needed:
         raise InputError(
             f"{size(problem.memory_bytes)} are too little to measure {problem.d:,} parameters",
-            "memory",
-            f"allow {size(needed)} or more; a shorter `--max-length` takes less",
+            LIMIT,
+            f"{_allow(needed)}; a shorter `--max-length` takes less",
         )
     fits = [m for m in _halvings(wanted) if 2 * graph_bytes(problem, m) <= GRAPHS * problem.memory_bytes]
     return fits[0] if fits else 1
@@ -107,6 +117,50 @@ def vectors(problem: Problem) -> int:
     return max(int((problem.memory_bytes - _for_graphs(problem, problem.memory_bytes)) / _vector(problem)), FEWEST)
 
 
+def columns(problem: Problem, most: int, each: int, beside: int) -> int:
+    """How many columns of ``each`` vectors fit beside others: no more than ``most``, one at least."""
+    return max(1, min(most, (vectors(problem) - beside) // each))
+
+
+def sweeping(problems: Sequence[Problem], most: int) -> int:
+    """Columns of the sweeps for each of several points, whose columns are in memory together.
+
+    Raises:
+        InputError: one column for each takes more than the limit of one of them.
+    """
+    least = COLUMN * len(problems) + BESIDE
+    for problem in problems:
+        if problem.memory_bytes is not None and vectors(problem) < least:
+            raise InputError(
+                f"{size(problem.memory_bytes)} are too little for {len(problems)} points together",
+                LIMIT,
+                # Graphs leave at least so much of a limit.
+                f"{_allow(least * _vector(problem) / (1 - GRAPHS))}, or give fewer points",
+            )
+    return min(columns(problem, most, COLUMN * len(problems), BESIDE) for problem in problems)
+
+
+def too_many_points(problem: Problem, count: int) -> str | None:
+    """Why pairs cannot be fitted to so many points within the limit, with what would do; None where they can.
+
+    Their gradients and bounds are held together, with the fits' own arrays in float64.
+    """
+    least = POINT_FITTED * count + FEWEST
+    if problem.memory_bytes is None or vectors(problem) >= least:
+        return None
+    # Graphs leave at least so much of a limit.
+    enough = _allow(least * _vector(problem) / (1 - GRAPHS))
+    return f"{size(problem.memory_bytes)} are too little for fits to {count} points: {enough}"
+
+
+def holds_formed(problem: Problem, count: int) -> bool:
+    """Whether there is room for the formed Hessians of so many points at once, with what is made of them."""
+    if problem.memory_bytes is None:
+        return True
+    room = problem.memory_bytes - _for_graphs(problem, problem.memory_bytes)
+    return count * FORMED * 8 * problem.d**2 <= room
+
+
 def formed_points(problem: Problem) -> int:
     """How many points may keep the Hessian that was formed there while one is measured at another point."""
     one, room = 8 * problem.d**2, float(FORMED_BYTES)
@@ -132,6 +186,10 @@ def sums_dtype(problem: Problem) -> torch.dtype:
 
 def _vector(problem: Problem) -> int:
     return problem.d * max(problem.dtype.itemsize, 4)
+
+
+def _allow(needed: float) -> str:
+    return f"allow {size(needed)} or more with `--memory` (in Python `memory_bytes`)"
 
 
 def size(number: float) -> str:

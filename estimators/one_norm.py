@@ -16,7 +16,9 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from estimators import memory
 from estimators.errors import InputError
+from estimators.lanczos import SLICE
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Product, dense_hessian, hessian
 from estimators.results import Cost, Interval, Progress
@@ -27,8 +29,8 @@ GROUP = 5
 FEWEST_PROBES = 4 * GROUP
 LEVEL = 0.975
 """Level of Student's t that covers 95% in fact: at 0.95 the ratios, skewed to the right, gave 91 to 95%."""
-COLUMNS = 4
-"""Vectors in a block of products: memory, not cost."""
+BESIDE = 14
+"""Vectors beside a block of products: sums over probes and counts, and the work of a product."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
     bias whatever the probes gave. What rows share cancels in s_j / s^_j and what they don't averages over rows, so
     the relative error is at most about 3 / probes, and the draws are independent: the interval is Student's t.
 
-    Cost: about two passes a product. Memory: a few vectors of size d.
+    Cost: about two passes a product. Memory: 20 vectors of size d, or 34 where there is room: a block of five products.
 
     Args:
         problem: the task at a point.
@@ -90,8 +92,9 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
             if progress:
                 progress(STAGE, done, probes)
 
+        columns = memory.columns(problem, GROUP, memory.BLOCK, BESIDE)
         with hessian(problem) as product:
-            found = one_norm_by_products(product, problem.d, probes, generator, like, report)
+            found = one_norm_by_products(product, problem.d, probes, generator, like, report, columns)
             products = product.products
         sums, value, interval = found.row_sums, found.value, found.interval
         alone, spread = found.probes_alone, found.probes_spread
@@ -129,26 +132,28 @@ def one_norm_by_products(
     generator: torch.Generator,
     like: Tensor,
     progress: Callable[[int], None] = lambda _: None,
+    columns: int = GROUP,
 ) -> Sampled:
     """The estimate of :func:`hessian_one_norm` for a symmetric operator on blocks (d, k).
 
-    ``like`` has the dtype and device of the operator's vectors.
+    ``like`` has the dtype and device of the operator's vectors; a block has no more than so many ``columns``.
     """
     groups = probes // (2 * GROUP)
     rows = probes - groups * GROUP
     logarithms = torch.zeros(d, dtype=torch.float64, device=like.device)
-    counts = torch.zeros_like(logarithms)
+    counts = torch.zeros(d, dtype=torch.int32, device=like.device)
     sums: list[float] = []
     for group in range(groups):
-        image = product(_cauchy(d, GROUP, generator, like)).double().abs()
-        # A zero that is no zero row is an underflow: it says nothing about the row's scale.
-        known = image > 0
-        part, count = torch.where(known, image, 1.0).log().sum(1), known.sum(1)
-        sums.append(float(_scales(part, count.double()).sum()))
+        part, count = torch.zeros_like(logarithms), torch.zeros_like(counts)
+        for start in range(0, GROUP, columns):
+            _add_logarithms(product(_cauchy(d, min(columns, GROUP - start), generator, like)), part, count)
+        sums.append(float(_scales(part, count).sum()))
         logarithms += part
         counts += count
         progress((group + 1) * GROUP)
+    del part, count
     scales = _scales(logarithms, counts)
+    del logarithms, counts
     total = float(scales.sum())
     if total == 0:
         return Sampled(0.0, (0.0, 0.0), 0.0, None, scales)
@@ -158,27 +163,50 @@ def one_norm_by_products(
     uniform = torch.rand(rows, generator=generator, dtype=torch.float64)
     steps = scales.cpu().cumsum(0)
     drawn = torch.searchsorted(steps, uniform * steps[-1], right=True).clamp_max(d - 1)
+    del steps
     different, where = torch.unique(drawn, return_inverse=True)
-    exact = []
-    for part in different.split(COLUMNS):
-        block = torch.zeros(d, part.numel(), dtype=like.dtype, device=like.device)
-        block[part.to(like.device), torch.arange(part.numel(), device=like.device)] = 1
-        exact.append(product(block).double().abs().sum(0).cpu())
-        progress(groups * GROUP + sum(e.numel() for e in exact))
-    ratios = torch.cat(exact)[where] / scales.cpu()[drawn]
+    exact: list[float] = []
+    for some in different.split(columns):
+        block = torch.zeros(some.numel(), d, dtype=like.dtype, device=like.device)
+        block[torch.arange(some.numel(), device=like.device), some.to(like.device)] = 1
+        exact += [_absolute_sum(row) for row in product(block.T).unbind(1)]
+        progress(groups * GROUP + len(exact))
+    ratios = torch.tensor(exact, dtype=torch.float64)[where] / scales.cpu()[drawn]
     mean = float(ratios.mean())
     # On the logarithm: the ratios lean to the right, and a low mean comes with a low standard deviation.
     margin = math.exp(float(student.ppf(0.5 + LEVEL / 2, rows - 1)) * float(ratios.std()) / (math.sqrt(rows) * mean))
     return Sampled(total * mean, (total * mean / margin, total * mean * margin), total, spread, scales)
 
 
+def _add_logarithms(image: Tensor, logarithms: Tensor, counts: Tensor) -> None:
+    """Adds log|A c|, summed over the columns of (d, k), and how many of them are known."""
+    for column in image.unbind(1):
+        for x, log, count in zip(*(torch.split(each, SLICE) for each in (column, logarithms, counts)), strict=True):
+            size = x.double().abs()
+            # A zero that is no zero row is an underflow: it says nothing about the row's scale.
+            known = size > 0
+            log += torch.where(known, size, 1.0).log()
+            count += known
+
+
+def _absolute_sum(row: Tensor) -> float:
+    return sum(float(x.double().abs().sum()) for x in torch.split(row, SLICE))
+
+
 def _scales(logarithms: Tensor, counts: Tensor) -> Tensor:
     """Unbiased Cauchy scales from sums of m logarithms, m >= 2: E|C|^(1/m) = 1/cos(pi/2m). 0 where m < 2."""
-    m = counts.clamp_min(2.0)
-    return torch.where(counts >= 2, (logarithms / m + m * (math.pi / (2 * m)).cos().log()).exp(), 0.0)
+    found = torch.empty_like(logarithms)
+    for log, count, into in zip(*(torch.split(each, SLICE) for each in (logarithms, counts, found)), strict=True):
+        m = count.double().clamp_min(2.0)
+        into.copy_(torch.where(count >= 2, (log / m + m * (math.pi / (2 * m)).cos().log()).exp(), 0.0))
+    return found
 
 
 def _cauchy(d: int, columns: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard Cauchy numbers (d, columns), drawn on the CPU so that they are the same on every device."""
-    normal = torch.randn(2, d, columns, generator=generator, dtype=torch.float64)
-    return (normal[0] / normal[1]).to(like.device, like.dtype)
+    found = torch.empty(columns, d, dtype=like.dtype, device=like.device)
+    for column in found:
+        for into in torch.split(column, SLICE):
+            normal = torch.randn(2, into.numel(), generator=generator, dtype=torch.float64)
+            into.copy_(normal[0] / normal[1])
+    return found.T

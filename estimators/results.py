@@ -144,7 +144,8 @@ class Smoothness:
     ``points`` holds one row for each point along the runs: method, step, l1_lower, l1_upper, sharpness, density,
     gradient_l1, gradient_l2, and for adagrad preconditioned = max|eig P^-1/2 H P^-1/2|, P = diag(sqrt(v)), with
     preconditioned_interval.
-    ``tensors`` holds one row for each parameter: name, parameters, l1.
+    ``tensors`` holds one row for each parameter: name, parameters, l1. ``rows``, where they were asked for, are the
+    unit rows with which the sweeps ended, by parameter: its entries in rows, k columns.
     """
 
     l1_lower: float | None
@@ -167,6 +168,7 @@ class Smoothness:
     token_deciles: Sequence[Mapping[str, Any]] | None
     why: Mapping[str, str] = field(default_factory=dict)
     vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    rows: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
     cost: Cost = field(default=Cost(), metadata=BESIDE)
 
@@ -175,7 +177,8 @@ class Smoothness:
 class Spectrum:
     """Extremal eigenvalues of the Hessian; ``eigenvalues`` are Ritz values in ascending order.
 
-    ``largest_upper`` and ``smallest_lower`` bound the ends with probability ``confidence``. ``directional`` holds
+    ``largest_lower`` and ``largest_upper`` hold the largest with probability ``confidence``, rounding included, and
+    ``smallest_lower`` and ``smallest_upper`` the smallest. ``directional`` holds
     u'Hu/u'u along the update of each rule: {rule: {sharpness, decrease}}; ``kinks`` one row for each direction and
     step: direction, h, curvature (by autograd), finite (over the step). ``eigenvalue_density`` is the smoothed density
     of all eigenvalues: {grid, density, spread, width, starts, mean, mean_interval, mean_square, mean_square_interval},
@@ -186,8 +189,10 @@ class Spectrum:
     smallest: float | None
     eigenvalues: Sequence[float] | None
     steps: int | None
+    largest_lower: float | None
     largest_upper: float | None
     smallest_lower: float | None
+    smallest_upper: float | None
     confidence: float | None
     samples: int | None
     eigenvalue_density: Mapping[str, Any] | None

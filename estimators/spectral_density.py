@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from estimators import memory
 from estimators.errors import InputError
 from estimators.intervals import sum_interval
 from estimators.lanczos import DELTA, Ritz, lanczos, random_start
@@ -77,7 +78,8 @@ def eigenvalue_density(
     has a weight between 0 and several times 1/d in each start.
 
     d <= 2,000: from all eigenvalues of the formed Hessian. Else about two passes for each of probes * steps products,
-    and steps + 1 vectors of size d in memory.
+    and steps + 1 vectors of size d in memory; where there is no room for so many beside the run's own, three. Rules
+    then hold an eigenvalue found as several nodes, whose weights add up to its own (Greenbaum 1989).
 
     Args:
         problem: the task at a point.
@@ -114,7 +116,9 @@ def eigenvalue_density(
             like = next(iter(problem.parameters.values()))
             rules = [] if run is None else [quadrature(run)]
             fresh = probes - len(rules)
-            rules += quadratures(product, problem.d, fresh, steps, generator, like, report)
+            held = 0 if run is None or run.basis is None else run.steps + 1
+            local = not memory.holds_basis(problem, steps + held)
+            rules += quadratures(product, problem.d, fresh, steps, generator, like, report, local)
             products = product.products
         taken = max(len(nodes) for nodes, _ in rules)
     grid, kernel = _grid(rules, width)
@@ -153,14 +157,16 @@ def quadratures(
     generator: torch.Generator,
     like: torch.Tensor,
     progress: Callable[[int], None] = lambda _: None,
+    local: bool = False,
 ) -> list[Rule]:
-    """Nodes and weights of the Gauss rule for each of the random starts.
+    """Nodes and weights of the Gauss rule for each of the random starts; ``local``: without a basis.
 
     Where a start's Krylov space closes early its rule is complete, and the nodes of the next space have no weight.
     """
     rules = []
     for probe in range(probes):
-        rules.append(quadrature(lanczos(product, random_start(d, generator, like), d, steps, DELTA, generator)))
+        start = random_start(d, generator, like)
+        rules.append(quadrature(lanczos(product, start, d, steps, DELTA, generator, local=local)))
         progress(probe + 1)
     return rules
 

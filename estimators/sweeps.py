@@ -7,11 +7,15 @@ its row norms a scaling D for the upper one. Shapes: d rows, k columns.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from estimators.compression import Known
+from estimators.compression import Known, gram, symmetric
 from estimators.lanczos import SLICE
 from estimators.products import Product
+
+FRESH = 0.1
+"""Length of the random vector that is added to each of the unit rows that sweeps are given to start from."""
 
 
 class Sweeps:
@@ -22,6 +26,11 @@ class Sweeps:
 
     ``lean`` holds what the next sweep needs alone: no products of past sweeps (``known``), row norms in the vectors'
     own precision. Some six times the columns are in memory then, with two vectors of norms.
+
+    ``start``: rows of any length, shape (d, q), to begin with, say those that ended at a point nearby. A sweep gives a
+    lower bound from any unit rows, so what they are decides how soon it is close, not whether it holds. HZ has no
+    direction that Z lacks: each row gets a small random vector, without which rows in a subspace would stay there. It
+    is also all that a zero row has.
     """
 
     def __init__(
@@ -32,12 +41,16 @@ class Sweeps:
         generator: torch.Generator,
         like: Tensor,
         lean: bool = False,
+        start: Tensor | None = None,
     ) -> None:
         self.product, self.lean = product, lean
         self.z = torch.empty(columns, d, dtype=like.dtype, device=like.device).T
-        for rows in torch.split(self.z, SLICE):
-            start = torch.randn(len(rows), columns, generator=generator, dtype=torch.float64)
-            rows.copy_(start / start.norm(dim=1, keepdim=True))
+        given = None if start is None else torch.split(within(start, columns), SLICE)
+        for number, rows in enumerate(torch.split(self.z, SLICE)):
+            unit = _unit(torch.randn(len(rows), columns, generator=generator, dtype=torch.float64))
+            if given is not None:
+                unit = _unit(given[number].to(unit) + FRESH * unit)
+            rows.copy_(unit)
         self.previous: Tensor | None = None
         self.norms: list[Tensor] = []
         self.done: list[Known] = []
@@ -99,3 +112,18 @@ class Sweeps:
         first, second, third = self.values[-3:]
         ratio = min(abs(third - second) / max(abs(second - first), 1e-300), 0.95)
         return abs(third - second) * ratio / (1 - ratio) / max(third, 1e-300)
+
+
+def within(rows: Tensor, columns: int) -> Tensor:
+    """Rows (d, q) as (d, columns) up to a rotation: the part along their leading axes, or zeros in further columns."""
+    if rows.shape[1] <= columns:
+        padded: Tensor = F.pad(rows, (0, columns - rows.shape[1]))
+        return padded
+    axes = torch.linalg.eigh(symmetric(gram(rows, rows))).eigenvectors[:, -columns:]
+    leading: Tensor = rows @ axes.to(rows)
+    return leading
+
+
+def _unit(rows: Tensor) -> Tensor:
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
+    return unit

@@ -213,11 +213,25 @@ def _generalized_smoothness(part: Any) -> str | None:
 
 
 def _training(part: Any) -> str | None:
+    other = _fastest_other(part)
     if part.speedup is None:
+        return other and f"speed-up over SGD not measured: {reason(part, 'speedup')}; {other}"
+    line = f"AdaGrad's speed-up over SGD {_with_interval(part.speedup, part.speedup_interval)}"
+    return line if other is None else f"{line}; {other}"
+
+
+def _fastest_other(part: Any) -> str | None:
+    """AdaGrad's speed-up over the fastest other method; None where there was none to choose."""
+    count = len(part.methods or {}) - 1
+    if part.best_other is None or count < 2:
         return None
-    if part.speedup_interval is None:
-        return f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, no interval"
-    return f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, 95% interval {ratio_interval(part.speedup_interval)}"
+    found = _with_interval(part.best_other_speedup, part.best_other_interval)
+    allowed = "" if part.best_other_interval is None else ", the choice allowed for"
+    return f"over {method_name(part.best_other)}, the fastest of {count} others, {found}{allowed}"
+
+
+def _with_interval(value: float, ends: tuple[float, float] | None) -> str:
+    return ratio(value) + (", no interval" if ends is None else f", 95% interval {ratio_interval(ends)}")
 
 
 _STAGES: dict[str, tuple[str, Callable[[Any], str | None]]] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diagnose.schema import CLEAR, Training
 from diagnose.training.legs import Race
 from estimators.results import Finding
-from reports.numbers import rate, ratio
+from reports.numbers import number, rate, ratio
 
 STAGE = "training"
 
@@ -14,6 +16,25 @@ def findings(race: Race, training: Training) -> tuple[Finding, ...]:
     """lr-at-grid-edge, run-diverged, all-runs-diverged and seeds-disagree, where they hold."""
     found = [finding for method in race.settings.optimizers for finding in _of_method(race, method)]
     return (*found, *_diverged(race), *_disagreeing(training))
+
+
+def sizes_above(sizes: Sequence[int], n: int) -> tuple[Finding, ...]:
+    """batch-sizes-above: sizes of ``--batch-sizes`` that are larger than the sample set."""
+    above = [number(size) for size in sorted(sizes) if size > n]
+    if not above:
+        return ()
+    one = len(above) == 1
+    return (
+        Finding(
+            code="batch-sizes-above",
+            severity="note",
+            stage=STAGE,
+            found=f"{' and '.join(above)} of `--batch-sizes` {'is' if one else 'are'} above the {number(n)} samples",
+            meaning=f"a batch has no more than the whole sample set: {'it stands' if one else 'they stand together'} "
+            f"as {number(n)}, once",
+            action=f"leave {'it' if one else 'them'} away, or take a larger sample set with `--samples`",
+        ),
+    )
 
 
 def _of_method(race: Race, method: str) -> list[Finding]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from diagnose.training.legs import Leg, Race
+from estimators.intervals import LEVEL, mean_interval
 from estimators.results import Interval
 
-LEVEL = 0.95
 FEWEST_SEEDS = 3
 """Below this many seeds no interval is given."""
 FEW_SEEDS = f"an interval over seeds needs {FEWEST_SEEDS} seeds or more"
+BEST_OTHER = ("best_other", "best_other_speedup", "best_other_interval")
 
 
 def seed_speedups(race: Race, initial: float, other: str) -> tuple[list[float | None], str]:
@@ -47,16 +48,40 @@ def seed_speedups(race: Race, initial: float, other: str) -> tuple[list[float | 
     return ratios, reasons[0] if reasons else ""
 
 
-def geometric_mean(ratios: Sequence[float | None], missing: str) -> tuple[float | None, Interval | None, str]:
+def geometric_mean(
+    ratios: Sequence[float | None], missing: str, level: float = LEVEL
+) -> tuple[float | None, Interval | None, str]:
     """Of the ratios, with the t interval of its logarithm, and why the interval is missing ("" when it is not)."""
     if missing:
         return None, None, missing
     logs = np.log([ratio for ratio in ratios if ratio is not None])
-    ends, mean = t_interval(logs.tolist()), math.exp(logs.mean())
+    ends, mean = t_interval(logs.tolist(), level), math.exp(logs.mean())
     if ends is None:
         return mean, None, FEW_SEEDS
     # The mean of equal logarithms may differ from them in the last digit: the interval holds the estimate.
     return mean, (min(math.exp(ends[0]), mean), max(math.exp(ends[1]), mean)), ""
+
+
+def best_other(race: Race, initial: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """AdaGrad's speed-up over the best of the k other methods that ran, with an interval that allows for the choice.
+
+    The data choose the method, so each of the k intervals has level 1 - 0.05/k (Bonferroni): with probability 95% or
+    more all of them hold, and then so does the one chosen, whichever it is. A method without a speed-up, whose own
+    entry says why, is not chosen but counts in k.
+
+    Returns:
+        The values of BEST_OTHER, and why for those that are None.
+    """
+    others = [method for method in race.settings.optimizers if method != "adagrad"]
+    level = 1 - (1 - LEVEL) / max(len(others), 1)
+    found = {method: geometric_mean(*seed_speedups(race, initial, method), level) for method in others}
+    known = {method: mean for method, (mean, _, _) in found.items() if mean is not None}
+    if not known:
+        missing = "; ".join(dict.fromkeys(reason for _, _, reason in found.values())) or "no other method ran"
+        return dict.fromkeys(BEST_OTHER), dict.fromkeys(BEST_OTHER, missing)
+    best = min(known, key=lambda method: known[method])
+    mean, interval, reason = found[best]
+    return dict(zip(BEST_OTHER, (best, mean, interval), strict=True)), {BEST_OTHER[2]: reason} if reason else {}
 
 
 def hitting_time(steps: Sequence[int], losses: Sequence[float], target: float) -> float:
@@ -70,15 +95,9 @@ def hitting_time(steps: Sequence[int], losses: Sequence[float], target: float) -
     return math.inf
 
 
-def t_interval(values: Sequence[float]) -> Interval | None:
-    """95% t interval of the mean; one point where all values are equal, None below FEWEST_SEEDS values."""
-    if len(values) < FEWEST_SEEDS:
-        return None
-    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    if min(values) == max(values):
-        return values[0], values[0]
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
-    return mean - half, mean + half
+def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+    """t interval of a mean over seeds; None below FEWEST_SEEDS of them."""
+    return mean_interval(values, level) if len(values) >= FEWEST_SEEDS else None
 
 
 def _finite_legs(race: Race, method: str, seed: int) -> list[Leg]:

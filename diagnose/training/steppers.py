@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.random import MT19937, RandomState, mtrand
 
 from diagnose.errors import InputError, out_of_memory
 from diagnose.inputs.models.reading import first_line
@@ -67,29 +69,48 @@ def state_of(step: Step) -> State:
 
 
 class RandomNumbers:
-    """The random numbers of one run: a stream of its own in torch's global generators, on the CPU and where w is."""
+    """The random numbers of one run: a stream of its own in the global generators of torch (on the CPU and where w
+    is), numpy and Python."""
 
     def __init__(self, seed: int, w: Tensors) -> None:
         self.others = sorted({part.device for part in w.values() if part.device.type != "cpu"}, key=str)
         self.states = [
             torch.Generator(device).manual_seed(seed).get_state() for device in (torch.device("cpu"), *self.others)
         ]
+        self.bits = MT19937()  # the user's numpy may draw from another kind
+        self.numpy, self.python = RandomState(seed).get_state(), random.Random(seed).getstate()
 
     @contextmanager
     def drawn(self) -> Iterator[None]:
         """Inside, the stream goes on where it was left; outside, the generators are as they were."""
         kind = self.others[0].type if self.others else "cuda"
         module = torch.get_device_module(kind)
-        with torch.random.fork_rng(devices=self.others, device_type=kind):
+        with torch.random.fork_rng(devices=self.others, device_type=kind), _put_back():
             torch.set_rng_state(self.states[0])
             for device, state in zip(self.others, self.states[1:], strict=True):
                 module.set_rng_state(state, device)
+            mtrand.set_bit_generator(self.bits)
+            mtrand.set_state(self.numpy)
+            random.setstate(self.python)
             yield
+            self.numpy, self.python = mtrand.get_state(), random.getstate()
             self.states = [torch.get_rng_state(), *(module.get_rng_state(device) for device in self.others)]
 
 
+@contextmanager
+def _put_back() -> Iterator[None]:
+    """Afterwards the global generators of numpy and Python are as they were."""
+    bits, numpy, python = mtrand.get_bit_generator(), mtrand.get_state(legacy=False), random.getstate()
+    try:
+        yield
+    finally:
+        mtrand.set_bit_generator(bits)
+        mtrand.set_state(numpy)
+        random.setstate(python)
+
+
 def _seed(seed: int, run: Contender) -> int:
-    """What the random numbers of a run follow; torch's generator on the CPU reads 32 bits of it."""
+    """What the random numbers of a run follow; torch's generator on the CPU and numpy's read 32 bits of it."""
     text = f"optimizer {seed} {run.seed} {run.learning_rate!r} {run.method}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 

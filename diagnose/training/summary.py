@@ -13,6 +13,7 @@ from diagnose.schema import PAIR, Training
 from diagnose.training.legs import Leg, Race, mean_final
 from diagnose.training.speedup import (
     FEW_SEEDS,
+    best_other,
     finite_losses,
     geometric_mean,
     hitting_time,
@@ -30,9 +31,9 @@ def summarise(race: Race) -> Training:
     """The tuned race in numbers; what could not be computed is null with its reason.
 
     ``speedup`` is the geometric mean over seeds of (SGD's hitting time / AdaGrad's), ``speedup_interval`` the t
-    interval of its logarithm; ``adagrad_speedup`` of a method is the same against that method. In each seed the target
-    is the worse of the two methods' best final losses, and a method's hitting time the earliest over its rates that
-    have all seeds, linear between evaluations.
+    interval of its logarithm; ``adagrad_speedup`` of a method is the same against that method, ``best_other`` the
+    method over which it is the smallest. In each seed the target is the worse of the two methods' best final losses,
+    and a method's hitting time the earliest over its rates that have all seeds, linear between evaluations.
     """
     why: dict[str, str] = {}
     initial = race.legs[0].losses[0]
@@ -49,6 +50,8 @@ def summarise(race: Race) -> Training:
         why["speedup"] = missing
     if not ratios:
         why["speedup_seeds"] = missing
+    other, reasons = best_other(race, initial)
+    why |= reasons
     return Training(
         steps=race.settings.steps,
         target_loss=target,
@@ -56,6 +59,7 @@ def summarise(race: Race) -> Training:
         speedup=speedup,
         speedup_interval=interval,
         speedup_seeds=ratios or None,
+        **other,
         curves_file=CURVES_FILE,
         methods=methods,
         batch_sizes=None,

@@ -33,11 +33,11 @@ def races(
     legs: LegStore,
     progress: Progress | None = None,
 ) -> list[Race]:
-    """SGD and AdaGrad tuned at each batch size, ascending, with the same number of steps each.
+    """SGD and AdaGrad tuned at each batch size of :func:`settings_of`, with the same number of steps each.
 
     Runs that ``legs`` holds, such as those of the main race, are taken over.
     """
-    each = settings_of(settings, sizes)
+    each = settings_of(settings, sizes, problem.n)
     costs = [expected_passes(problem, one) for one in each]
     ended: list[Race] = []
     for number, one in enumerate(each):
@@ -51,10 +51,11 @@ def races(
     return ended
 
 
-def settings_of(settings: RaceSettings, sizes: Sequence[int]) -> list[RaceSettings]:
-    """SGD and AdaGrad alone, at each batch size, ascending."""
+def settings_of(settings: RaceSettings, sizes: Sequence[int], n: int) -> list[RaceSettings]:
+    """SGD and AdaGrad alone, at each batch size, ascending; sizes from n on are one: the whole sample set."""
     methods = tuple(method for method in settings.optimizers if method in PAIR)
-    return [replace(settings, batch_size=size, optimizers=methods) for size in sorted(sizes)]
+    within = sorted({min(size, n) for size in sizes})
+    return [replace(settings, batch_size=size, optimizers=methods) for size in within]
 
 
 def rows(ended: Sequence[Race]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from diagnose.schema import Diagnosis
 from reports import figures
 from reports.aggregates import PER_DECADE, bins, decades, picture_width, signs
-from reports.numbers import measured, number, percent
+from reports.numbers import interval, measured, number, percent
 from reports.sections.parts import Figure, Section, cost
 from reports.tables import Quantity, Table, by_tensor, quantity
 from reports.text import stage_line
@@ -61,11 +62,9 @@ def curvature(diagnosis: Diagnosis) -> Section:
                 part, "negative_fraction", "hⱼ < 0", "share of the coordinates with a negative value", show=percent
             ),
             quantity(part, "probes", "products", "spent on random probes; none where the diagonal was read off H"),
-            quantity(ends, "largest", "λmax", "largest eigenvalue found, approached from below"),
-            quantity(ends, "largest_upper", "λmax ≤", "bound from the random start of the iteration"),
-            quantity(ends, "smallest", "λmin", "smallest eigenvalue found, approached from above"),
-            quantity(ends, "smallest_lower", "λmin ≥", "bound from the random start of the iteration"),
-            quantity(ends, "confidence", "1 − δ", "probability with which both bounds hold", show=percent),
+            _end(ends, "largest", (ends.largest_lower, ends.largest_upper), "λmax", "largest eigenvalue found"),
+            _end(ends, "smallest", (ends.smallest_lower, ends.smallest_upper), "λmin", "smallest eigenvalue found"),
+            quantity(ends, "confidence", "1 − δ", "probability with which both lie in their intervals", show=percent),
             quantity(ends, "steps", "steps", "of the Lanczos iteration"),
             *_moments(ends),
             quantity(part, "samples", "n", "samples that the diagonal was measured on"),
@@ -73,6 +72,14 @@ def curvature(diagnosis: Diagnosis) -> Section:
         tables=tuple(t for t in (tensors, _rules(ends.directional), _kinks(ends.kinks)) if t),
         cost=cost(diagnosis, "hessian_diagonal", "spectrum"),
     )
+
+
+def _end(part: Any, key: str, pair: tuple[float | None, float | None], symbol: str, meaning: str) -> Quantity:
+    """An end of the spectrum with the interval that holds the true one, where both ends of that are known."""
+    found, (low, high) = quantity(part, key, symbol, meaning), pair
+    if low is None or high is None:
+        return found
+    return replace(found, detail="exact" if low == high else f"interval {interval((low, high))}")
 
 
 def _rules(directional: Mapping[str, Mapping[str, Any]] | None) -> Table | None:

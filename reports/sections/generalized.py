@@ -155,7 +155,7 @@ def tighter(body: Mapping[str, Any]) -> str:
 
 
 def _groups(found: Sequence[Mapping[str, Any]]) -> Table:
-    """The fits of each run and of the sphere: a true L₁ moves with no learning rate."""
+    """The fits of each run and of the sphere: a true L₁ moves with no learning rate and no batch size."""
     rows = tuple(
         (
             printable(one.get("group", "")),
@@ -168,11 +168,11 @@ def _groups(found: Sequence[Mapping[str, Any]]) -> Table:
         )
         for one in found
     )
-    head = ("points of", "points", "gradient range", "ℓ₁", "95% interval", "median L₁", "95% interval")
+    head = ("points of", "points", "gradient range", "ℓ₁", "95% interval of ℓ₁", "median L₁", "95% interval of L₁")
     note = (
         "A true L₁ moves with no learning rate and no batch size. Not measured: too few points or too narrow a range."
     )
-    return Table("Growth with the gradient, run by run", head, rows, note=note)
+    return Table("Growth with the gradient, run by run", head, rows, note=note, stacked=True)
 
 
 def _isotropic(body: Mapping[str, Any]) -> tuple[Quantity, ...]:

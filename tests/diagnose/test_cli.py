@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import re
 import signal
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import diagnose
 from diagnose import cli, pipeline, usage
+from diagnose.errors import InputError
 from diagnose.events import Events
 from diagnose.schema import Diagnosis
 from diagnose.settings import Settings
@@ -143,6 +146,43 @@ def test_bad_input_is_two_lines_and_exit_code_2(
     assert len(lines) == (2 if len(lines) > 1 and lines[1].startswith("hint: ") else 1)
     assert hint in lines[-1]
     assert os.listdir(here) == []
+
+
+LOOKS_UP = """
+from torch import nn
+
+class Looks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(10, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.table(x.long()).mean(1))
+"""
+
+
+def test_a_number_beyond_an_embedding_in_a_later_row_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 50 of 60, by the command and from Python."""
+    (here / "looks_up.py").write_text(LOOKS_UP)
+    inputs = np.random.default_rng(0).integers(0, 10, (60, 3))
+    inputs[50, 1] = 12
+    labels = np.arange(60) % 2
+    np.savez(here / "rows.npz", x=inputs, y=labels)
+    said = "number 12, but an embedding of Looks has rows 0 to 9: sample 50"
+    assert cli.main(["looks_up:Looks", "--data", "rows.npz"]) == 2
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert (out, lines[0], len(lines)) == ("", f"error: {said}", 2)
+    assert lines[1].startswith("hint: ")
+    monkeypatch.syspath_prepend(str(here))
+    import torch
+
+    model = importlib.import_module("looks_up").Looks()
+    with pytest.raises(InputError) as refused:
+        diagnose.run(model, (torch.from_numpy(inputs), torch.from_numpy(labels)))
+    assert str(refused.value) == said
 
 
 def test_a_name_with_control_characters_is_shown_escaped(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def test_without_training_nothing_is_scored_and_nothing_refused() -> None:
 def test_a_held_out_token_out_of_the_vocabulary_is_refused(as_mapping: bool) -> None:
     data = sequences()
     data["ids"][OUT[5], 1] = 50
-    with pytest.raises(InputError, match="the model cannot take these samples: held-out samples, Tokens: index out"):
+    with pytest.raises(InputError, match="number 50, but an embedding of Tokens has rows 0 to 4: held-out samples"):
         bench(Tokens(), data if as_mapping else (data["ids"], data["labels"]))
 
 

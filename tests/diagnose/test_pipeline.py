@@ -17,13 +17,16 @@ from torch import Tensor, nn
 import diagnose
 from diagnose import pipeline
 from diagnose.errors import InputError
+from diagnose.inputs import open_task
 from diagnose.nested import whole_data
 from diagnose.schema import PARTS, Diagnosis
 from diagnose.settings import Settings
 from diagnose.stages import STAGES, Bench, Update
 from diagnose.store import Store
-from diagnose.training.legs import Leg
-from estimators import Problem, smoothness
+from diagnose.training.legs import Leg, MemoryStore
+from estimators import Problem, memory, smoothness
+from estimators.lanczos import MAX_STEPS
+from tests.estimators.test_memory import Held, language_model
 
 QUICK: dict[str, Any] = {"steps": 20, "seeds": 3, "samples": 120}
 
@@ -290,7 +293,7 @@ def test_both_methods_are_fitted_and_held_out(finished: Path) -> None:
     for row in (loaded.generalized_smoothness.points or ())[1:]:
         halves[row["fitted"]].add(row["group"])
     assert halves[True] == halves[False]
-    assert len(halves[True]) == 5  # two runs of each method, and a sphere
+    assert len(halves[True]) == 7  # three runs of each method, and a sphere
     assert {group.split()[0] for group in halves[True]} == {"adagrad", "sgd", "sphere"}
     along = {(row["method"], row["step"]) for row in loaded.smoothness.points or ()}
     assert {method for method, _ in along} == {"start", "adagrad", "sgd"}
@@ -383,3 +386,22 @@ def test_the_plan_counts_the_passes_of_the_race(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(pipeline, "STAGES", {**STAGES, "training": training})
         diagnose.run("logreg", "breast-cancer", **how, **extra)
         assert counted["race"] == pytest.approx(planned, rel=0.02)
+
+
+def test_a_memory_limit_holds_from_stage_to_stage() -> None:
+    """Room for the basis of a Lanczos run, and too little to hold it beside what the next stages do."""
+    task, limit = language_model(None), 97 << 20
+    assert isinstance(task.samples, dict)
+    few = {name: tensor[:3] for name, tensor in task.samples.items()}
+    opened, resolved = open_task(task.model, few, Settings(training=False, memory=limit, gap=0.5, probes=24))
+    bench = Bench.build(opened, resolved, MemoryStore(), lambda *_: None, {})
+    assert memory.holds_basis(bench.curvature, MAX_STEPS)
+    assert memory.vectors(bench.curvature) < 95
+    known = pipeline.started(opened, resolved, {"loss": "cross-entropy"}, "")
+    with Held(bench.problem) as held:
+        for stage in ("noise", "smoothness", "spectrum", "hessian_diagonal"):
+            update = STAGES[stage](bench, known)
+            vectors = {kind: pipeline._arrays(part) for kind, part in update.vectors.items()}
+            known = replace(known, **update.parts, vectors={**known.vectors, **vectors})
+    assert held.peak <= limit
+    assert known.hessian_diagonal.probes

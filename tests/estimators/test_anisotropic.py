@@ -108,7 +108,7 @@ def test_with_the_run_behind_the_spectrum(name: str) -> None:
     problem = case.problem()
     run = extremes(problem, seed=3, keep=True).norm
     result = smoothness(problem, run=run)
-    assert result.sharpness_interval == (run.norm, run.norm_bound)
+    assert result.sharpness_interval == run.norm_interval
     assert result.products is not None
     assert result.cost.passes == pytest.approx(1 + 2 * (result.products - run.steps))
     _check(case, problem, result, 0.05)

@@ -38,7 +38,16 @@ NOISE = Estimator(
 SPECTRUM = Estimator(
     "spectrum",
     spectrum,
-    {"largest": 1, "smallest": 1, "eigenvalues": 1, "largest_upper": 1, "smallest_lower": 1, "confidence": 0},
+    {
+        "largest": 1,
+        "smallest": 1,
+        "eigenvalues": 1,
+        "largest_lower": 1,
+        "largest_upper": 1,
+        "smallest_lower": 1,
+        "smallest_upper": 1,
+        "confidence": 0,
+    },
 )
 DIAGONAL = Estimator(
     "hessian_diagonal",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators import InputError, Problem, smoothness
+from estimators import InputError, Problem, memory, smoothness
 from estimators.crossfit import COLUMNS, Crossfit, crossfit_smoothness
 from estimators.max_cut import dense_bracket
 from tests import oracles
@@ -149,6 +149,16 @@ def test_few_products_still_cover() -> None:
     repeats, wanted = 40, _truth("graded")
     found = [_draw("graded", 100, seed, products=24) for seed in range(repeats)]
     assert_covers(sum(_covers(f, wanted) for f in found), repeats, 0.95)
+
+
+def test_one_column_still_covers_and_holds_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little memory: the directions are signs, which say less of the rows' own."""
+    repeats, wanted = 40, _truth("graded")
+    means = np.mean([_draw("graded", 100, seed).crossfit_mean for seed in range(repeats)])
+    monkeypatch.setattr(memory, "vectors", lambda _: memory.FEWEST)
+    found = [_draw("graded", 100, seed) for seed in range(repeats)]
+    assert_covers(sum(_covers(f, wanted) for f in found), repeats, 0.95)
+    assert np.mean([f.crossfit_mean for f in found]) < means
 
 
 def test_samples_that_share_nothing_give_no_interval() -> None:

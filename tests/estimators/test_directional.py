@@ -39,9 +39,10 @@ def test_along_a_direction(case: Case) -> None:
     direction = _random(problem)
     u = problem.flatten(direction).numpy()
     wanted = u @ oracles.hessian_operator(case.parts())(u) / (u @ u)
+    before = problem.passes.total
     assert directional_sharpness(problem, direction) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
     assert directional_sharpness(problem, {k: -1e-30 * v for k, v in direction.items()}) == pytest.approx(wanted)
-    assert problem.passes.total == 6
+    assert problem.passes.total - before == pytest.approx(6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
@@ -68,7 +69,7 @@ def test_update_directions(case: Case, batch_size: int) -> None:
     else:
         assert found.log_ratio is None
         assert found.why["log_ratio"]
-    assert found.cost.passes == 8
+    assert found.cost.passes == pytest.approx(8)
 
 
 def test_the_best_step_gains_what_it_says() -> None:
@@ -76,8 +77,8 @@ def test_the_best_step_gains_what_it_says() -> None:
     problem = Problem(*quadratic(torch.diag(torch.logspace(-1, 1, 10)).double(), noise=0.0))
     found = update_sharpness(problem, noise(problem).vectors, batch_size=1)
     g = problem.flatten(problem.gradient())
-    units = module.update_directions(g, torch.zeros_like(g), 1)
-    for name, unit in units.items():
+    for name in DIRECTIONS:
+        unit = module.update_direction(name, g, torch.zeros_like(g), 1)
         row = found.directions[name]
         assert row.sharpness is not None
         step = float(g @ unit) / row.sharpness

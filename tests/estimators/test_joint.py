@@ -13,7 +13,7 @@ from torch import Tensor
 
 import estimators.anisotropic as single
 import estimators.joint as module
-from estimators import InputError, Problem, smoothness
+from estimators import InputError, Problem, memory, smoothness
 from estimators.joint import FEWEST_PRODUCTS, Joint, joint_of_matrices, joint_smoothness
 from tests import oracles
 from tests.problems import BY_NAME, quadratic, symmetric
@@ -156,6 +156,17 @@ def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int, m
         assert max(_excess(SETS[name](), problems[0].flatten(found.vectors))) <= 1 + 1e-9
         assert found.products <= products * len(problems)
         assert [w.code for w in found.warnings] == ["bracket-wide"]
+
+
+@pytest.mark.parametrize("vectors", [30, 60, 200])
+def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 and of three points: one column each, two, and eight; a basis with 200 vectors alone."""
+    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(memory, "vectors", lambda _: vectors)
+    for seed in range(3):
+        problems = _problems(SETS["three"](), torch.float32)
+        found = joint_smoothness(problems, gap=0.02, seed=seed)
+        _check(found, "three", problems[0].flatten(found.vectors), 2.0 if vectors == 30 else 0.5, 1e-6)
 
 
 def test_the_bound_holds_over_many_seeds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import estimators.lanczos as module
 from estimators import Problem, spectrum
-from estimators.lanczos import Ritz, edge, extremes, lanczos, random_start
+from estimators.lanczos import Ritz, edge, extremes, lanczos, random_start, rounding_slack
 from estimators.products import Product
 from tests import oracles
-from tests.problems import BY_NAME, SMALL, Case, quadratic, symmetric
+from tests.problems import BY_NAME, SMALL, Case, orthogonal, quadratic, symmetric
 from tests.statistics import assert_calibrated, assert_covers, fewest
 
 STARTS = 1500
@@ -165,7 +165,8 @@ def test_spectrum_of_a_formed_hessian(case: Case) -> None:
     assert result.eigenvalues is not None
     np.testing.assert_allclose(result.eigenvalues, values, atol=1e-10 * scale)
     assert (result.largest, result.smallest) == pytest.approx((values[-1], values[0]), abs=1e-10 * scale)
-    assert (result.largest_upper, result.smallest_lower) == (result.largest, result.smallest)
+    assert result.largest_lower == result.largest_upper == result.largest
+    assert result.smallest_lower == result.smallest_upper == result.smallest
     assert result.confidence == 1
 
 
@@ -186,6 +187,52 @@ def test_spectrum_by_products(case: Case, seed: int, monkeypatch: pytest.MonkeyP
     assert result.smallest - result.smallest_lower <= slack
     assert result.confidence == pytest.approx(0.999)
     assert result.warnings == ()
+
+
+def _known_in_float32(size: float) -> tuple[Problem, np.ndarray]:
+    """A quadratic in float32 with ends that stand out, and the eigenvalues of its matrix."""
+    values = torch.cat([size * torch.tensor([1.0, -0.7]).double(), torch.linspace(-0.3, 0.3, D - 2).double()])
+    q = orthogonal(D, 3)
+    matrix = ((q * values) @ q.T).float()
+    model, samples, loss = quadratic(matrix.double())
+    assert isinstance(samples, tuple)
+    problem = Problem(model.float(), (samples[0].float(), samples[1].float()), loss)
+    return problem, np.linalg.eigvalsh(((matrix + matrix.T) / 2).double().numpy())
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 100.0])
+def test_the_intervals_allow_for_the_rounding_of_float32(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ritz values lie beyond the spectrum by rounding; the intervals hold its ends all the same, and lambda."""
+    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    problem, values = _known_in_float32(size)
+    beyond = 0
+    for seed in range(20):
+        run = extremes(problem, seed=seed).whole
+        result = spectrum(problem, run=run)
+        beyond += run.values[-1] > values[-1] or run.values[0] < values[0]
+        assert (result.largest_lower, result.largest_upper) == run.largest_interval
+        assert (result.smallest_lower, result.smallest_upper) == run.smallest_interval
+        for (low, high), exact in (
+            (run.largest_interval, values[-1]),
+            (run.smallest_interval, values[0]),
+            (run.norm_interval, np.abs(values).max()),
+        ):
+            assert low <= exact <= high
+            assert high - low < 0.011 * np.abs(values).max()
+    assert beyond > 0
+
+
+@pytest.mark.parametrize(("dtype", "slack"), [(torch.float64, 1e-10), (torch.float32, 2e-5), (torch.bfloat16, 2e-5)])
+def test_the_slack_for_rounding_is_never_less_in_a_coarser_format(dtype: torch.dtype, slack: float) -> None:
+    assert rounding_slack(dtype) == slack
+
+
+def test_the_slack_is_a_share_of_the_norm_and_lambda_is_never_below_0() -> None:
+    run = Ritz([], [], np.array([-3.0, 1.0]), -3.1, 1.2, rounding=0.5)
+    assert run.norm_interval == pytest.approx((1.5, 4.6))
+    assert run.largest_interval == pytest.approx((-0.5, 2.7))
+    assert run.smallest_interval == pytest.approx((-4.6, -1.5))
+    assert Ritz([], [], np.array([-3.0, 1.0]), -3.1, 1.2, rounding=1.5).norm_interval[0] == 0
 
 
 def test_spectrum_of_a_language_model() -> None:

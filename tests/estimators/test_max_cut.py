@@ -20,7 +20,6 @@ from estimators.max_cut import (
     check_limits,
     dense_bracket,
     floored,
-    rounding_slack,
 )
 from estimators.products import Counted
 from estimators.sweeps import Sweeps
@@ -184,11 +183,6 @@ def test_what_cannot_be_asked_for_is_refused() -> None:
             check_limits(gap, 400)
     with pytest.raises(InputError, match=f"{FEWEST_PRODUCTS - 1} products give no bracket"):
         check_limits(0.05, FEWEST_PRODUCTS - 1)
-
-
-@pytest.mark.parametrize(("dtype", "slack"), [(torch.float64, 1e-10), (torch.float32, 2e-5), (torch.bfloat16, 2e-5)])
-def test_the_slack_for_rounding_is_never_less_in_a_coarser_format(dtype: torch.dtype, slack: float) -> None:
-    assert rounding_slack(dtype) == slack
 
 
 # -- invariants ------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,15 +20,23 @@ from estimators import (
     InputError,
     Problem,
     anisotropic,
+    crossfit_smoothness,
+    eigenvalue_density,
+    finite_step_curvature,
     generalized_smoothness,
     hessian_diagonal,
+    hessian_one_norm,
+    joint_smoothness,
     memory,
     noise,
+    preconditioned_sharpness,
     smoothness,
     spectrum,
+    update_sharpness,
 )
+from estimators.pairs import Points, fit_levels, levels
 from estimators.products import dense_hessian, hessian
-from estimators.results import stored
+from estimators.results import GeneralizedSmoothness, stored
 from estimators.rotation import rotated
 from tests import oracles
 from tests.problems import quadratic, symmetric
@@ -81,19 +91,35 @@ def language_model(limit: int | None) -> Problem:
     return Problem(GPT2LMHeadModel(config), {"input_ids": tokens, "labels": tokens}, memory_bytes=limit)
 
 
+def ones(problem: Problem) -> dict[str, Tensor]:
+    """A scale, or a noise, that takes no memory of its own."""
+    return {name: torch.ones(()).expand_as(p) for name, p in problem.parameters.items()}
+
+
+BRACKET = SimpleNamespace(l1_lower=1.0, l1_upper=2.0, samples=SAMPLES)
+"""Stands in for a bracket that was paid."""
 MEASURES: dict[str, Callable[[Problem], Any]] = {
     "noise": lambda problem: noise(problem),
     "a draw's noise": lambda problem: noise(problem, rows=10 * SAMPLES),
     "smoothness": lambda problem: smoothness(problem, max_products=24),
     "spectrum": lambda problem: spectrum(problem, steps=8),
     "diagonal": lambda problem: hessian_diagonal(problem, probes=24),
+    "one-norm": lambda problem: hessian_one_norm(problem, probes=20),
+    "joint": lambda problem: joint_smoothness([problem, problem], max_products=24),
+    "crossfit": lambda problem: crossfit_smoothness(problem, smoothness=cast(Any, BRACKET), max_products=24),
+    "density": lambda problem: eigenvalue_density(problem, probes=2, steps=20),
+    "updates": lambda problem: update_sharpness(problem, ones(problem), batch_size=2),
+    "in a metric": lambda problem: preconditioned_sharpness(problem, ones(problem), steps=8),
+    "kinks": lambda problem: finite_step_curvature(problem),
 }
 
 
-@pytest.mark.parametrize("megabytes", [40, 120])
-@pytest.mark.parametrize("measure", MEASURES)
+LIMITS = [(measure, limit) for measure in MEASURES for limit in (32, 40, 120) if (measure, limit) != ("joint", 32)]
+
+
+@pytest.mark.parametrize(("measure", "megabytes"), LIMITS)
 def test_a_limit_holds(measure: str, megabytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 29 vectors and graphs that are built anew, with 89 and graphs that are kept."""
+    """With 20 vectors, the fewest, or 29 and graphs that are built anew; with 89 and graphs that are kept."""
     monkeypatch.setattr(anisotropic, "MAX_STEPS", 12)
     problem = language_model(megabytes << 20)
     assert memory.keeps_all(problem) == (megabytes == 120)
@@ -125,6 +151,14 @@ def test_products_do_not_depend_on_the_limit() -> None:
         torch.testing.assert_close(other, found[0], rtol=0, atol=1e-12 * float(found[0].abs().max()))
 
 
+def test_points_that_do_not_fit_together_name_a_limit_that_does() -> None:
+    problem = language_model(40 << 20)
+    with pytest.raises(InputError, match="40M are too little for 3 points together: memory limit") as refused:
+        joint_smoothness([problem] * 3, max_products=24)
+    assert "`--memory` (in Python `memory_bytes`), or give fewer points" in refused.value.hint
+    assert memory.sweeping([language_model(allowed(refused.value))] * 3, 8) >= 1
+
+
 def test_a_limit_follows_the_problem() -> None:
     problem = language_model(40 << 20)
     for other in (problem.at(problem.parameters), problem.subset(torch.arange(3)), rotated(problem, 0)):
@@ -134,11 +168,16 @@ def test_a_limit_follows_the_problem() -> None:
     assert rotated(problem, 0)._graph_sizes[0] > problem._graph_sizes[0]  # it holds the turned parameters too
 
 
+def allowed(error: InputError) -> int:
+    """The limit that an error asks for."""
+    number, letter = re.findall(r"allow ([0-9.]+)([KMG])", error.hint)[0]
+    return int(float(number) * (1 << {"K": 10, "M": 20, "G": 30}[letter]))
+
+
 def test_too_small_a_limit_names_one_that_does() -> None:
     with pytest.raises(InputError, match="too little to measure 233,") as refused:
         language_model(1 << 20)
-    number, letter = re.findall(r"allow ([0-9.]+)([KMG])", refused.value.hint)[0]
-    enough = int(float(number) * (1 << {"K": 10, "M": 20, "G": 30}[letter]))
+    enough = allowed(refused.value)
     language_model(enough)
     with pytest.raises(InputError):
         language_model(int(0.9 * enough))
@@ -210,7 +249,47 @@ def test_a_hessian_that_the_caller_formed_stays(monkeypatch: pytest.MonkeyPatch)
     assert points[3]._dense is formed
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_hessians_of_points_that_do_not_fit_together_are_not_formed(count: int) -> None:
+    """The joint bracket by products in their place: less sure, and within the limit."""
+    graph = memory.graph_bytes(network(1 << 30), 24)
+    limit = int((count - 0.5) * memory.FORMED * MATRIX) + 3 * graph
+    points = shrinking(network(limit), count)
+    with Held(points[0]) as held:
+        found = joint_smoothness(points, gap=0.05)
+    assert held.peak <= limit
+    exact = joint_smoothness(shrinking(network(), count), gap=0.01)
+    assert found.confidence == pytest.approx(0.999)
+    assert exact.confidence == 1
+    assert max(found.l1_lower, exact.l1_lower) <= min(found.l1_upper, exact.l1_upper)
+    room = shrinking(network(limit + memory.FORMED * MATRIX), count)
+    with Held(room[0]) as held:
+        assert joint_smoothness(room, gap=0.01).confidence == 1
+    assert held.peak <= limit + memory.FORMED * MATRIX
+
+
 # -- the same answers ------------------------------------------------------------------------------
+
+
+def test_narrow_blocks_give_what_wide_ones_do() -> None:
+    """One product at a time, of the same vectors, from other graphs."""
+    wide, narrow = language_model(None), language_model(32 << 20)
+    assert memory.columns(wide, 5, memory.BLOCK, 14) == 5
+    assert memory.columns(narrow, 5, memory.BLOCK, 14) == 1
+    one, two = (hessian_one_norm(problem, probes=20) for problem in (wide, narrow))
+    assert two.value == pytest.approx(one.value, rel=1e-4)
+    assert two.interval == pytest.approx(one.interval, rel=1e-3)
+    assert two.cost.passes > one.cost.passes
+    first, second = (update_sharpness(problem, ones(problem), batch_size=2).directions for problem in (wide, narrow))
+    for rule, row in first.items():
+        assert second[rule].sharpness == pytest.approx(row.sharpness, rel=1e-4)
+        assert second[rule].decrease == pytest.approx(row.decrease, rel=1e-4)
+    bent, again = (finite_step_curvature(problem, steps=(1e-1, 1e-2)).rows for problem in (wide, narrow))
+    for step, other in zip(bent, again, strict=True):
+        assert other.direction == step.direction
+        assert other.h == pytest.approx(step.h)
+        assert other.curvature == pytest.approx(step.curvature, rel=1e-3)
+        assert other.finite == pytest.approx(step.finite, rel=0.05)
 
 
 @pytest.mark.parametrize("vectors", [20, 40, 100, 200, 470])
@@ -260,3 +339,62 @@ def test_the_diagonal_in_narrow_sums(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(narrow.standard_error[name], error, rtol=1e-3, atol=1e-6 * float(error.max()))
     assert narrow.trace_interval == pytest.approx(wide.trace_interval, rel=1e-4)
     assert narrow.abs_sum_interval == pytest.approx(wide.abs_sum_interval, rel=1e-4)
+
+
+# -- the vectors of many points --------------------------------------------------------------------
+
+
+def fitted(limit: int, count: int) -> tuple[GeneralizedSmoothness, int]:
+    """The result, and the most bytes of tensors at once."""
+    problem = language_model(limit)
+    points = shrinking(problem, count)
+    with Held(problem) as held:
+        held.known |= {t.untyped_storage()._cdata for point in points for t in point.parameters.values()}
+        result = generalized_smoothness(problem, points, max_products=24)
+    return result, held.peak
+
+
+def test_points_whose_vectors_do_not_fit_have_rows_and_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Hessian is formed; the reason names a limit that is enough for the fits."""
+    monkeypatch.setattr(anisotropic, "MAX_STEPS", 12)
+    result, peak = fitted(40 << 20, 3)
+    assert peak <= 40 << 20
+    assert result.points is not None
+    assert len(result.points) == 3
+    assert all(row["l1_upper"] > row["l1_lower"] > 0 for row in result.points)
+    assert result.l0_l1 is None
+    reason = result.why["l0_l1"]
+    assert "40M are too little for fits to 3 points" in reason
+    enough = allowed(InputError("", "", reason))
+    assert memory.too_many_points(language_model(enough), 3) is None
+    assert memory.too_many_points(language_model(enough // 2), 3) is not None
+
+
+@pytest.mark.slow
+def test_points_whose_vectors_fit_stay_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anisotropic, "MAX_STEPS", 12)
+    limit = 220 << 20
+    result, peak = fitted(limit, 6)
+    assert result.l0_l1 is not None
+    assert peak <= limit
+
+
+@pytest.mark.parametrize("count", [6, 16])
+def test_the_arrays_of_a_fit_take_what_is_counted(count: int) -> None:
+    """Beside the points' own vectors; vectors count as in float32."""
+    d, numbers = 50_000, np.random.default_rng(0)
+    tracemalloc.start()
+    points = Points(
+        gradients=np.abs(numbers.standard_normal((count, d))),
+        bounds=np.abs(numbers.standard_normal((count, d))),
+        gaps=np.ones(count),
+        norms=np.ones(count),
+        norm_gaps=np.ones(count),
+        exact=np.zeros((count, d), dtype=bool),
+    )
+    clouds = levels(points, [d], 0.05, np.ones(d))
+    fit_levels(clouds.rows(np.arange(0, count, 2)))
+    fit_levels(clouds)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= ((memory.POINT_FITTED - memory.POINT) * count + memory.FEWEST) * 4 * d

@@ -575,3 +575,64 @@ def test_other_samples_are_checked_as_the_first_ones_are() -> None:
         problem.with_samples((inputs, torch.tensor([0, -100, 0, 1, 0, 1])))
     with pytest.raises(InputError, match="the model cannot take these samples"):
         problem.with_samples((torch.randn(6, 4), labels))
+
+
+class Looks(nn.Module):
+    """Rows of a table of 10 for five numbers of each sample, looked up in one of several ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.table, self.bag, self.out = nn.Embedding(10, 4), nn.EmbeddingBag(10, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.table.weight
+        looked: dict[str, Callable[[], Tensor]] = {
+            "module": lambda: self.table(x),
+            "function": lambda: F.embedding(x, weight),
+            "flat": lambda: self.table(x.flatten()).reshape(*x.shape, -1),
+            "floats": lambda: self.table(x.long()),
+            "bag": lambda: self.bag(x)[:, None],
+            "index": lambda: weight[x],
+            "classes": lambda: F.one_hot(x, 10).to(weight) @ weight,
+        }
+        output: Tensor = self.out(looked[self.how]().mean(1))
+        return output
+
+
+def numbers(how: str, rows: dict[int, int]) -> tuple[Tensor, Tensor]:
+    """60 samples of numbers from 0 to 9 but for one in some rows."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 10, (60, 5), generator=generator)
+    for row, number in rows.items():
+        x[row, 3] = number
+    return x.float() if how == "floats" else x, torch.randint(0, 3, (60,), generator=generator)
+
+
+@pytest.mark.parametrize(("row", "number"), [(2, 12), (50, 12), (50, -1)])
+@pytest.mark.parametrize("how", ["module", "function", "flat", "floats", "bag"])
+def test_a_number_without_a_row_is_named_with_its_sample(how: str, row: int, number: int) -> None:
+    with pytest.raises(InputError) as refused:
+        Problem(Looks(how), numbers(how, {row: number, 57: 99}))
+    assert str(refused.value) == f"number {number}, but an embedding of Looks has rows 0 to 9: sample {row}"
+    problem = Problem(Looks(how), numbers(how, {}))
+    with pytest.raises(InputError, match=f"number {number}, but an embedding of Looks has rows 0 to 9: sample {row}"):
+        problem.with_samples(numbers(how, {row: number}))
+
+
+@pytest.mark.parametrize(("how", "said"), [("index", "index 12 is out of bounds"), ("classes", "Class values must")])
+@pytest.mark.parametrize("row", [0, 50])
+def test_a_sample_that_forward_does_not_take_is_named_with_its_numbers(how: str, said: str, row: int) -> None:
+    match = f"the model cannot take these samples: sample {row} with numbers from [0-9] to 12, Looks: {said}"
+    with pytest.raises(InputError, match=match):
+        Problem(Looks(how), numbers(how, {row: 12}))
+
+
+def test_what_every_sample_raises_is_no_samples_fault() -> None:
+    with pytest.raises(InputError, match="the model cannot take these samples: Looks: index 12 is out of bounds"):
+        Problem(Looks("index"), numbers("index", dict.fromkeys(range(60), 12)))
+
+
+def test_looking_at_all_numbers_is_a_forward_pass() -> None:
+    assert Problem(Looks("module"), numbers("module", {})).passes.total == pytest.approx(1 / 3)
+    assert BY_NAME["mlp"].problem().passes.total == 0

@@ -113,6 +113,24 @@ def test_by_products_of_a_problem(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert eigenvalue_density(problem, probes=20, steps=30, seed=1).density != found.density
 
 
+def test_without_a_basis_the_rules_say_the_same() -> None:
+    """In float32 over 60 steps eigenvalues come again, with weights that add up to what one node had."""
+    values = _values().float()
+
+    def rules(local: bool) -> list[module.Rule]:
+        generator = torch.Generator().manual_seed(0)
+        return quadratures(lambda block: values[:, None] * block, D, 8, 60, generator, values, local=local)
+
+    one, two = rules(False), rules(True)
+    grid = np.linspace(-3, 12, 200)
+    for (nodes, weights), (others, shares) in zip(one, two, strict=True):
+        assert (others > 9.9).sum() > (nodes > 9.9).sum()
+        for power in range(5):
+            assert (shares * others**power).sum() == pytest.approx((weights * nodes**power).sum(), rel=1e-4)
+        curve, other = (module._smoothed(*rule, grid, 0.1) for rule in ((nodes, weights), (others, shares)))
+        np.testing.assert_allclose(other, curve, atol=0.01 * curve.max())
+
+
 def test_a_run_given_is_one_of_the_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DENSE_LIMIT", 0)
     problem = BY_NAME["mlp"].problem()

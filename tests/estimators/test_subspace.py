@@ -402,6 +402,21 @@ def test_known_vectors_that_hold_little_are_given_up() -> None:
     check(seen.found, matrix, exact)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rounds_that_certify_no_more_are_given_up(seed: int) -> None:
+    """Ten equal eigenvalues over a rotated rest: 8 columns stall where 12 do not, and the next round shows it."""
+    values = torch.rand(400, generator=torch.Generator().manual_seed(1)).double()
+    values[:10] = 30
+    q = problems.orthogonal(400, seed)
+    matrix = q @ torch.diag(values) @ q.T
+    matrix = (matrix + matrix.T) / 2
+    seen = watched(matrix, leading_vectors(matrix), gap=0.05)
+    assert seen.found.upper <= 1.05 * seen.found.lower
+    assert seen.found.products <= 320
+    assert seen.restarts == 0 or COLUMNS in seen.widths
+    check(seen.found, matrix, dense_bracket(matrix, torch.Generator().manual_seed(0), 5e-3))
+
+
 def test_a_fresh_start_keeps_the_lower_bound() -> None:
     matrix = leading()
     generator = torch.Generator().manual_seed(0)

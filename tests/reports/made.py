@@ -368,8 +368,10 @@ def finished(name: str = "mlp", data: str = "digits") -> Diagnosis:
                 for x in np.concatenate([-np.geomspace(0.12, 0.001, 12), np.geomspace(0.001, 1, 28)]) * sharpness
             ],
             steps=40,
+            largest_lower=0.99998 * sharpness,
             largest_upper=1.004 * sharpness,
             smallest_lower=-0.13 * sharpness,
+            smallest_upper=-0.11998 * sharpness,
             confidence=0.999,
             samples=512,
             eigenvalue_density=eigenvalue_density(sharpness, d),
@@ -429,6 +431,9 @@ def finished(name: str = "mlp", data: str = "digits") -> Diagnosis:
             speedup=1.87,
             speedup_interval=(1.52, 2.31),
             speedup_seeds=(1.71, 1.93, 1.98),
+            best_other="adam",
+            best_other_speedup=1.4,
+            best_other_interval=(1.13, 1.73),
             curves_file="runs.csv",
             methods={
                 "sgd": _method(1.0, 0.487, 500.0),

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from diagnose.training import Race, race
-from diagnose.training.findings import findings
+from diagnose.training.findings import findings, sizes_above
 from diagnose.training.legs import MemoryStore
 from diagnose.training.summary import summarise
+from diagnose.training.sweep import settings_of
 from estimators.results import Finding
 from tests.diagnose.training.tasks import logistic, made_race, quadratic, settings
 
@@ -90,6 +91,17 @@ def test_a_method_that_always_diverges() -> None:
     assert several["all-runs-diverged"].severity == "warning"
     assert "6 of 6 runs" in several["all-runs-diverged"].found
     assert "run-diverged" not in several
+
+
+def test_batch_sizes_above_the_sample_set_are_one_and_that_is_said() -> None:
+    assert sizes_above((8, 96), 96) == ()
+    (one,) = sizes_above((8, 200), 96)
+    assert one.found == "200 of `--batch-sizes` is above the 96 samples"
+    (two,) = sizes_above((3000, 8, 200), 96)
+    assert two.found == "200 and 3,000 of `--batch-sizes` are above the 96 samples"
+    assert (two.code, two.severity, two.stage) == ("batch-sizes-above", "note", "training")
+    each = settings_of(settings(), (3000, 8, 200), 96)
+    assert [how.batch_size for how in each] == [8, 96]
 
 
 def test_seeds_that_disagree() -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diagnose.training.speedup import hitting_time, t_interval
+from diagnose.training.speedup import best_other, geometric_mean, hitting_time, seed_speedups, t_interval
 from diagnose.training.summary import summarise, tuning_range
 from tests.diagnose.training.tasks import made_race
-from tests.statistics import assert_calibrated
+from tests.statistics import assert_calibrated, assert_covers, fewest
 
 LINE = [10.0, 8.0, 6.0, 4.0, 2.0]
 FAST = [10.0, 4.0, 3.0, 2.0, 1.0]
@@ -196,6 +196,72 @@ def test_adagrads_speedup_over_each_other_method() -> None:
     assert methods["adam"]["adagrad_speedup_interval"] == pytest.approx((0.5, 0.5))
     assert methods["adagrad"]["adagrad_speedup"] is None
     assert methods["adagrad"]["why"]["adagrad_speedup"]
+
+
+def paced(paces: dict[str, Any]) -> Any:
+    """A race of straight curves: a method's speed-up over another is the ratio of their paces, seed by seed."""
+    return made_race({name: {1.0: [[10.0, 10.0 - pace] for pace in each]} for name, each in paces.items()})
+
+
+def test_the_best_other_method_has_the_smallest_speedup_and_a_wider_interval() -> None:
+    made = paced({"sgd": [1.0, 1.1, 0.9], "adagrad": [2.0, 2.1, 2.2], "adam": [3.0, 2.5, 2.8], "mine": [2.0, 1.0, 1.5]})
+    part = summarise(made)
+    assert part.best_other == "adam"
+    logs = np.log(np.array([2.0, 2.1, 2.2]) / [3.0, 2.5, 2.8])
+    assert part.best_other_speedup == pytest.approx(math.exp(logs.mean()))
+    level = 1 - 0.05 / 3
+    wide = stats.t.interval(level, 2, loc=logs.mean(), scale=stats.sem(logs))
+    assert part.best_other_interval == pytest.approx(tuple(np.exp(wide)))
+    low, high = (part.methods or {})["adam"]["adagrad_speedup_interval"]
+    assert part.best_other_interval is not None
+    assert part.best_other_interval[0] < low < high < part.best_other_interval[1]
+
+
+def test_with_one_other_method_nothing_was_chosen() -> None:
+    part = summarise(paced({"sgd": [1.0, 1.1, 0.9], "adagrad": [2.0, 2.1, 2.2]}))
+    assert (part.best_other, part.best_other_speedup) == ("sgd", part.speedup)
+    assert part.best_other_interval == part.speedup_interval
+
+
+def test_a_method_that_failed_is_no_best_other_and_still_widens_the_interval() -> None:
+    three = {"sgd": [1.0, 1.1, 0.9], "adagrad": [2.0, 2.1, 2.2], "adam": [1.5, 1.2, 1.3]}
+    rising = [-1.0, 1.0, 1.0]  # ends above the start in one seed
+    part = summarise(paced({**three, "mine": rising}))
+    assert part.best_other == "adam"
+    assert part.best_other_interval == summarise(paced({**three, "mine": [1.0, 1.0, 1.0]})).best_other_interval
+
+
+@pytest.mark.parametrize(
+    ("paces", "nulls", "reason"),
+    [
+        ({"sgd": [1.0] * 3, "adam": [2.0] * 3}, 3, "adagrad did not run"),
+        ({"adagrad": [1.0] * 3}, 3, "no other method ran"),
+        ({"sgd": [-1.0] * 3, "adagrad": [1.0] * 3}, 3, "sgd never ended below the starting loss"),
+        ({"sgd": [1.0, 1.1], "adagrad": [1.0, 2.0], "adam": [2.0, 2.0]}, 1, "3 seeds"),
+    ],
+)
+def test_without_a_best_other_method_there_is_a_reason(paces: Any, nulls: int, reason: str) -> None:
+    part = summarise(paced(paces))
+    keys = ("best_other", "best_other_speedup", "best_other_interval")
+    absent = [key for key in keys if getattr(part, key) is None]
+    assert absent == list(keys[3 - nulls :])
+    assert all(reason in part.why[key] for key in absent)
+
+
+@pytest.mark.parametrize("others", [3, 8])
+def test_the_interval_over_the_best_other_covers_whichever_it_is(others: int) -> None:
+    """Of equal and independent methods, where the choice misleads most; the interval that ignores it fails the band."""
+    rng, repeats, seeds, simultaneous, plain = np.random.default_rng(others), 3000, 10, 0, 0
+    for _ in range(repeats):
+        paces = np.exp(0.3 * rng.standard_normal((others, seeds)))
+        made = paced({"adagrad": [2.0] * seeds, **{f"other{k}": pace for k, pace in enumerate(paces)}})
+        found, _ = best_other(made, 10.0)
+        low, high = found["best_other_interval"]
+        simultaneous += low <= 2 <= high
+        _, ends, _ = geometric_mean(*seed_speedups(made, 10.0, found["best_other"]))
+        plain += ends is not None and ends[0] <= 2 <= ends[1]
+    assert_covers(simultaneous, repeats, 0.95)
+    assert plain < fewest(repeats, 0.95)
 
 
 def test_held_out_scores_are_means_over_seeds_at_the_best_rate() -> None:

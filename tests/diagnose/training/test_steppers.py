@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from numpy.random import MT19937, PCG64, mtrand
 from torch import Tensor
 
 import diagnose
@@ -134,6 +136,17 @@ class Noisy(Plain):
         return g + 0.1 * torch.randn_like(g) + self.offset
 
 
+class NoisyElsewhere(Plain):
+    """Draws from the global generators of numpy and Python, one number of a pair of normal ones among them."""
+
+    def __init__(self, parameters: list[Tensor], lr: float) -> None:
+        super().__init__(parameters, lr)
+        self.offset = random.random() + mtrand.standard_normal()
+
+    def direction(self, g: Tensor) -> Tensor:
+        return g + 0.1 * torch.from_numpy(mtrand.standard_normal(g.shape)).to(g) + self.offset * random.random()
+
+
 class Failing(Plain):
     """Raises in the step of this number."""
 
@@ -187,6 +200,28 @@ def test_random_numbers_of_an_optimizer_follow_the_run_and_leave_the_users_alone
     assert torch.equal(first, again)
     for other in others:
         assert (other - first).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("bits", [MT19937, PCG64])
+def test_random_numbers_of_numpy_and_python_follow_the_run_too(bits: Any) -> None:
+    how = settings(every_rate=False, own={"mine": NoisyElsewhere}, steps=5, batch_size=1000)
+    run, problem, kept = Contender("mine", 0.05, 0), network(), mtrand.get_bit_generator()
+    mtrand.set_bit_generator(bits(7))
+    try:
+        random.seed(7)
+        mtrand.standard_normal()  # the other one of its pair is drawn next
+        before = repr(mtrand.get_state(legacy=False)), random.getstate()
+        first = ends(problem, how, run)[0]
+        state_bytes("mine", how.own, problem.parameters)
+        with pytest.raises(InputError):
+            ends(problem, replace(how, own={"mine": partial(Failing, when=3)}), run)
+        assert (repr(mtrand.get_state(legacy=False)), random.getstate()) == before
+        mtrand.standard_normal(3), random.random()
+        again, other = ends(problem, how, run, run._replace(seed=1))
+    finally:
+        mtrand.set_bit_generator(kept)
+    assert torch.equal(first, again)
+    assert (other - first).abs().max() > 1e-3
 
 
 def test_steps_of_one_run_draw_different_numbers() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import diagnose
 from diagnose.training import race
 from diagnose.training.legs import MemoryStore, Race
 from diagnose.training.sweep import noise_terms, races, relative_noise, rows
@@ -60,6 +61,14 @@ def test_nulls_have_reasons() -> None:
         assert all(term["why"][key] for key, value in term.items() if value is None)
     diverged = [made_race({"adagrad": {0.1: [[10.0, None]] * 3}}, batch_size=m) for m in (1, 4, 16)]
     assert "diverged" in noise_terms(diverged, 100, {"adagrad": 1.0})["adagrad"]["why"]["slope"]
+
+
+def test_sizes_above_the_sample_set_are_one_row_and_a_note() -> None:
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(3))
+    found = diagnose.run(torch.nn.Linear(3, 2), (x, (x[:, 0] > 0).long()), steps=3, seeds=1, batch_sizes=(40, 4, 100))
+    assert [row["batch_size"] for row in found.training.batch_sizes or ()] == [4, 20]
+    notes = [finding for finding in found.warnings if finding.code == "batch-sizes-above"]
+    assert [note.found for note in notes] == ["40 and 100 of `--batch-sizes` are above the 20 samples"]
 
 
 def test_a_sweep_takes_over_the_main_race_and_its_loss_falls_with_the_noise() -> None:

@@ -32,7 +32,8 @@ def raced(**changes: Any) -> Training:
 
 def test_which_optimizer_at_which_rate() -> None:
     assert advice("adagrad", raced(), NOISE, None, None, AT_64).startswith(
-        "Use AdaGrad at a learning rate near 0.32 in batches of 64; the rates that end nearly as low span a factor of 6.3."
+        "Use AdaGrad at a learning rate near 0.32 in batches of 64; "
+        "the rates that end nearly as low span a factor of 6.3."
     )
     assert "Use SGD at a learning rate near 1.78" in advice("sgd", raced(), NOISE, None, None, AT_64)
     either = advice("no-difference", raced(), NOISE, None, None, AT_64)
