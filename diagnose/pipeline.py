@@ -18,7 +18,7 @@ from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.inputs import Opened, open_task
 from diagnose.nested import STARTS, STEPS
-from diagnose.places import expected_points
+from diagnose.places import expected
 from diagnose.schema import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
 from diagnose.settings import (
     Optimizer,
@@ -34,6 +34,7 @@ from diagnose.training import sweep
 from diagnose.training.identity import digests
 from diagnose.training.legs import LegStore, MemoryStore
 from diagnose.training.racing import expected_passes
+from diagnose.training.running import batch_numbers
 from diagnose.training.stacking import stack_size
 from estimators.lanczos import MAX_STEPS
 from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
@@ -295,11 +296,17 @@ def plan(asked: Settings, model: Any, data: Any) -> list[PlanRow]:
     if resolved.training:
         settings = race_settings(bench, started(opened, resolved, comparable(opened, resolved, own), ""))
         swept = sweep.settings_of(settings, resolved.batch_sizes or (), bench.problem.n)
-        race = sum(expected_passes(bench.problem, each) for each in (settings, *swept))
-        at_once = min(stack_size(bench.problem, settings), 9 * resolved.seeds) if settings.stacked else 1
-        rows.append(("training", race, 6 * number * d * at_once))
-        points = expected_points(settings, d, bench.problem.n) if d <= HUGE_NETWORK else 0
-        along = points * bracket + (0.0 if dense else product * 30 * -(-points // 2))
+        # The sweep takes over the runs of the main race at its own size.
+        others = [each for each in swept if each.batch_size != settings.batch_size]
+        race = sum(expected_passes(bench.problem, each) for each in (settings, *others))
+        held_at_once = 6 * d
+        if settings.stacked:
+            asked_at_once = 9 * resolved.seeds if settings.every_rate else 3 * max(1, resolved.seeds - 1)
+            runs = min(stack_size(bench.problem, settings), len(settings.optimizers) * asked_at_once)
+            held_at_once = runs * (batch_numbers(bench.problem, settings) + 8 * d)
+        rows.append(("training", race, number * held_at_once))
+        points, replayed = expected(settings, d, bench.problem.n) if d <= HUGE_NETWORK else (0, 0.0)
+        along = replayed + points * bracket + (0.0 if dense else product * 30 * -(-points // 2))
         rows.append(("generalized_smoothness", along, measuring(100, FEWEST)))
     return [PlanRow(stage, passes, passes * pace, memory) for stage, passes, memory in rows]
 

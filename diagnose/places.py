@@ -13,6 +13,7 @@ from diagnose.schema import PAIR
 from diagnose.settings import LARGE_NETWORK
 from diagnose.training import RaceSettings, replay
 from diagnose.training.legs import Contender
+from diagnose.training.running import loss_limit
 from diagnose.training.update_rules import State
 from estimators.problem import Problem
 from estimators.sphere_points import sphere
@@ -51,7 +52,7 @@ def places(
 
     Above LARGE_NETWORK parameters the end of one run alone. Up to SMALL also runs at a lower rate, runs with another
     batch size, and a sphere around the end of the first run whose radius is half of the way from the start: points
-    that no descent has chosen.
+    that no descent has chosen. Runs at another rate or batch size end where they diverge.
 
     Args:
         problem: f over the sample set, at the start.
@@ -63,8 +64,12 @@ def places(
     tuned = {name: (methods.get(name) or {}).get("learning_rate") for name in reversed(PAIR)}
     known = {name: float(best) for name, best in tuned.items() if best is not None}
     found = []
+    limit = loss_limit(problem.loss())
     for run in runs(known, settings, problem.d, problem.n):
         for visit in replay(problem, run.contender, run.settings, run.steps):
+            # Another rate or batch size than the best may diverge.
+            if not run.best and not problem.at(visit.parameters).loss() <= limit:
+                break
             if all(bool(part.isfinite().all()) for part in visit.parameters.values()):
                 there = curvature.at(visit.parameters)
                 found.append(Place(run.contender.method, visit.step, there, visit.state, run.group, run.best))
@@ -110,10 +115,14 @@ def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, n: int) -> 
     return found
 
 
-def expected_points(settings: RaceSettings, d: int, n: int) -> int:
-    """Points of :func:`places` where no run diverges."""
-    along = sum(len(run.steps) for run in runs(dict.fromkeys(PAIR, 1.0), settings, d, n))
-    return along + (MORE if d <= SMALL else 0)
+def expected(settings: RaceSettings, d: int, n: int) -> tuple[int, float]:
+    """Points of :func:`places` where no run diverges, and the passes of the runs that lead there."""
+    raced = dict.fromkeys((method for method in PAIR if method in settings.optimizers), 1.0)
+    found = runs(raced, settings, d, n)
+    points = sum(len(run.steps) for run in found) + (MORE if d <= SMALL and found else 0)
+    steps = sum(max(run.steps) * min(run.settings.batch_size, n) / n for run in found)
+    losses = sum(len(run.steps) for run in found if not run.best) + 1
+    return points, steps + losses / 3
 
 
 def _around(curvature: Problem, found: list[Place], seed: int) -> list[Place]:

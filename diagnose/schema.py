@@ -78,8 +78,8 @@ class Bounds:
 class Training:
     """The tuned race. ``methods`` maps a name to learning_rate, final_loss, final_loss_interval,
     steps_to_target, tuning_range and, where one is null, why. ``speedup_seeds`` holds one ratio for each seed.
-    ``best_other`` is the method, other than adagrad, over which AdaGrad's speed-up is the smallest;
-    ``best_other_interval`` allows for that choice. ``batch_sizes`` and ``noise_terms`` are those of ``--batch-sizes``.
+    ``best_other`` is the method, other than adagrad, that ended lowest; ``best_other_interval``, of AdaGrad's speed-up
+    over it, allows for that choice. ``batch_sizes`` and ``noise_terms`` are those of ``--batch-sizes``.
     """
 
     steps: int | None

@@ -247,7 +247,8 @@ def training(bench: Bench, known: Diagnosis) -> Update:
     if bench.resolved.batch_sizes is not None:
         part = _with_sweep(part, bench, settings, sweep.predicted(known.noise, ratios, settings.steps))
     found = (*race_findings(ended, part), *sizes_above(bench.resolved.batch_sizes or (), bench.problem.n))
-    amount = f"{len(settings.optimizers)} methods, {len(ended.legs)} runs"
+    count = len(settings.optimizers)
+    amount = f"{count} {'method' if count == 1 else 'methods'}, {len(ended.legs)} runs"
     parts = {"training": part, "bounds": ratios}
     return Update(parts, findings=found, runs=rows(ended), amount=amount)
 

@@ -53,7 +53,7 @@ def measure(
     found = smoothness(
         problem, gap=gap, max_products=max_products, start=start, keep=True, beside=beside + 1, seed=seed
     )
-    return Measured(problem, gradient, *_bounded(problem, found)), found if found.rows else None
+    return Measured(problem, gradient, *_bounded(problem, found)), replace(found, vectors={}) if found.rows else None
 
 
 def _bounded(problem: Problem, found: Smoothness) -> tuple[Smoothness, Tensor, Tensor]:

@@ -42,7 +42,8 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     with problem.measuring():
         chunk = _check_outputs(problem, few)
         if problem.n > PROBE and _looks_up(problem):
-            _check_every_sample(problem, chunk)
+            # Under a limit the chunk that fits is not known yet.
+            _check_every_sample(problem, chunk if problem.memory_bytes is None else PROBE)
         _check_losses(problem, few)
         _check_own_loss(problem)
         unused = _check_gradient(problem, few)
@@ -203,10 +204,12 @@ def _named(problem: Problem, start: int, stop: int, error: InputError) -> InputE
     own = refused(low, high)
     if own is None:
         return error
+    if low == 0 and refused(stop - 1, stop):
+        return error  # no one sample's fault
+    if low > 0 and refused(low - 1, low):
+        return error  # forward takes no sample alone
     if isinstance(own, _NoRow):
         return InputError(own.what, f"sample {low}", own.hint)
-    if low == 0 and refused(stop - 1, stop):
-        return error
     return InputError(own.what, f"sample {low}{_whole_numbers(problem, low)}, {own.where}", own.hint)
 
 
@@ -237,14 +240,16 @@ class _Lookups(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in (F.embedding, F.embedding_bag):
-            given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
+        given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
+        # embedding_bag takes the two in the other order as well
+        if func in (F.embedding, F.embedding_bag) and not given["input"].is_floating_point():
             numbers, rows = given["input"], given["weight"].shape[0]
             bad = numbers[(numbers < 0) | (numbers >= rows)]
             if bad.numel():
                 raise _NoRow(
                     f"number {int(bad[0]):,}, but an embedding of {self.model} has rows 0 to {rows - 1:,}",
-                    hint="drop or renumber what the model has no row for, or build it with more rows",
+                    hint="drop or renumber what the model has no row for, or build it with more rows; positions count "
+                    "too: `--max-length` shortens sequences",
                 )
         return func(*args, **(kwargs or {}))
 

@@ -119,6 +119,7 @@ def generalized_smoothness(
         if no_room is None:
             found[number] = point
         before_it = labels[number]
+        del point, there
         report(done)
     start = None
     measured = [found[number] for number in sorted(found)]

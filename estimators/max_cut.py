@@ -145,8 +145,13 @@ class Search:
         return self.max_products - self.spent
 
     @property
+    def lower(self) -> float:
+        """The lower bound, less what products in this format may have rounded it up by."""
+        return self.sweeps.lower * (1 - self.rounding)
+
+    @property
     def goal(self) -> float:
-        return (1 + self.gap) * self.sweeps.lower
+        return (1 + self.gap) * self.lower
 
     @property
     def reached(self) -> bool:
@@ -240,7 +245,7 @@ def bracket(
             attempts(search)
     else:
         search.upper = 0.0
-    return Bracket(search.sweeps.lower, search.upper, search.vector, search.first, search.spent, search.sweeps.z)
+    return Bracket(search.lower, search.upper, search.vector, search.first, search.spent, search.sweeps.z)
 
 
 def rounds(search: Search, known: Known, room: int) -> None:

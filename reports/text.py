@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES
+from diagnose.schema import NOISE_SIDES, PAIR, SMOOTHNESS_SIDES
 from reports.numbers import bracket, interval, measured, number, percent, ratio, ratio_interval
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ def headline(diagnosis: Diagnosis) -> str:
         return f"{said.get(answer, 'Undecided')}, as no speed-up was measured: {reason(training, 'speedup')}"
     if answer == "sgd":
         speedup, pair = 1 / speedup, None if pair is None else (1 / pair[1], 1 / pair[0])
-    spread = "no interval" if pair is None else f"{'95% ' if not how else ''}interval {ratio_interval(pair)}"
+    known = f"interval {ratio_interval(pair)}" if how and pair is not None else spread(pair)
     if answer == "adagrad":
-        return f"AdaGrad should help: {how}{ratio(speedup)} fewer steps, {spread}"
+        return f"AdaGrad should help: {how}{ratio(speedup)} fewer steps, {known}"
     if answer == "sgd":
-        return f"SGD should do better: {how}{ratio(speedup)} fewer steps than AdaGrad, {spread}"
+        return f"SGD should do better: {how}{ratio(speedup)} fewer steps than AdaGrad, {known}"
     if answer == "no-difference":
-        return f"AdaGrad makes no difference here: {how}a speed-up of {ratio(speedup)}, {spread}"
-    return f"Undecided: {how}AdaGrad's speed-up over SGD is {ratio(speedup)}, {spread}"
+        return f"AdaGrad makes no difference here: {how}a speed-up of {ratio(speedup)}, {known}"
+    return f"Undecided: {how}AdaGrad's speed-up over SGD is {ratio(speedup)}, {known}"
 
 
 def best_line(diagnosis: Diagnosis) -> str | None:
@@ -79,10 +79,18 @@ def best_line(diagnosis: Diagnosis) -> str | None:
     if best is None:
         return None
     count = len(diagnosis.training.methods or {})
+    if count == 1:
+        return f"{method_name(best)} alone ran"
     line = f"{method_name(best)} ended lowest of the {count} methods that ran"
-    if margin is None or best in ("sgd", "adagrad"):
+    if margin is None or best in PAIR:
         return line
-    return f"{line}, {percent(margin)} further down than the better of SGD and AdaGrad"
+    return f"{line}, {percent(margin)} further down than {of_the_pair(diagnosis.training)}"
+
+
+def of_the_pair(training: Any) -> str:
+    """The better of SGD and AdaGrad, or the one of them that ran to its end."""
+    ended = [method_name(m) for m in PAIR if ((training.methods or {}).get(m) or {}).get("final_loss") is not None]
+    return ended[0] if len(ended) == 1 else "the better of SGD and AdaGrad"
 
 
 def unit(diagnosis: Diagnosis) -> str:
@@ -105,9 +113,10 @@ def limits(diagnosis: Diagnosis) -> str | None:
     if steps is not None:
         text += f"; of runs of {number(steps)} {_plural('step', steps)}"
         text += "" if task.batch_size is None else f" in batches of {number(task.batch_size)}"
-        text += (
-            "" if task.seeds is None else f", with {number(task.seeds)} {_plural('order', task.seeds)} of the batches"
-        )
+        # Where a batch is the whole set all seeds are the same run.
+        whole = task.batch_size is not None and task.batch_size >= task.samples
+        if task.seeds is not None and not whole:
+            text += f", with {number(task.seeds)} {_plural('order', task.seeds)} of the batches"
     curved = task.curvature_samples
     if curved is not None and curved < task.samples:
         text += f"; curvature was measured on {number(curved)} of these {what}"
@@ -213,25 +222,35 @@ def _generalized_smoothness(part: Any) -> str | None:
 
 
 def _training(part: Any) -> str | None:
-    other = _fastest_other(part)
+    other = _best_other(part)
     if part.speedup is None:
         return other and f"speed-up over SGD not measured: {reason(part, 'speedup')}; {other}"
-    line = f"AdaGrad's speed-up over SGD {_with_interval(part.speedup, part.speedup_interval)}"
+    line = f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, {spread(part.speedup_interval)}"
     return line if other is None else f"{line}; {other}"
 
 
-def _fastest_other(part: Any) -> str | None:
-    """AdaGrad's speed-up over the fastest other method; None where there was none to choose."""
+def chosen_other(part: Any) -> str | None:
+    """The best of the other methods, in words, where there were several to choose from and it is not SGD."""
     count = len(part.methods or {}) - 1
-    if part.best_other is None or count < 2:
+    if part.best_other in (None, "sgd") or count < 2 or part.best_other_speedup is None:
         return None
-    found = _with_interval(part.best_other_speedup, part.best_other_interval)
-    allowed = "" if part.best_other_interval is None else ", the choice allowed for"
-    return f"over {method_name(part.best_other)}, the fastest of {count} others, {found}{allowed}"
+    return f"{method_name(part.best_other)}, the best of {number(count)} others"
 
 
-def _with_interval(value: float, ends: tuple[float, float] | None) -> str:
-    return ratio(value) + (", no interval" if ends is None else f", 95% interval {ratio_interval(ends)}")
+def _best_other(part: Any) -> str | None:
+    """AdaGrad's speed-up over the best of the other methods; None where there was none to choose."""
+    if (chosen := chosen_other(part)) is None:
+        return None
+    ends = part.best_other_interval
+    allowed = "" if ends is None or ends[0] == ends[1] else ", the choice allowed for"
+    return f"over {chosen}, {ratio(part.best_other_speedup)}, {spread(ends)}{allowed}"
+
+
+def spread(ends: Sequence[float] | None) -> str:
+    """How far a speed-up is known: its interval over seeds, none, or that all seeds ran alike."""
+    if ends is None:
+        return "no interval"
+    return "alike for every seed" if ends[0] == ends[1] else f"95% interval {ratio_interval(ends)}"
 
 
 _STAGES: dict[str, tuple[str, Callable[[Any], str | None]]] = {

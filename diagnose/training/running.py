@@ -44,13 +44,17 @@ class Course:
     held_out: Problem | None = None
 
 
+def loss_limit(first: float) -> float:
+    """The loss above which a run that started at ``first`` has diverged."""
+    return first + DIVERGED * abs(first) if first else math.inf
+
+
 class Trace:
     """What one run shows on its way; becomes a leg."""
 
     def __init__(self, course: Course, run: Contender) -> None:
         self.course, self.run = course, run
-        first = course.start[0]
-        self.limit = first + DIVERGED * abs(first) if first else math.inf
+        self.limit = loss_limit(course.start[0])
         self.steps: list[int] = []
         self.seen: list[Seen] = []
         self.diverged = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.training.legs import Leg, Race
+from diagnose.training.legs import Leg, Race, mean_final
 from estimators.intervals import LEVEL, mean_interval
 from estimators.results import Interval
 
@@ -65,23 +65,22 @@ def geometric_mean(
 def best_other(race: Race, initial: float) -> tuple[dict[str, Any], dict[str, str]]:
     """AdaGrad's speed-up over the best of the k other methods that ran, with an interval that allows for the choice.
 
-    The data choose the method, so each of the k intervals has level 1 - 0.05/k (Bonferroni): with probability 95% or
-    more all of them hold, and then so does the one chosen, whichever it is. A method without a speed-up, whose own
-    entry says why, is not chosen but counts in k.
+    The best has the lowest mean final loss. The data choose it, so its interval has level 1 - 0.05/k (Bonferroni): with
+    probability 95% or more those of all k hold, and then so does the one chosen, whichever it is.
 
     Returns:
         The values of BEST_OTHER, and why for those that are None.
     """
     others = [method for method in race.settings.optimizers if method != "adagrad"]
-    level = 1 - (1 - LEVEL) / max(len(others), 1)
-    found = {method: geometric_mean(*seed_speedups(race, initial, method), level) for method in others}
-    known = {method: mean for method, (mean, _, _) in found.items() if mean is not None}
-    if not known:
-        missing = "; ".join(dict.fromkeys(reason for _, _, reason in found.values())) or "no other method ran"
+    finals = {method: mean_final(legs) for method in others if (legs := race.best(method))}
+    if not finals or len(others) == len(race.settings.optimizers):
+        missing = f"every learning rate of {' and '.join(others)} diverged" if others else "no other method ran"
+        missing = missing if "adagrad" in race.settings.optimizers else "adagrad did not run"
         return dict.fromkeys(BEST_OTHER), dict.fromkeys(BEST_OTHER, missing)
-    best = min(known, key=lambda method: known[method])
-    mean, interval, reason = found[best]
-    return dict(zip(BEST_OTHER, (best, mean, interval), strict=True)), {BEST_OTHER[2]: reason} if reason else {}
+    best = min(finals, key=lambda method: finals[method])
+    mean, interval, reason = geometric_mean(*seed_speedups(race, initial, best), 1 - (1 - LEVEL) / len(others))
+    values = dict(zip(BEST_OTHER, (best, mean, interval), strict=True))
+    return values, {key: reason for key, value in values.items() if value is None}
 
 
 def hitting_time(steps: Sequence[int], losses: Sequence[float], target: float) -> float:

@@ -32,7 +32,7 @@ def summarise(race: Race) -> Training:
 
     ``speedup`` is the geometric mean over seeds of (SGD's hitting time / AdaGrad's), ``speedup_interval`` the t
     interval of its logarithm; ``adagrad_speedup`` of a method is the same against that method, ``best_other`` the
-    method over which it is the smallest. In each seed the target is the worse of the two methods' best final losses,
+    other method that ended lowest. In each seed the target is the worse of the two methods' best final losses,
     and a method's hitting time the earliest over its rates that have all seeds, linear between evaluations.
     """
     why: dict[str, str] = {}

@@ -10,7 +10,7 @@ from diagnose.schema import CLEAR, PAIR, Answer, Training
 from diagnose.training.speedup import FEWEST_SEEDS
 from estimators.results import Noise
 from reports.numbers import number, rate
-from reports.text import method_name
+from reports.text import method_name, of_the_pair
 
 MOST_SEEDS = 100
 """More seeds than this are no advice."""
@@ -63,7 +63,7 @@ def _take(answer: Answer, training: Training, raced: Raced) -> str:
     entry = methods.get(method) or {}
     width = entry.get("tuning_range")
     text = f"Use {method_name(method)} at a learning rate near {_rate(entry)}{at}"
-    if width is None:
+    if not width:  # not known, or of one rate alone
         return f"{text}."
     least = "at least " if entry.get("tuning_range_at_least") else ""
     return f"{text}; the rates that end nearly as low span {least}a factor of {number(10**width, 2)}."
@@ -96,13 +96,16 @@ def _beaten(training: Training, best: str | None, margin: float | None) -> str:
     """Which other method beat both, where one did clearly."""
     if best is None or best in PAIR or margin is None or margin < BEATS:
         return ""
-    return f" {method_name(best)} at {_rate((training.methods or {}).get(best))} ended lower than both: try it."
+    beaten = "both" if all(method in (training.methods or {}) for method in PAIR) else of_the_pair(training)
+    return f" {method_name(best)} at {_rate((training.methods or {}).get(best))} ended lower than {beaten}: try it."
 
 
 def _undecided(training: Training) -> str:
     speedup, interval = training.speedup, training.speedup_interval
     if training.steps is None:
         return "Let it train: without a race there is nothing to rest an answer on."
+    if not all(method in (training.methods or {}) for method in PAIR):
+        return "Let both race, with `sgd` and `adagrad` among `--optimizers`: the question is about them."
     if speedup is None:
         return "Mend what kept SGD or AdaGrad from training, then run it again."
     seeds = [value for value in training.speedup_seeds or () if value is not None]

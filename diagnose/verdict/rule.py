@@ -16,8 +16,8 @@ from diagnose.verdict.disagreement import likely_reasons
 from diagnose.verdict.evidence import evidence
 from diagnose.verdict.theory import Side, Theory
 from estimators.results import Finding, GeneralizedSmoothness, Interval, Noise, Smoothness
-from reports.numbers import percent, ratio, ratio_interval
-from reports.text import method_name
+from reports.numbers import percent, ratio
+from reports.text import method_name, of_the_pair, spread
 
 LEVEL = (0.8, 1.25)
 """A speed-up within these makes no difference."""
@@ -153,8 +153,8 @@ def _reasons(
         reasons.append(contrast)
     if best is not None and best not in PAIR and margin is not None:
         reasons.append(
-            f"Of all {len(training.methods or {})} methods that ran, {method_name(best)} ended lowest: it took off "
-            f"{percent(margin)} more loss than the better of SGD and AdaGrad."
+            f"Of the {len(training.methods or {})} methods that ran, {method_name(best)} ended lowest: it took off "
+            f"{percent(margin)} more loss than {of_the_pair(training)}."
         )
     return reasons
 
@@ -168,16 +168,16 @@ def _race_reason(answer: Answer, training: Training) -> str:
             f"AdaGrad's measured speed-up over SGD is {ratio(speedup)}, without an interval: "
             f"{training.why.get('speedup_interval', 'none was computed')}."
         )
-    spread = f"95% interval {ratio_interval(interval)}"
+    known = spread(interval)
     if answer == "adagrad":
-        return f"AdaGrad reached the common target loss in {ratio(speedup)} fewer steps than SGD, {spread}: above 1."
+        return f"AdaGrad reached the common target loss in {ratio(speedup)} fewer steps than SGD, {known}: above 1."
     if answer == "sgd":
         turned = (1 / interval[1], 1 / interval[0])
         return (
-            f"SGD reached the common target loss in {ratio(1 / speedup)} fewer steps than AdaGrad, 95% interval "
-            f"{ratio_interval(turned)}: above 1."
+            f"SGD reached the common target loss in {ratio(1 / speedup)} fewer steps than AdaGrad, "
+            f"{spread(turned)}: above 1."
         )
-    said = f"AdaGrad's speed-up over SGD is {ratio(speedup)}, {spread}"
+    said = f"AdaGrad's speed-up over SGD is {ratio(speedup)}, {known}"
     if answer == "no-difference":
         return f"{said}: within {LEVEL[0]} to {LEVEL[1]}, which makes no difference in practice."
     if interval[0] <= 1 <= interval[1]:

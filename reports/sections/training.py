@@ -9,7 +9,7 @@ from typing import Any
 from diagnose.schema import Diagnosis
 from reports import race
 from reports.curves import best_curves, in_order, tuning
-from reports.numbers import number, rate, ratio, ratio_interval
+from reports.numbers import number, rate, ratio
 from reports.sections.parts import Figure, Section, cost
 from reports.tables import (
     Quantity,
@@ -22,7 +22,7 @@ from reports.tables import (
     of_rates,
     quantity,
 )
-from reports.text import best_line, method_name, stage_line
+from reports.text import best_line, chosen_other, method_name, spread, stage_line
 
 OVER = "steps over AdaGrad's"
 
@@ -38,8 +38,10 @@ def training(diagnosis: Diagnosis) -> Section:
         caption = (
             f"At its best rate {method_name(ranked[0].method)} ends lowest, at {number(float(ranked[0].mean[-1]))}; "
             f"{method_name(ranked[-1].method)} ends highest, at {number(float(ranked[-1].mean[-1]))}. "
-            f"{band(curves[0].values.shape[0])}"
+            if ranked[1:]
+            else f"{method_name(ranked[0].method)} ends at {number(float(ranked[0].mean[-1]))}. "
         )
+        caption += f"{band(curves[0].values.shape[0])}"
         pictures.append(
             Figure(
                 "race",
@@ -93,7 +95,7 @@ def training(diagnosis: Diagnosis) -> Section:
         figures=tuple(pictures),
         quantities=(
             _speedup(part, "speedup", "speedup_interval", "speed-up", f"SGD's {OVER}, geometric mean over the seeds"),
-            *_fastest_other(part),
+            *_best_other(part),
             quantity(part, "steps", "T", "steps of every run"),
             quantity(part, "initial_loss", "f(w₀)", "loss of the samples at the start"),
             quantity(part, "target_loss", "target", "the worse of the final losses of SGD and AdaGrad"),
@@ -105,15 +107,16 @@ def training(diagnosis: Diagnosis) -> Section:
 
 def _speedup(part: Any, key: str, interval_key: str, symbol: str, meaning: str) -> Quantity:
     plain, ends = quantity(part, key, symbol, meaning, show=ratio), getattr(part, interval_key)
-    return plain if ends is None else replace(plain, detail=f"95% interval {ratio_interval(ends)}")
+    return plain if ends is None else replace(plain, detail=spread(ends))
 
 
-def _fastest_other(part: Any) -> tuple[Quantity, ...]:
-    """AdaGrad's speed-up over the method on which it gains least; nothing where there was none to choose."""
-    if part.best_other is None or len(part.methods or {}) < 3:
+def _best_other(part: Any) -> tuple[Quantity, ...]:
+    """AdaGrad's speed-up over the other method that ended lowest; nothing where there was none to choose."""
+    if chosen_other(part) is None:
         return ()
-    meaning = f"{method_name(part.best_other)}'s {OVER}: the smallest of all; its interval allows for the choice"
-    return (_speedup(part, "best_other_speedup", "best_other_interval", "over the fastest other", meaning),)
+    allowed = "" if part.best_other_interval is None else "; its interval allows for the choice"
+    meaning = f"{method_name(part.best_other)}'s {OVER}: of the other methods it ended lowest{allowed}"
+    return (_speedup(part, "best_other_speedup", "best_other_interval", "over the best other", meaning),)
 
 
 def sweep_finding(terms: Mapping[str, Mapping[str, Any]]) -> str:

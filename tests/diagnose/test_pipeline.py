@@ -379,7 +379,7 @@ def test_the_plan_counts_the_passes_of_the_race(monkeypatch: pytest.MonkeyPatch)
         return update
 
     how = {**QUICK, "learning_rates": (0.1, 0.3), "optimizers": ("sgd", "adagrad")}
-    extras: tuple[dict[str, Any], ...] = ({}, {"batch_sizes": (16, 64)})
+    extras: tuple[dict[str, Any], ...] = ({}, {"batch_sizes": (16, 64)}, {"batch_sizes": (16, 32)})
     for extra in extras:
         asked = Settings(**how, **extra)
         (planned,) = (row.passes for row in pipeline.plan(asked, "logreg", "breast-cancer") if row.stage == "training")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diagnose.places import SLOWER, SMALL, expected_points, places, runs
+from diagnose.places import SLOWER, SMALL, expected, places, runs
 from diagnose.settings import LARGE_NETWORK
+from diagnose.training.running import loss_limit
+from estimators.problem import Problem
 from tests.diagnose.training.tasks import logistic, settings
 
 TUNED = {"adagrad": 0.1, "sgd": 2.0}
@@ -56,6 +58,20 @@ def test_points_at_another_batch_size_lie_elsewhere() -> None:
     found = places(problem, problem, settings(), {name: {"learning_rate": rate} for name, rate in TUNED.items()}, 0)
     ends = {place.group: problem.flatten(place.problem.parameters) for place in found}  # the last point of each run
     assert len(ends) == 7
-    assert len(found) == expected_points(settings(), problem.d, problem.n)
+    assert len(found) == expected(settings(), problem.d, problem.n)[0]
     for name in ("adagrad 0.1", "sgd 2"):
         assert not torch.equal(ends[name], ends[f"{name}, batch 32"])
+
+
+def test_a_run_at_another_batch_size_ends_where_it_diverges() -> None:
+    """One row of 64 is thirty times as long: a rate that the whole set allows is too large for batches of 16."""
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    x[0] *= 30
+    problem = Problem(torch.nn.Linear(5, 1, bias=False), (x, x @ torch.ones(5)), "squared")
+    largest = 1.5 / float(torch.linalg.eigvalsh(x.T @ x / 64).max())
+    found = places(problem, problem, settings(batch_size=64, steps=500), {"sgd": {"learning_rate": largest}}, 0)
+    whole = [place for place in found if place.best]
+    other = [place for place in found if place.group.endswith("batch 16")]
+    assert len(whole) == 8
+    assert len(other) < 8
+    assert all(place.problem.loss() <= loss_limit(problem.loss()) for place in other)

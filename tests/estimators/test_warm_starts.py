@@ -221,7 +221,11 @@ def test_each_point_starts_from_the_one_before_it_in_its_group(
     for where, start, _ in calls[:8]:
         number = int(np.argmin(abs(scales - where)))
         earlier = before[number]
-        assert start is (None if earlier is None else at[round(float(scales[earlier]), 9)])
+        if earlier is None:
+            assert start is None
+        else:
+            assert start is not None
+            assert start.rows is at[round(float(scales[earlier]), 9)].rows
     assert [start for _, start, _ in calls[8:]] == [None] * 3
     assert result.points is not None
     for row, point in zip(result.points, points, strict=True):  # in the order of the trajectory

@@ -65,6 +65,21 @@ def test_the_best_method_of_all() -> None:
     assert best_line(made.untrained()) is None
 
 
+def test_seeds_that_ran_alike_have_no_interval() -> None:
+    """Where a batch is the whole set every seed is the same run."""
+    alike = answered("adagrad", 1.18, (1.18, 1.18), "")
+    assert headline(alike) == "AdaGrad should help: 1.18× fewer steps, alike for every seed"
+    whole = replace(made.finished(), task=replace(made.finished().task, batch_size=1024))
+    assert "order" not in (limits(whole) or "order")
+
+
+def test_a_method_that_did_not_run_is_not_named() -> None:
+    base = made.finished()
+    methods = {name: entry for name, entry in (base.training.methods or {}).items() if name != "adagrad"}
+    text = best_line(replace(base, training=replace(base.training, methods=methods)))
+    assert text == "Adam ended lowest of the 3 methods that ran, 1.8% further down than SGD"
+
+
 def test_limits_name_what_was_used() -> None:
     base = made.finished()
     whole = replace(
@@ -101,12 +116,12 @@ def test_a_stage_line_is_a_plain_line_or_the_reason(stage: str) -> None:
 def test_stage_lines_hold_the_numbers() -> None:
     whole = made.finished()
     assert stage_line("training", whole.training) == (
-        "AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]; over Adam, the fastest of 3 others, 1.4×, "
+        "AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]; over Adam, the best of 3 others, 1.4×, "
         "95% interval [1.13, 1.7], the choice allowed for"
     )
     alone = replace(whole.training, speedup=None, speedup_interval=None, why={"speedup": "sgd did not run"})
     assert stage_line("training", alone) == (
-        "speed-up over SGD not measured: sgd did not run; over Adam, the fastest of 3 others, 1.4×, "
+        "speed-up over SGD not measured: sgd did not run; over Adam, the best of 3 others, 1.4×, "
         "95% interval [1.13, 1.7], the choice allowed for"
     )
     methods = {name: (whole.training.methods or {})[name] for name in ("sgd", "adagrad")}
