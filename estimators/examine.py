@@ -240,12 +240,12 @@ class _Lookups(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
-        # embedding_bag takes the two in the other order as well
-        if func in (F.embedding, F.embedding_bag) and not given["input"].is_floating_point():
+        if func in (F.embedding, F.embedding_bag):
+            given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
             numbers, rows = given["input"], given["weight"].shape[0]
             bad = numbers[(numbers < 0) | (numbers >= rows)]
-            if bad.numel():
+            # embedding_bag takes the two in the other order as well
+            if bad.numel() and not numbers.is_floating_point():
                 raise _NoRow(
                     f"number {int(bad[0]):,}, but an embedding of {self.model} has rows 0 to {rows - 1:,}",
                     hint="drop or renumber what the model has no row for, or build it with more rows; positions count "

@@ -32,6 +32,7 @@ from diagnose.training.running import (
 )
 from diagnose.training.update_rules import RULES, State, Tensors
 from estimators.problem import Parameters, Problem, Samples
+from estimators.products import PLAIN
 
 STACK_NUMBERS = 1 << 24
 """The batches and the state of one stack hold at most this many numbers."""
@@ -41,13 +42,13 @@ EVALUATED = 1 << 17
 """Samples times runs that an evaluation of a stack takes at once."""
 WHOLE = "w"
 """The name under which a rule sees all coordinates of a run."""
-PLAIN = (nn.Sequential, nn.Flatten, nn.Identity, nn.Linear, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus)
+STACKED = (*PLAIN, nn.SiLU)
 """Modules that are known to run under vmap, and to gain by it."""
 
 
 def stackable(problem: Problem) -> bool:
     """Whether runs of this model are faster in a stack: nothing but linear layers and what goes between them."""
-    plain = all(type(module) in PLAIN for module in problem.model.modules())
+    plain = all(type(module) in STACKED for module in problem.model.modules())
     return plain and not isinstance(problem.samples, dict) and problem.d <= GRADIENT_LIMIT
 
 
