@@ -29,7 +29,7 @@ from estimators.generalized import FEWEST
 from estimators.lanczos import Extremes, extremes
 from estimators.memory import DENSE_LIMIT, vectors
 from estimators.problem import Parameters, Problem
-from estimators.results import Finding, GeneralizedSmoothness, Progress, Smoothness
+from estimators.results import Finding, GeneralizedSmoothness, HessianDiagonal, Progress, Smoothness, Spectrum
 from estimators.rotation import rotated, rotated_density
 
 if TYPE_CHECKING:
@@ -99,6 +99,12 @@ class Bench:
         return self.kept["spectrum"]
 
     @property
+    def without_curvature(self) -> str | None:
+        """Why second derivatives, and all that needs them, are not measured; None where they are."""
+        fault = self.curvature.curvature_fault
+        return None if fault is None else f"second derivatives can't be measured: {fault}"
+
+    @property
     def passes(self) -> float:
         """Forward+backward passes so far, in units of the whole sample set."""
         apart = [part for part in (self.curvature, self.held_out) if part is not None and part is not self.problem]
@@ -133,6 +139,8 @@ def noise(bench: Bench, _: Diagnosis) -> Update:
 
 
 def smoothness(bench: Bench, _: Diagnosis) -> Update:
+    if bench.without_curvature is not None:
+        return Update({"smoothness": absent(Smoothness, bench.without_curvature)})
     seed = stream(bench.resolved.seed, "smoothness")
     runs = bench.lanczos_run()
     part = estimators.smoothness(
@@ -181,6 +189,8 @@ def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]
 
 
 def spectrum(bench: Bench, known: Diagnosis) -> Update:
+    if bench.without_curvature is not None:
+        return Update({"spectrum": absent(Spectrum, bench.without_curvature)})
     seed = stream(bench.resolved.seed, "spectrum")
     runs = bench.lanczos_run()
     if runs is None and bench.curvature.d > DENSE_LIMIT:
@@ -212,6 +222,8 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
 
 
 def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
+    if bench.without_curvature is not None:
+        return Update({"hessian_diagonal": absent(HessianDiagonal, bench.without_curvature)})
     bound = replace(known.smoothness, vectors=_tensors(known.vectors["smoothness"], bench.problem))
     runs = bench.lanczos_run()
     part = estimators.hessian_diagonal(
@@ -267,6 +279,8 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
     if not bench.resolved.training:
         reason = "needs points along a run, and training was off (--no-training)"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
+    if bench.without_curvature is not None:
+        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, bench.without_curvature)})
     if bench.problem.d > HUGE_NETWORK:
         reason = f"above {HUGE_NETWORK:,} parameters curvature is measured at the start alone"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})

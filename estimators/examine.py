@@ -47,7 +47,6 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
         _check_losses(problem, few)
         _check_own_loss(problem)
         unused = _check_gradient(problem, few)
-        _check_second_derivative(problem, few)
     return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
 
 
@@ -333,53 +332,6 @@ def _unreached(problem: Problem, names: list[str]) -> list[str]:
             parts = torch.autograd.grad(loss, list(asked.values()), allow_unused=True)
             names = [name for name, part in zip(asked, parts, strict=True) if part is None]
     return names
-
-
-def _check_second_derivative(problem: Problem, few: Samples) -> None:
-    """A function whose backward cannot be differentiated would count as curvature 0.
-
-    torch marks it in the graph where the incoming gradient depends on the parameters. Elsewhere its gradient looks
-    constant: then it must not move in proportion to a step.
-    """
-    refusal = InputError(
-        "a layer has no second derivative (once_differentiable), so curvature cannot be measured",
-        type(problem.model).__name__,
-        "write its backward with differentiable operations",
-    )
-    leaves = problem.leaves()
-    loss = problem.losses(leaves, few).mean()
-    parts = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
-    waiting = [part.grad_fn for part in parts if part is not None and part.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if node.name() == "torch::autograd::Error":
-            raise refusal
-        for after, _ in node.next_functions:
-            if after is not None and after not in seen:
-                seen.add(after)
-                waiting.append(after)
-    constant = [name for name, part in zip(leaves, parts, strict=True) if part is not None and not part.requires_grad]
-    if constant and _moves(problem, few, constant):
-        raise refusal
-
-
-def _moves(problem: Problem, few: Samples, names: list[str]) -> bool:
-    """Whether the gradient by these parameters changes smoothly along a random step: twice as far, twice as much."""
-    generator = torch.Generator().manual_seed(0)
-    direction = {
-        name: torch.randn(p.shape, generator=generator).to(p) * (p.square().mean().sqrt() + 1e-3) * 1e-2
-        for name, p in problem.parameters.items()
-    }
-
-    def gradient(steps: int) -> Tensor:
-        moved = {name: (p + steps * direction[name]).requires_grad_() for name, p in problem.parameters.items()}
-        parts = torch.autograd.grad(problem.losses(moved, few).mean(), [moved[name] for name in names])
-        return torch.cat([part.reshape(-1) for part in parts]).double()
-
-    here, near, far = gradient(0), gradient(1), gradient(2)
-    change, twice = near - here, far - here
-    return bool(change.norm() > 1e-4 * here.norm() and (twice - 2 * change).norm() < 0.2 * twice.norm())
 
 
 def _gradient(problem: Problem, few: Samples) -> tuple[Tensor, list[str]]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, UntypedStorage
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from estimators.embedding_bags import twice_differentiable
 from estimators.errors import InputError
+from estimators.second_derivatives import TwiceDifferentiable
 
 if TYPE_CHECKING:
     from estimators.problem import Problem, Samples
@@ -43,7 +43,9 @@ class Graph:
                 allow_unused=True,
                 is_grads_batched=together,
             )
-        except NotImplementedError as error:
+        except RuntimeError as error:
+            if "deriv" not in str(error) and "differentiate" not in str(error):
+                raise
             raise InputError(
                 "a layer has no second derivative, so curvature cannot be measured",
                 str(error).partition(".")[0],
@@ -55,7 +57,7 @@ def graph(problem: Problem, samples: Samples) -> Graph:
     """Of the summed loss of the samples. Call it inside :meth:`Problem.measuring`."""
     named = problem.leaves()
     leaves = list(named.values())
-    with twice_differentiable(problem.model):
+    with TwiceDifferentiable():
         loss = problem.losses(named, samples).sum()
     parts = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
     return Graph(leaves, {i: get_gradient_edge(p) for i, p in enumerate(parts) if p is not None and p.requires_grad})

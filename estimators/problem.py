@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from estimators.results import Finding
 
 Parameters = dict[str, Tensor]
 Samples = tuple[Tensor, Tensor] | dict[str, Tensor]
+Key = TypeVar("Key")
 
 
 class Passes:
@@ -103,6 +104,7 @@ class Problem:
         self._graph_sizes: tuple[int, ...] = ()
         self._chunk = self.n
         self.findings: tuple[Finding, ...] = ()
+        self.curvature_fault: InputError | None = None
         self._examine()
 
     # -- the point ---------------------------------------------------------------------------------
@@ -123,6 +125,19 @@ class Problem:
             if vector[name].shape != shape:
                 raise InputError(f"shape {tuple(vector[name].shape)} instead of {tuple(shape)}", name)
         return {name: vector[name].detach().to(self.device, self.dtype) for name in self.names}
+
+    def in_double(self) -> Problem:
+        """The same task with parameters, buffers and samples in float64; passes are counted together."""
+        other = copy(self)
+        other._dense = None
+        other.dtype = other.precision = torch.float64
+        other.parameters, other._fixed = _doubled(self.parameters), _doubled(self._fixed)
+        if isinstance(self.samples, dict):
+            other.samples = _doubled(self.samples)
+        else:
+            inputs, targets = _doubled(dict(enumerate(self.samples))).values()
+            other.samples = inputs, targets
+        return other
 
     def subset(self, index: Tensor) -> Problem:
         """The same model on some of the samples, with passes counted apart (over the subset)."""
@@ -282,8 +297,13 @@ class Problem:
 
     def _examine(self) -> None:
         """Checks of a new problem: targets, coupling, determinism; sets the chunk size and the findings."""
+        from estimators.derivative_checks import curvature_fault, finding
+
         self._chunk, self.findings = examine(self)
         self.measure_graphs()
+        self.curvature_fault = curvature_fault(self)
+        if self.curvature_fault is not None:
+            self.findings = (*self.findings, finding(self.curvature_fault))
 
     def measure_graphs(self) -> None:
         """Under a memory limit: what graphs keep, and with it the chunk size. Not counted as passes."""
@@ -296,6 +316,10 @@ def _coarsest(model: nn.Module) -> torch.dtype:
     """The number format that rounds most, of all parameters: adapters in float32 may stand on a bfloat16 model."""
     formats = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     return max(formats, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _doubled(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    return {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
 
 def _tensors(samples: Samples) -> list[Tensor]:

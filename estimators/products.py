@@ -28,12 +28,15 @@ from estimators.graphs import Graph, graph
 from estimators.losses import COARSE
 from estimators.memory import DENSE_LIMIT as DENSE_LIMIT
 from estimators.problem import Problem
+from estimators.second_derivatives import REWRITE
 
 Product = Callable[[Tensor], Tensor]
 TOGETHER = 8
 """Products of so many chunks are added in the parameters' precision, if that is no 16-bit format, before they go into
 a float64 sum: with 4 samples in a chunk, GPT-2 spent a fifth of a product on that sum."""
 BLOCK = 256
+ASYMMETRIC = 0.05
+"""Share of a formed Hessian's norm that rounding alone never parts it from its transpose by."""
 AT_ONCE, FEW_OUTPUTS = 16, 1 << 17
 """Columns that go through the graph together where a Hessian is formed and the layers are of these kinds, up to so many
 samples times outputs of layers: an MLP (64-16-10) takes 0.64 of the time of one column after another with 1,000
@@ -77,6 +80,9 @@ def hessian(problem: Problem, at_once: int = 1) -> Iterator[Counted]:
     Args:
         at_once: columns that go through a graph together, at so many times its work in memory.
     """
+    if problem.curvature_fault is not None:
+        fault = problem.curvature_fault
+        raise InputError(fault.what, fault.where, fault.hint)
     if problem._dense is not None:
         dense = problem._dense
         yield Counted(lambda block: (dense @ block.to(dense.dtype)).to(block.dtype), problem.d)
@@ -121,6 +127,9 @@ def dense_hessian(problem: Problem) -> Tensor:
                 block[torch.arange(start, start + width), torch.arange(width)] = 1
                 rows.append(product(block).double())
         matrix = torch.cat(rows, 1)
+        if problem.dtype not in COARSE and float((matrix - matrix.T).norm()) > ASYMMETRIC * float(matrix.norm()):
+            # The mean with its transpose would hide it.
+            raise InputError("autograd's second derivative is not symmetric", type(problem.model).__name__, REWRITE)
         problem._dense = (matrix + matrix.T) / 2
     return problem._dense
 
