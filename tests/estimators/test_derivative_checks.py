@@ -116,7 +116,8 @@ def test_a_factor_detached_in_the_loss_is_refused() -> None:
 
 def test_a_hook_that_scales_gradients_is_refused() -> None:
     model = network(nn.Tanh())
-    model[1].register_full_backward_hook(lambda _, inputs, __: tuple(2 * each for each in inputs))  # type: ignore[operator]
+    layer = model.get_submodule("1")
+    layer.register_full_backward_hook(lambda _, inputs, __: tuple(2 * each for each in inputs))
     with pytest.raises(InputError, match="the gradient is not that of the loss"):
         Problem(model, wine())
 
