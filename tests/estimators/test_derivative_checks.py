@@ -116,8 +116,11 @@ def test_a_factor_detached_in_the_loss_is_refused() -> None:
 
 def test_a_hook_that_scales_gradients_is_refused() -> None:
     model = network(nn.Tanh())
-    layer = model.get_submodule("1")
-    layer.register_full_backward_hook(lambda _, inputs, __: tuple(2 * each for each in inputs))
+
+    def doubled(_: nn.Module, inputs: Any, __: Any) -> Any:
+        return tuple(2 * each for each in inputs)
+
+    model.get_submodule("1").register_full_backward_hook(doubled)
     with pytest.raises(InputError, match="the gradient is not that of the loss"):
         Problem(model, wine())
 
