@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-LEFT_OUT = ("slow", "gpu")
+LEFT_OUT = ("slow", "sweep", "gpu")
 
 
 def require_all() -> bool:

@@ -18,7 +18,7 @@ from estimators.moments import Sums, moments_of_outer_products, moments_of_rows
 from estimators.per_sample import gradient_moments
 from estimators.products import hessian
 from tests import oracles, transformers_cases
-from tests.module_kinds import BY_NAME, CLASSES, KINDS, TIME, WIDTH, Kind, Model, N, rows, trainable
+from tests.module_kinds import BY_NAME, CLASSES, KINDS, TIME, WIDTH, Kind, Model, N, rows
 from tests.problems import Parts
 from tests.transformers_oracles import Oracle
 
@@ -34,7 +34,7 @@ def test_moments(kind: Kind, chunk: int) -> None:
     problem = Problem(*kind.parts())
     problem._chunk = chunk
     moments, findings = gradient_moments(problem)
-    rows = torch.from_numpy(oracles.per_sample_gradients(trainable(kind.parts())))
+    rows = torch.from_numpy(oracles.per_sample_gradients(kind.oracle_parts()))
     assert moments.count == N
     size = float(rows.abs().max())
     torch.testing.assert_close(moments.mean, rows.mean(0), rtol=0, atol=1e-13 * size)

@@ -64,17 +64,6 @@ def test_measures_as_loaded(case: Case) -> None:
     _assert_measures(Problem(model, samples), Oracle(model, samples), SINGLE)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.smooth], ids=str)
-def test_products_are_differences_of_gradients(case: Case) -> None:
-    """Central differences use no second derivative: they would show a rule that autograd has wrong."""
-    model, samples = case.model(), case.samples()
-    with _wide(case):
-        problem = Problem(model, samples)
-        v = _vector(problem.d, 1)
-        found = problem.flatten(problem.hessian_vector_product(problem.unflatten(v)))
-    _assert_close(found, Oracle(model, samples).difference(v, 1e-4), 1e-6)
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_products_are_symmetric(case: Case) -> None:
     model, samples = case.model(), case.samples()
