@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 Values = TypeVar("Values", float, Array)
 STEPS = (1e-3, 1e-5)
 """Steps along a unit vector: for smooth functions, and one that passes by the kinks that the first one met."""
+SMOOTH = 1e-9
+"""So close they come where no kink is near: the next step would not tell more."""
 ROUNDING = 16 * float(np.finfo(np.float64).eps)
 """Of a value that is a sum of some hundred numbers, relative; 1.5 of it remain in a difference."""
 
@@ -33,12 +35,16 @@ def mixed(value: Callable[[float, float], Array], h: float) -> Array:
 
 
 def disagreement(ours: Array | float, value: Callable[[float], Array]) -> float:
-    """How far ``ours`` is from the slope of ``value``, relative to its largest number: the least over :data:`STEPS`.
+    """How far ``ours`` is from the slope of ``value``, relative to the largest number: the least over :data:`STEPS`.
 
     What rounding of the values may leave of a difference is not counted: without it a slope of 0 would be all error.
     """
-    level = float(np.abs(value(0.0)).max(initial=0.0))
-    return min(_off(np.asarray(ours), slope(value, h), ROUNDING * level / h) for h in STEPS)
+    level, apart = float(np.abs(value(0.0)).max(initial=0.0)), np.inf
+    for h in STEPS:
+        apart = min(apart, _off(np.asarray(ours), slope(value, h), ROUNDING * level / h))
+        if apart <= SMOOTH:
+            break
+    return apart
 
 
 def _off(ours: Array, wanted: Array, rounding: float) -> float:
