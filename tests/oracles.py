@@ -10,6 +10,7 @@ of the gradient. Where they part the oracle fails, not the estimator.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -98,7 +99,29 @@ def _checked_gradient(parts: Parts) -> tuple[list[nn.Parameter], Tensor]:
         choose_attention("eager")
     leaves = list(model.parameters())
     first = flat(torch.autograd.grad(losses(parts).mean(), leaves, create_graph=True, allow_unused=True), leaves)
-    v = random_direction(model)
+    if leaves[0].dtype == torch.float64:
+        _confirm(parts, first)
+    else:
+        _checked_gradient(_in_float64(parts))  # the same operations
+    return leaves, first
+
+
+def _in_float64(parts: Parts) -> Parts:
+    model, samples, loss = parts
+    copied = copy.deepcopy(model).double()
+    if isinstance(samples, dict):
+        return copied, {name: _wide(tensor) for name, tensor in samples.items()}, loss
+    return copied, (_wide(samples[0]), _wide(samples[1])), loss
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _confirm(parts: Parts, first: Tensor) -> None:
+    """AssertionError unless differences agree with the gradient, and with the product along a random vector."""
+    model = parts[0]
+    leaves, v = list(model.parameters()), random_direction(model)
 
     def losses_at(t: float) -> Array:
         with moved(leaves, t * v), torch.no_grad():
@@ -110,7 +133,6 @@ def _checked_gradient(parts: Parts) -> tuple[list[nn.Parameter], Tensor]:
 
     confirm(gradient_at(0.0) @ v, lambda t: losses_at(t).mean(), "gradient")
     confirm(_differentiated(leaves, first @ torch.from_numpy(v)), gradient_at, "double backward")
-    return leaves, first
 
 
 def confirm(ours: Array, value: Callable[[float], Array], what: str) -> None:

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-DEVIATIONS = 16
+DEVIATIONS = 8
 """Of random rounding, allowed: the largest of a million normal numbers is 5, partial sums are not always smaller than
 the result, and functions such as exp, tanh or a root are off by one or two units themselves."""
 
@@ -20,8 +20,8 @@ def bound(dtype: torch.dtype, length: int, scale: float = 1.0) -> float:
     """For numbers up to ``scale`` at the end of ``length`` roundings one after another, computed twice.
 
     Errors of random sign add up like a random walk: one deviation is eps/2 sqrt(length) scale, and that of a difference
-    of two computations sqrt(2) as much. 16 deviations are allowed. The worst case, all signs alike, is eps length scale
-    for both: above 130 roundings it is the larger of the two, and a test with so wide a bound would see less.
+    of two computations sqrt(2) as much. 8 deviations are allowed. The worst case, all signs alike, is eps length scale
+    for both: above 32 roundings it is the larger of the two, and a test with so wide a bound would see less.
 
     ``length`` is the sum of the lengths of the sums on the way, one layer behind the other: for a gradient of a network
     twice that of its output, for a product with the Hessian four times, and the number of samples and positions that

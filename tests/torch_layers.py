@@ -135,7 +135,8 @@ class Named(nn.Module):
         x = self.layers["one"](x) * self.layers["two"](x)
         for step in self.steps:
             x = step(x)
-        return x * self.scales[0] + x**2 * self.scales[1] + self.named["shift"]
+        output: Tensor = x * self.scales[0] + x**2 * self.scales[1] + self.named["shift"]
+        return output
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -342,7 +343,7 @@ def _attention() -> Iterator[Layer]:
     def rows() -> Tensor:
         return torch.randn(N, 3, WIDTH)
 
-    block = {"d_model": WIDTH, "nhead": 2, "dim_feedforward": 3, "batch_first": True}
+    block: dict[str, Any] = {"d_model": WIDTH, "nhead": 2, "dim_feedforward": 3, "batch_first": True}
     yield Layer("MultiheadAttention", lambda: Attention(True), rows)
     yield Layer("MultiheadAttention", lambda: Attention(False), rows, kind="time-first")
     for name in ("TransformerEncoderLayer", "TransformerDecoderLayer"):
@@ -353,7 +354,7 @@ def _attention() -> Iterator[Layer]:
         yield Layer(name, bent, rows, kind="relu-norm-first")
     yield Layer("TransformerEncoder", lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(**block), 2), rows)
     yield Layer("TransformerDecoder", lambda: Two(nn.TransformerDecoder(nn.TransformerDecoderLayer(**block), 2)), rows)
-    whole = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    whole: dict[str, Any] = {"num_encoder_layers": 1, "num_decoder_layers": 1}
     yield Layer("Transformer", lambda: Two(nn.Transformer(**block, **whole)), rows)
 
 
@@ -365,9 +366,10 @@ def _parametrized() -> Iterator[Layer]:
     """Weights that are functions of other weights, by torch's own tools."""
     fused = {"products": "torch's fused weight norm has a wrong double backward"}
     new, old = nn.utils.parametrizations, nn.utils
+    every: Any = None
     yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4)), kind="weight-norm", known=fused)
     yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4), dim=1), kind="weight-norm-last", known=fused)
-    yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4), dim=None), kind="weight-norm-whole")
+    yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4), dim=every), kind="weight-norm-whole")
     yield Layer("Linear", lambda: old.weight_norm(nn.Linear(6, 4)), kind="old-weight-norm", known=fused)
     yield Layer("Conv2d", lambda: new.weight_norm(nn.Conv2d(4, 2, 2)), images, kind="weight-norm", known=fused)
     yield Layer("Linear", lambda: new.spectral_norm(nn.Linear(6, 4)), kind="spectral-norm")

@@ -6,7 +6,6 @@ Where torch has no second derivative the noise is right all the same and curvatu
 from __future__ import annotations
 
 import inspect
-from itertools import chain
 
 import pytest
 from torch import nn
@@ -23,7 +22,8 @@ MEASURED: list[Case] = [*(layer for layer in LAYERS if not layer.refused), *LOSS
 def test_no_class_of_torch_is_forgotten() -> None:
     """A version of torch that brings another layer or loss fails here until it is tried, or left out with a reason."""
     classes = {name for name, each in vars(nn).items() if inspect.isclass(each) and issubclass(each, nn.Module)}
-    tried = {case.covers for case in chain(LAYERS, LOSSES)}
+    cases: list[Case] = [*LAYERS, *LOSSES]
+    tried = {case.covers for case in cases}
     assert tried | ABSENT.keys() == classes
     assert not tried & ABSENT.keys()
 
