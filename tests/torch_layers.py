@@ -227,7 +227,7 @@ def _pools() -> Iterator[Layer]:
     yield Layer("LPPool1d", lambda: nn.Sequential(nn.Softplus(), nn.LPPool1d(3, 2)), series, kind="cubes")
     for dims in (2, 3):
         pool, size = getattr(nn, f"FractionalMaxPool{dims}d"), (3,) * dims
-        inputs = partial(torch.randn, N, 1, *(7,) * dims)
+        inputs = partial(_far_apart, dims)
         yield Layer(f"FractionalMaxPool{dims}d", partial(pool, 2, output_size=size), inputs, refused="two evaluations")
         fixed = partial(_fixed_pool, pool, size)
         yield Layer(f"FractionalMaxPool{dims}d", fixed, inputs, kind="fixed")
@@ -235,6 +235,11 @@ def _pools() -> Iterator[Layer]:
 
 def _unpooled(pool: Any, unpool: Any) -> nn.Module:
     return Unpooled(pool(2, return_indices=True), unpool(2))
+
+
+def _far_apart(dims: int) -> Tensor:
+    """Numbers between which no step of a difference changes the largest of a region."""
+    return 4 * torch.randn(N, 1, *(7,) * dims)
 
 
 def _fixed_pool(pool: Any, size: tuple[int, ...]) -> nn.Module:
