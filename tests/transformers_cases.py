@@ -19,6 +19,10 @@ Mapped = dict[str, Tensor]
 VOCABULARY = 23
 LENGTHS = (8, 7, 5, 3, 6)
 IGNORED = -100
+PATH = 2 * (8 + 8 + 10 + 8 + 8 + 12) + 2 * 8
+"""Lengths of the sums that follow each other from the input of one of these models to its logits, for bounds on
+rounding: in each of two layers queries and scores, values over the positions, the output, two of the network behind;
+norms and the head."""
 
 
 @dataclass(frozen=True)

@@ -255,11 +255,6 @@ def test_rows_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(count for count, _ in seen) > 1
 
 
-PATH = 2 * (8 + 8 + 10 + 8 + 8 + 12) + 2 * 8
-"""Sums that follow each other in a transformer of transformers_cases, from its input to its logits: in each of two
-layers queries and scores, values over the positions, the output, two of the network behind; norms and the head."""
-
-
 @pytest.mark.parametrize("name", ["gpt2", "vit", "bert-masked"])
 def test_any_chunks_in_float32(name: str) -> None:
     """The same moments and products but for rounding, which a sample in another's place is not."""
@@ -271,7 +266,7 @@ def test_any_chunks_in_float32(name: str) -> None:
         problem._chunk = chunk
         found.append(_moments_and_product(problem))
     added = problem.n * 10  # samples, and positions of each
-    roundings = (2 * PATH + added, 2 * PATH + added, 4 * PATH + added)
+    roundings = [passes * transformers_cases.PATH + added for passes in (2, 2, 4)]
     mean, sigma, product = found[0]
     scales = (max(mean.abs().max(), sigma.max()), sigma.max(), product.abs().max())  # a mean may be small by cancelling
     wrong = _moments_and_product(problem.subset(torch.arange(problem.n).clamp(1)))
