@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-LEFT_OUT = ("slow", "gpu")
+LEFT_OUT = ("slow", "sweep", "gpu")
 
 
 def require_all() -> bool:
@@ -42,6 +43,18 @@ def data_folder() -> Path:
 def models_folder() -> Path:
     """The folder of saved models ($DIAGNOSE_MODELS)."""
     return _folder("DIAGNOSE_MODELS")
+
+
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    """New tensors hold float64: for runs of many steps. Rules that divide by a small root, or take signs, blow up what
+    rounding in float32 leaves, so that no bound on it holds on every machine."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -30,6 +30,19 @@ class Model(nn.Module):
         return logits
 
 
+def moved(model: nn.Module) -> nn.Module:
+    """The model with every weight away from its start, so that no term of a derivative vanishes because one is 0."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def classified(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The inputs in float64, and a class for each."""
+    return x.double() if x.is_floating_point() else x, torch.arange(len(x)) % CLASSES
+
+
 # -- bodies ----------------------------------------------------------------------------------------
 
 
@@ -173,6 +186,19 @@ def _weight_norm() -> nn.Module:
     return layer
 
 
+class Normed(nn.Module):
+    """What a linear layer with weight norm computes, written out: torch's own has a wrong double backward."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in layer.named_parameters():
+            self.register_parameter(name.rpartition(".")[2], parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length, direction = self.get_parameter("original0"), self.get_parameter("original1")
+        return F.linear(x, length * direction / direction.norm(dim=1, keepdim=True), self.get_parameter("bias"))
+
+
 def _encoder_layer() -> nn.Module:
     return nn.TransformerEncoderLayer(WIDTH, 2, 6, dropout=0.0, activation="gelu", batch_first=True)
 
@@ -194,23 +220,29 @@ def _image(channels: int = 4, dims: int = 2) -> Callable[[], Tensor]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A body, its inputs, and the engine that measures it: ``rules``, or what takes over without a rule."""
+    """A body, its inputs, and the engine that measures it: ``rules``, or what takes over without a rule.
+
+    ``written``: the same function of the same parameters, for an oracle where torch's own derivatives are wrong.
+    """
 
     name: str
     body: Callable[[], nn.Module]
     inputs: Callable[[], Tensor] = rows
     engine: str = "rules"
     width: int = WIDTH
+    written: Callable[[nn.Module], nn.Module] | None = None
 
     def parts(self) -> tuple[nn.Module, tuple[Tensor, Tensor], str]:
         torch.manual_seed(20)
-        model = Model(self.body(), self.width)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
-        x = self.inputs()
-        x = x.double() if x.is_floating_point() else x
-        return model.double(), (x, torch.arange(len(x)) % CLASSES), "cross-entropy"
+        model = moved(Model(self.body(), self.width))
+        return model.double(), classified(self.inputs()), "cross-entropy"
+
+    def oracle_parts(self) -> Parts:
+        """Those that the oracle takes, whose parameters are all trainable."""
+        parts = trainable(self.parts())
+        if self.written is not None:
+            parts[0].body = self.written(parts[0].get_submodule("body"))
+        return parts
 
     def __str__(self) -> str:
         return self.name
@@ -268,7 +300,7 @@ KINDS = (
     Kind("lstm", lambda: Last(nn.LSTM(WIDTH, WIDTH, batch_first=True))),
     Kind("routed", Routed, engine="loop"),
     Kind("bilinear", Pair, engine="vmap"),
-    Kind("weight-norm", _weight_norm, engine="vmap"),
+    Kind("weight-norm", _weight_norm, engine="vmap", written=Normed),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
 

@@ -1,7 +1,8 @@
 """Brute force for models of transformers: the model's own loss of one sequence at a time, alone and without padding.
 
 Nothing here uses the estimators. A copy of the model runs in evaluation mode with eager attention, which has a
-second derivative. The losses of transformers, and some of its norms and softmaxes, round to float32 on the way;
+second derivative; before products are handed out, its derivatives are held against differences, like those of
+``oracles.py``. The losses of transformers, and some of its norms and softmaxes, round to float32 on the way;
 inside :class:`Wide` they keep float64, so that two computations in float64 can be compared to ten digits.
 """
 
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tests.differences import Array
+from tests.oracles import confirm, flat, moved, random_direction
 from tests.transformers_cases import IGNORED, Mapped
 
 
@@ -78,43 +81,60 @@ class Oracle:
     def rows(self) -> Tensor:
         """Gradients of the samples, (n, d)."""
         return torch.stack(
-            [_flat(torch.autograd.grad(loss, self.leaves, allow_unused=True), self.leaves) for loss in self.losses()]
+            [flat(torch.autograd.grad(loss, self.leaves, allow_unused=True), self.leaves) for loss in self.losses()]
         )
 
     def operator(self) -> Callable[[Tensor], Tensor]:
-        """v -> H v by double backward of the mean loss."""
-        first = self._gradient_with_graph()
+        """v -> H v by double backward of the mean loss that differences confirm."""
+        first = self._checked_gradient()
         return lambda vector: self._second(first @ vector)
 
     def hessian(self) -> Tensor:
-        """H row by row, (d, d)."""
-        return torch.stack([self._second(entry) for entry in self._gradient_with_graph()])
+        """H row by row, (d, d), by the same."""
+        return torch.stack([self._second(entry) for entry in self._checked_gradient()])
 
-    def difference(self, vector: Tensor, step: float) -> Tensor:
-        """(grad f(w + h v) - grad f(w - h v)) / 2h: no second derivative of autograd enters."""
-        self._move(step * vector)
-        ahead = self.rows().mean(0)
-        self._move(-2 * step * vector)
-        behind = self.rows().mean(0)
-        self._move(step * vector)
-        return (ahead - behind) / (2 * step)
+    def losses_along(self, vector: Array) -> Callable[[float], Array]:
+        """t -> the samples' losses at w + t v, (n,)."""
+
+        def losses_at(t: float) -> Array:
+            with moved(self.leaves, t * vector), torch.no_grad():
+                return torch.stack(self.losses()).numpy()
+
+        return losses_at
+
+    def gradient_along(self, vector: Array) -> Callable[[float], Array]:
+        """t -> the gradient of the mean loss at w + t v, (d,): its slope is H v, without a second derivative."""
+
+        def gradient_at(t: float) -> Array:
+            with moved(self.leaves, t * vector):
+                return self.rows().mean(0).numpy()
+
+        return gradient_at
+
+    def direction(self, seed: int = 0) -> Array:
+        """A random unit vector, 0 where torch holds a parameter fixed."""
+        return random_direction(self.model, seed)
+
+    def _checked_gradient(self) -> Tensor:
+        """The gradient with its graph, once both derivatives are known to be right.
+
+        A model in float32 is checked as its copy in float64, on two samples: the same operations.
+        """
+        if self.leaves[0].dtype != torch.float64:
+            two = {name: tensor[:2] for name, tensor in self.samples.items()}
+            Oracle(copy.deepcopy(self.model).double(), two)._checked_gradient()
+            return self._gradient_with_graph()
+        first, v = self._gradient_with_graph(), self.direction()
+        product = self._second(first @ torch.from_numpy(v)).numpy()
+        confirm(self.rows().numpy() @ v, self.losses_along(v), "gradient")
+        confirm(product, self.gradient_along(v), "double backward")
+        return first
 
     def _gradient_with_graph(self) -> Tensor:
         loss = torch.stack(self.losses()).mean()
-        return _flat(torch.autograd.grad(loss, self.leaves, create_graph=True, allow_unused=True), self.leaves)
+        return flat(torch.autograd.grad(loss, self.leaves, create_graph=True, allow_unused=True), self.leaves)
 
     def _second(self, scalar: Tensor) -> Tensor:
         if not scalar.requires_grad:
-            return _flat([None] * len(self.leaves), self.leaves)
-        return _flat(torch.autograd.grad(scalar, self.leaves, retain_graph=True, allow_unused=True), self.leaves)
-
-    def _move(self, step: Tensor) -> None:
-        with torch.no_grad():
-            for leaf, part in zip(self.leaves, torch.split(step, [leaf.numel() for leaf in self.leaves]), strict=True):
-                leaf.add_(part.reshape(leaf.shape))
-
-
-def _flat(parts: Iterable[Tensor | None], like: Iterable[nn.Parameter]) -> Tensor:
-    """One vector; 0 where a part is absent."""
-    pairs = zip(parts, like, strict=True)
-    return torch.cat([(torch.zeros_like(leaf) if part is None else part).reshape(-1) for part, leaf in pairs])
+            return flat([None] * len(self.leaves), self.leaves)
+        return flat(torch.autograd.grad(scalar, self.leaves, retain_graph=True, allow_unused=True), self.leaves)

@@ -372,6 +372,10 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "DIR" in capsys.readouterr().out
 
 
+PATIENCE = 600
+"""Seconds for a process that takes a few: on a busy machine importing torch alone may take half a minute."""
+
+
 def isolated(code: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a fresh interpreter, with stdout and stderr in pipes."""
     root = str(Path(cli.__file__).parents[1])
@@ -379,7 +383,7 @@ def isolated(code: str, *words: str, **variables: str) -> subprocess.CompletedPr
         [sys.executable, "-c", code, *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "PYTHONPATH": root, **variables},
     )
@@ -451,7 +455,7 @@ def test_the_module_exits_with_the_code_of_the_command(tmp_path: Path) -> None:
         [sys.executable, "-m", "diagnose", "report", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "PYTHONPATH": root},
     )

@@ -26,6 +26,8 @@ ASKED: dict[str, Any] = {
     "optimizers": ("sgd", "adagrad"),
     "learning_rates": (0.003, 0.03),
 }
+PATIENCE = 600
+"""Seconds for an attempt that takes five on an idle machine."""
 DRIVER = """
 import os, signal, sys
 from diagnose import cli, pipeline
@@ -68,7 +70,7 @@ def words(folder: Path) -> list[str]:
 
 def attempt(folder: Path, stage: str, signal_name: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", DRIVER, stage, signal_name, *words(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def stored(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

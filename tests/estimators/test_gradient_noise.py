@@ -15,7 +15,7 @@ from estimators import InputError, Problem, engines, layer_rules, noise, noise_s
 from estimators.moments import Moments, moments_of_rows
 from estimators.per_sample import gradient_moments, gradient_rows
 from estimators.sites import Unfit
-from tests import oracles
+from tests import oracles, rounding
 from tests.problems import BY_NAME, CASES, Case, Parts, Scores, quadratic, symmetric, value
 
 ENGINES = ("rules", "vmap", "loop")
@@ -109,7 +109,9 @@ def test_float32_stays_close_to_float64() -> None:
     model, samples, loss = BY_NAME["cnn-batchnorm"].parts()
     wide = noise(Problem(model, samples, loss))
     narrow = noise(Problem(model.float(), samples, loss))
-    assert narrow.l1 == pytest.approx(wide.l1, rel=1e-5)
+    path = 9 + 9 + 4 + 8 + 3  # a convolution, norm and pool, the linear layer, the loss
+    allowed = rounding.bound(torch.float32, 2 * path + 16 * 12)  # 16 places of 12 samples
+    assert narrow.l1 == pytest.approx(wide.l1, rel=allowed)
     assert {v.dtype for v in narrow.vectors.values()} == {torch.float32}
     assert {v.dtype for v in wide.vectors.values()} == {torch.float64}
 

@@ -15,16 +15,25 @@ from estimators import InputError, Problem, memory
 from estimators.graphs import Graph, kept_bytes
 from estimators.products import dense_hessian, hessian
 from tests import oracles
-from tests.module_kinds import BY_NAME, CLASSES, KINDS, VOCABULARY, WIDTH, Kind, Model, N, tokens, trainable
+from tests.module_kinds import BY_NAME, CLASSES, KINDS, VOCABULARY, WIDTH, Kind, Model, N, tokens
+
+FUSED = pytest.mark.xfail(strict=True, reason="torch's fused weight norm has a wrong double backward")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "bag" not in kind.name], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id=kind.name, marks=FUSED if kind.name == "weight-norm" else ())
+        for kind in KINDS
+        if "bag" not in kind.name
+    ],
+)
 def test_products(kind: Kind) -> None:
     """H V for a block, whole and in chunks, against double backward one sample at a time."""
     problem = Problem(*kind.parts())
     block = torch.randn(problem.d, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     with sdpa_kernel(SDPBackend.MATH):
-        operator = oracles.hessian_operator(trainable(kind.parts()))
+        operator = oracles.hessian_operator(kind.oracle_parts())
         wanted = np.stack([operator(v) for v in block.T.numpy()], 1)
     for chunk in (N, 4):
         problem._chunk = chunk

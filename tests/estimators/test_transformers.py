@@ -13,11 +13,25 @@ from estimators import Problem, noise, smoothness
 from estimators.engines import loop_moments, vmap_rows
 from estimators.moments import moments_of_rows
 from estimators.products import dense_hessian
-from tests.transformers_cases import BY_NAME, CASES, Case, answers, frozen, gpt2, idle, lora, mixtral, unpadded
+from tests import rounding
+from tests.transformers_cases import (
+    BY_NAME,
+    CASES,
+    LENGTHS,
+    PATH,
+    Case,
+    answers,
+    frozen,
+    gpt2,
+    idle,
+    lora,
+    mixtral,
+    unpadded,
+)
 from tests.transformers_oracles import Oracle, Wide
 
 EXACT = 1e-10
-SINGLE = 1e-5
+SINGLE = rounding.bound(torch.float32, 4 * PATH + len(LENGTHS) * max(LENGTHS))
 
 
 def _wide(case: Case) -> contextlib.AbstractContextManager[Any]:
@@ -62,17 +76,6 @@ def test_measures(case: Case) -> None:
 def test_measures_as_loaded(case: Case) -> None:
     model, samples = case.model(), case.samples()
     _assert_measures(Problem(model, samples), Oracle(model, samples), SINGLE)
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.smooth], ids=str)
-def test_products_are_differences_of_gradients(case: Case) -> None:
-    """Central differences use no second derivative: they would show a rule that autograd has wrong."""
-    model, samples = case.model(), case.samples()
-    with _wide(case):
-        problem = Problem(model, samples)
-        v = _vector(problem.d, 1)
-        found = problem.flatten(problem.hessian_vector_product(problem.unflatten(v)))
-    _assert_close(found, Oracle(model, samples).difference(v, 1e-4), 1e-6)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

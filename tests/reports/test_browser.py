@@ -20,6 +20,8 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE = 600_000
+"""Milliseconds for what takes some hundred: Chromium starts slowly on a busy machine."""
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs Debian's Chromium at {CHROMIUM}"),
@@ -31,7 +33,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        chromium = play.chromium.launch(executable_path=str(CHROMIUM), args=QUIET, timeout=PATIENCE)
         yield chromium
         chromium.close()
 
@@ -47,6 +49,7 @@ def opened(
     browser: Any, file: Path, width: int = 1280, height: int = 800, scheme: str = "light"
 ) -> tuple[Any, list[str], list[str]]:
     tab = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    tab.set_default_timeout(PATIENCE)
     messages: list[str] = []
     requests: list[str] = []
     tab.on("console", lambda message: messages.append(message.text))

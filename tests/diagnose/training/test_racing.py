@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -34,15 +34,6 @@ def silent(_: float) -> None:
     return None
 
 
-@pytest.fixture
-def in_float64() -> Iterator[None]:
-    """Rules that divide by a small root, or take signs, blow up what rounding in float32 leaves."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("make", [logistic, network, lambda: quadratic(torch.logspace(0, -2, 5), torch.ones(5))])
 @pytest.mark.parametrize("method", METHODS)
@@ -59,6 +50,7 @@ def test_a_stack_of_runs_equals_single_runs(make: Callable[[], Problem], method:
         assert numbers(one) == pytest.approx(numbers(alone), rel=1e-6)
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_a_run_against_plain_torch() -> None:
     """SGD by torch.optim on the module itself, with the batches of the race."""
     problem, how = logistic(), settings(steps=25, evaluations=25)
@@ -83,6 +75,7 @@ def test_a_run_against_plain_torch() -> None:
     assert leg.d_2 == pytest.approx(d_2, rel=1e-5)
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_gradient_norms_and_distances_are_those_of_the_path() -> None:
     problem, how = network(), settings(steps=12, evaluations=4, every_rate=False)
     leg = run_alone(Course(problem, how, look(problem, problem.parameters)), Contender("adagrad", 0.1, 0), silent)
@@ -99,6 +92,7 @@ def test_gradient_norms_and_distances_are_those_of_the_path() -> None:
         assert l2 == pytest.approx(gradient.norm().item(), rel=1e-5)
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_replay_gives_the_iterates_of_the_race() -> None:
     problem, how = logistic(), settings()
     ended = race(problem, how, MemoryStore())
@@ -112,6 +106,7 @@ def test_replay_gives_the_iterates_of_the_race() -> None:
         replay(problem, Contender("sgd", 0.1, 0), how, [how.steps + 1])
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_replay_holds_the_accumulator_of_each_point() -> None:
     """v_t = 1e-10 + g_0^2 + ... + g_{t-1}^2, each gradient read off its step: -rate g_t / sqrt(v_{t+1})."""
     problem, how = network(), settings(steps=6, evaluations=2, every_rate=False)
@@ -207,6 +202,7 @@ def test_with_full_batches_seeds_are_one_run() -> None:
     assert problem.passes.total - before == pytest.approx(1 + trained * (how.steps + evaluations))
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_full_batch_gradient_descent_matches_its_closed_form() -> None:
     h = torch.logspace(0, -1, 4)
     problem = quadratic(h, torch.zeros(4))
@@ -226,6 +222,7 @@ def test_passes_are_those_of_batches_and_evaluations() -> None:
     assert problem.passes.total - before == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("every_rate", [True, False])
 def test_diverging_runs_stop_early_and_leave_the_others_alone(every_rate: bool) -> None:
     h = torch.logspace(0, -1, 5)
@@ -266,6 +263,7 @@ def test_progress_counts_to_its_total(every_rate: bool) -> None:
     assert done[-1] == pytest.approx(seen[-1][2])
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_the_split_into_stacks_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     how = settings()
     whole = race(logistic(), how, MemoryStore())
@@ -336,6 +334,7 @@ def test_a_start_that_is_not_finite_is_refused() -> None:
         race(far, settings(), MemoryStore())
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_language_model_samples_in_a_mapping() -> None:
     class Tiny(nn.Module):
         def __init__(self) -> None:

@@ -52,6 +52,7 @@ def test_the_schedule_divides_the_rate_by_the_root_of_the_step() -> None:
         torch.testing.assert_close(w["w"] - minimum, -left * minimum)
 
 
+@pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("changes", [{"schedule": "inverse-sqrt"}, {"box": 0.2}])
 def test_schedule_and_box_are_the_same_in_a_stack(changes: dict[str, Any]) -> None:
     problem, how = logistic(), settings(**changes)
@@ -412,6 +413,7 @@ def test_few_runs_are_trained_alone() -> None:
     assert sizes(sgd, replace(how, stacked=False)) == [1] * 9
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_a_stacked_network_race_is_that_of_single_runs() -> None:
     how = settings(every_rate=False, stacked=True, steps=15)
     stacked = race(network(), how, MemoryStore())
