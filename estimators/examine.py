@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from estimators import heads, losses
 from estimators.errors import InputError
+from estimators.graphs import dense_parts
+from estimators.module_checks import module_findings, weights_precision
 from estimators.results import Finding
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
         _check_own_loss(problem)
         unused = _check_gradient(problem, few)
         _check_second_derivative(problem, few)
-    return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
+    findings = *_module_findings(problem.model), *module_findings(problem), *_parameter_findings(problem, unused)
+    return min(problem.n, chunk), findings
 
 
 def examine_others(problem: Problem) -> None:
@@ -129,14 +132,15 @@ def _check_targets(problem: Problem, output: Any) -> None:
 def _saved(problem: Problem, few: Samples) -> int:
     """Numbers that forward keeps for backward, for one sample; parameters, which all samples share, left out."""
     leaves = problem.leaves()
-    seen = {tensor.data_ptr() for tensor in [*leaves.values(), *problem._fixed.values()]}
+    seen = {part.data_ptr() for t in (*leaves.values(), *problem._fixed.values()) for part in dense_parts(t)}
     count = 0
 
     def keep(tensor: Tensor) -> Tensor:
         nonlocal count
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            count += tensor.numel()
+        for part in dense_parts(tensor):
+            if part.data_ptr() not in seen:
+                seen.add(part.data_ptr())
+                count += part.numel()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -178,10 +182,9 @@ def _returned(problem: Problem, start: int, stop: int) -> Any:
     except (InputError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             "the model cannot take these samples",
-            f"{type(problem.model).__name__}: {reason}",
+            f"{type(problem.model).__name__}: {first_line(error)}",
             "compare the shape and type of one sample with what forward takes",
         ) from error
 
@@ -264,7 +267,16 @@ def _check_losses(problem: Problem, few: Samples) -> None:
         each = problem.losses(problem.parameters, few)
         losses.check_shape(each, min(PROBE, problem.n))
         again = problem.losses(problem.parameters, few)
-        alone = torch.cat([problem.losses(problem.parameters, one(i)) for i in range(len(each))])
+        try:
+            alone = torch.cat([problem.losses(problem.parameters, one(i)) for i in range(len(each))])
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # as batch norm with the statistics of a batch of one row
+            raise InputError(
+                "the loss of a sample depends on the other samples of its batch",
+                f"{type(problem.model).__name__} with one alone: {first_line(error)}",
+                "no per-sample gradient exists; replace layers that use statistics of the batch",
+            ) from error
     if not bool(torch.isfinite(each).all()):
         raise InputError(
             "the loss is not finite at the starting point", "sample " + str(int((~torch.isfinite(each)).nonzero()[0]))
@@ -297,7 +309,7 @@ def _check_own_loss(problem: Problem) -> None:
     one = problem.take(slice(0, 1))
     assert isinstance(one, dict)
     with torch.no_grad():
-        theirs = heads.own_loss(problem.model, {**problem._fixed, **problem.parameters}, one)
+        theirs = problem.own_loss(one)
         if theirs is None:
             return
         ours = problem.losses(problem.parameters, problem.trimmed(one))[0]
@@ -470,17 +482,23 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
             )
         )
     if problem.precision in losses.COARSE:
+        short = str(problem.precision).removeprefix("torch.")
+        who = "weights" if weights_precision(problem.model) == problem.precision else "forward computes"
         found.append(
             Finding(
                 code="low-precision",
                 severity="warning",
                 stage=STAGE,
-                found=f"weights in {str(problem.precision).removeprefix('torch.')}",
+                found=f"{who} in {short}",
                 meaning="rounding of about 1 in 1,000 enters every gradient; small noise and curvature drown in it",
-                action="convert the model to float32 with model.float()",
+                action="convert the model to float32 with model.float(), and leave autocast out of forward",
             )
         )
     return found
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def counted(number: int, noun: str) -> str:
