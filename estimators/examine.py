@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from estimators import heads, losses
 from estimators.errors import InputError
 from estimators.graphs import dense_parts
+from estimators.lookups import NoRow, RefusedNumbers
 from estimators.module_checks import module_findings, weights_precision
 from estimators.results import Finding
 
@@ -177,7 +175,7 @@ def _output(problem: Problem, start: int, stop: int) -> Any:
 def _returned(problem: Problem, start: int, stop: int) -> Any:
     samples = problem.trimmed(problem.take(slice(start, stop)))
     try:
-        with torch.no_grad(), _Lookups(type(problem.model).__name__):
+        with torch.no_grad(), RefusedNumbers(type(problem.model).__name__):
             return problem.output(problem.parameters, samples)
     except (InputError, MemoryError):
         raise
@@ -211,7 +209,7 @@ def _named(problem: Problem, start: int, stop: int, error: InputError) -> InputE
         return error  # no one sample's fault
     if low > 0 and refused(low - 1, low):
         return error  # forward takes no sample alone
-    if isinstance(own, _NoRow):
+    if isinstance(own, NoRow):
         return InputError(own.what, f"sample {low}", own.hint)
     return InputError(own.what, f"sample {low}{_whole_numbers(problem, low)}, {own.where}", own.hint)
 
@@ -222,39 +220,6 @@ def _whole_numbers(problem: Problem, sample: int) -> str:
     inputs = [t for name, t in one.items() if name != "labels"] if isinstance(one, dict) else [one[0]]
     ends = [end for t in inputs if not t.is_floating_point() and t.numel() for end in torch.aminmax(t.long())]
     return f" with numbers from {int(min(ends))} to {int(max(ends))}" if ends else ""
-
-
-class _NoRow(InputError):
-    """A number that an embedding has no row for."""
-
-
-class _Lookups(TorchFunctionMode):
-    """While it lasts, numbers that an embedding has no row for are refused before they are looked up: torch names
-    no number, and on an accelerator it ends the process."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__()
-        self.model = model
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func in (F.embedding, F.embedding_bag):
-            given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
-            numbers, rows = given["input"], given["weight"].shape[0]
-            bad = numbers[(numbers < 0) | (numbers >= rows)]
-            # embedding_bag takes the two in the other order as well
-            if bad.numel() and not numbers.is_floating_point():
-                raise _NoRow(
-                    f"number {int(bad[0]):,}, but an embedding of {self.model} has rows 0 to {rows - 1:,}",
-                    hint="drop or renumber what the model has no row for, or build it with more rows; positions count "
-                    "too: `--max-length` shortens sequences",
-                )
-        return func(*args, **(kwargs or {}))
 
 
 def _check_losses(problem: Problem, few: Samples) -> None:

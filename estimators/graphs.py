@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 UNDERIVED = re.compile(r"derivative|double.?backward|differentiat|not implemented", re.IGNORECASE)
-"""What torch says where it has no second derivative; other errors of its backward, as of memory, mean something else."""
+"""What torch says where it has no second derivative; other errors of a backward, as of memory, are none of that."""
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,14 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
         InputError: TorchScript, or parameters that are spread over processes.
     """
     before = ""
-    while (name := WRAPPERS.get(type(model).__name__)) is not None and isinstance(getattr(model, name, None), nn.Module):
-        model, before = getattr(model, name), f"{before}{name}."
+    while isinstance(inner := getattr(model, name := WRAPPERS.get(type(model).__name__, ""), None), nn.Module):
+        model, before = inner, f"{before}{name}."
     for path, module in model.named_modules():
         where = path or type(model).__name__
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError("TorchScript is not measured", where, "give the module that it was made from")
-        if type(module).__name__.endswith("FullyShardedDataParallel"):
+        spread = any(hasattr(parameter, "device_mesh") for parameter in module.parameters(recurse=False))
+        if spread or type(module).__name__ == "FullyShardedDataParallel":
             raise InputError("parameters spread over processes are not measured", where, "gather them in one module")
     return model, before
 

@@ -8,19 +8,17 @@ numbers, and leaves those of the caller as they were.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimators.errors import InputError
+from estimators.lookups import DenseGradients, ShiftedPadding, Watch
 from estimators.losses import COARSE
 from estimators.module_state import Place, Places, Snapshot, held_tensors, same_numbers, unchanged, undone
 from estimators.results import Finding
@@ -36,10 +34,6 @@ TRIED = 32
 """Attributes that are tried as stores of values made of parameters."""
 ROUNDINGS = 64
 """Of the loss: what a padding row must move it by."""
-Lookup = Callable[..., Tensor]
-LOOKUPS: Mapping[Lookup, inspect.Signature] = {
-    function: inspect.signature(function) for function in (F.embedding, F.embedding_bag)
-}
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class SideEffects:
         state |= {name: parameters[name].clone() for name in self.parameters & parameters.keys()}
         fresh = {name: tensor.clone() if self.inputs else tensor for name, tensor in samples.items()}
         versions = [tensor._version for tensor in fresh.values()]
-        with undone(self.places), _DenseGradients() if self.sparse else contextlib.nullcontext():
+        with undone(self.places), DenseGradients() if self.sparse else contextlib.nullcontext():
             yield state, fresh
         for name in self.parameters & parameters.keys():
             if not same_numbers(state[name].detach(), parameters[name].detach()):
@@ -118,7 +112,7 @@ def side_effects(problem: Problem) -> SideEffects:
 
 def _observed(problem: Problem, few: Samples, snapshot: Snapshot) -> tuple[SideEffects, list[str]]:
     """What a forward without gradients and one with them do, and the parameters that the loss does not reach."""
-    watch, formats = _Watch(), _Formats()
+    watch, formats = Watch(), _Formats()
     changed, places, unreached = [], dict[tuple[Any, ...], tuple[Place, Any]](), list[str]()
     before = {name: p._version for name, p in problem.parameters.items()}
     for with_gradient in (False, True):
@@ -230,49 +224,6 @@ def _changed(copies: Samples, originals: Samples, versions: list[int]) -> tuple[
 # -- modes that watch or change what torch is asked for --------------------------------------------
 
 
-class _Watch(TorchFunctionMode):
-    """While it lasts, notes how embeddings are looked up, and the formats of what depends on the parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sparse = False
-        self.paddings: set[int] = set()
-        self.formats: set[torch.dtype] = set()
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func in LOOKUPS:
-            named = LOOKUPS[func].bind(*args, **(kwargs or {})).arguments
-            self.sparse |= bool(named.get("sparse"))
-            if func is F.embedding and named.get("padding_idx") is not None:
-                self.paddings.add(named["padding_idx"] % named["weight"].shape[0])
-        output = func(*args, **(kwargs or {}))
-        if isinstance(output, Tensor) and output.requires_grad and output.is_floating_point():
-            self.formats.add(output.dtype)
-        return output
-
-
-class _DenseGradients(TorchFunctionMode):
-    """While it lasts, gradients of embeddings are dense."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func in LOOKUPS:
-            named = LOOKUPS[func].bind(*args, **(kwargs or {})).arguments
-            return func(**{**named, "sparse": False})
-        return func(*args, **(kwargs or {}))
-
-
 class _Formats(TorchDispatchMode):
     """While it lasts, notes the half-precision formats of what operations return, as autocast makes them."""
 
@@ -337,13 +288,15 @@ def _padding_rows(problem: Problem) -> list[Finding]:
     if not problem.effects.paddings:
         return []
     samples = problem.trimmed(problem.take(_with_padding(problem)))
+    named = {p.data_ptr(): name for name, p in problem.parameters.items()}
+    named |= {t.data_ptr(): "" for t in problem._fixed.values() if t.layout == torch.strided}
     with problem.measuring(), torch.no_grad():
-        scan = _Shifted(problem, None)
+        scan = ShiftedPadding(named)
         with scan:
             base = problem.losses(problem.parameters, samples)
         moved = []
         for name in scan.names:
-            with _Shifted(problem, name):
+            with ShiftedPadding(named, name):
                 change = (problem.losses(problem.parameters, samples) - base).abs().max()
             if bool(change > ROUNDINGS * torch.finfo(problem.precision).eps * base.abs().max()):
                 moved.append(name)
@@ -371,35 +324,3 @@ def _with_padding(problem: Problem) -> Tensor:
         for padding in problem.effects.paddings if not tensor.is_complex() else ():
             chosen += (tensor == padding).flatten(1).any(1).nonzero()[:FEW, 0].tolist() if tensor.dim() > 1 else []
     return torch.tensor(sorted(set(chosen)), device=problem.device)
-
-
-class _Shifted(TorchFunctionMode):
-    """While it lasts, what an embedding looks up at its padding is another row; ``name`` None: notes which could be."""
-
-    def __init__(self, problem: Problem, name: str | None) -> None:
-        super().__init__()
-        self.name = name
-        self.names: dict[str, None] = {}
-        self._parameters = {p.data_ptr(): name for name, p in problem.parameters.items()}
-        self._fixed = {t.data_ptr() for t in problem._fixed.values() if t.layout == torch.strided}
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        named = LOOKUPS[func].bind(*args, **(kwargs or {})).arguments if func is F.embedding else {}
-        weight = named.get("weight")
-        if named.get("padding_idx") is None or weight is None or weight.data_ptr() in self._fixed:
-            return output
-        name = self._parameters.get(weight.data_ptr(), "an embedding")
-        self.names[name] = None
-        if self.name != name:
-            return output
-        padding = (named["input"] == named["padding_idx"] % weight.shape[0]).unsqueeze(-1)
-        generator = torch.Generator().manual_seed(0)
-        step = torch.randn(weight.shape[1], generator=generator).to(weight) * weight.square().mean().sqrt()
-        return torch.where(padding, output + step, output)

@@ -127,7 +127,8 @@ class Problem:
     def _fitting(self, vector: Mapping[str, Tensor]) -> Parameters:
         """The vector on the problem's device; InputError where names or shapes do not fit. Names may be those of the
         wrapped module."""
-        vector = {name.removeprefix(self._wrapped): value for name, value in vector.items()}
+        if self._wrapped and not self.shapes.keys() <= vector.keys():
+            vector = {name.removeprefix(self._wrapped): value for name, value in vector.items()}
         missing = [name for name in self.names if name not in vector]
         if missing:
             raise InputError("a parameter is missing", missing[0], f"give all of {len(self.names)} parameters")

@@ -13,11 +13,13 @@ from diagnose.errors import InputError
 from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.data.targets import Classes
 from diagnose.settings import Family, Loss
-from estimators.heads import evaluating, input_embedding, transformer
+from estimators.heads import evaluating, input_embedding, transformer, unwrapped
+from estimators.module_state import unchanged
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
-    """The module itself, or a converted copy where a number format or a device was asked for."""
+    """The module inside its wrappers, or a converted copy of it where a number format or a device was asked for."""
+    model, _ = unwrapped(model)
     if dtype is None and device is None:
         return model
     return copy.deepcopy(model).to(device=device, dtype=dtype)
@@ -88,9 +90,9 @@ def classes(model: nn.Module, inputs: Tensor | None = None) -> Classes | None:
         return None
     dtype, device = home(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), unchanged(model), torch.no_grad():
         try:
-            output = functional_call(model, buffers, (inputs.to(device, dtype),))
+            output = functional_call(model, buffers, (inputs.to(device, dtype, copy=True),))
         except Exception:
             return None
     return Classes(int(output.shape[1])) if isinstance(output, Tensor) and output.dim() == 2 else None
