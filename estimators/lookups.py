@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from estimators.errors import InputError
 
+UNNAMED = "an embedding"
+"""A table that is no parameter but made of some."""
 Lookup = Callable[..., Tensor]
 LOOKUPS: Mapping[Lookup, inspect.Signature] = {
     function: inspect.signature(function) for function in (F.embedding, F.embedding_bag)
@@ -58,7 +60,7 @@ class Watch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.sparse = False
-        self.paddings: set[int] = set()
+        self.paddings: set[tuple[int, int]] = set()
         self.formats: set[torch.dtype] = set()
 
     def __torch_function__(
@@ -72,7 +74,7 @@ class Watch(TorchFunctionMode):
             named = LOOKUPS[func].bind(*args, **(kwargs or {})).arguments
             self.sparse |= bool(named.get("sparse"))
             if func is F.embedding and named.get("padding_idx") is not None:
-                self.paddings.add(named["padding_idx"] % named["weight"].shape[0])
+                self.paddings.add((named["weight"].data_ptr(), named["padding_idx"] % named["weight"].shape[0]))
         output = func(*args, **(kwargs or {}))
         if isinstance(output, Tensor) and output.requires_grad and output.is_floating_point():
             self.formats.add(output.dtype)
@@ -119,7 +121,7 @@ class ShiftedPadding(TorchFunctionMode):
         weight = named.get("weight")
         if named.get("padding_idx") is None or weight is None:
             return output
-        name = self._named.get(weight.data_ptr(), "an embedding")
+        name = self._named.get(weight.data_ptr(), UNNAMED)
         if not name:
             return output
         self.names[name] = None

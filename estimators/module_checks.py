@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimators.errors import InputError
-from estimators.lookups import DenseGradients, ShiftedPadding, Watch
+from estimators.lookups import UNNAMED, DenseGradients, ShiftedPadding, Watch
 from estimators.losses import COARSE
 from estimators.module_state import Place, Places, Snapshot, held_tensors, same_numbers, unchanged, undone
 from estimators.results import Finding
@@ -41,10 +41,10 @@ class SideEffects:
     """What forward changes, each with what it is to see in every call.
 
     ``inputs``, ``targets``, ``parameters``: it works in place on them, though these parameters came out as they were.
-    ``state``: numbers of buffers and frozen parameters that it
-    overwrites. ``places``: what modules hold beside those. ``sparse``: it looks up embeddings with sparse gradients.
-    ``paddings``: rows of embeddings that torch gives no gradient. ``coarse``: the format that rounds most among those
-    that it computes in. ``training_only``: parameters that the loss reaches in training mode and not in evaluation.
+    ``state``: numbers of buffers and frozen parameters that it overwrites. ``places``: what modules hold beside those.
+    ``sparse``: it looks up embeddings with sparse gradients. ``paddings``: embeddings, by the parameter that they look
+    up, and the row to which the lookup gives no gradient. ``coarse``: the format that rounds most among those that it
+    computes in. ``training_only``: parameters that the loss reaches in training mode and not in evaluation mode.
     """
 
     inputs: bool = False
@@ -53,7 +53,7 @@ class SideEffects:
     state: Mapping[str, Tensor] = field(default_factory=dict)
     places: Places = ()
     sparse: bool = False
-    paddings: frozenset[int] = frozenset()
+    paddings: tuple[tuple[str, int], ...] = ()
     coarse: torch.dtype | None = None
     training_only: tuple[str, ...] = ()
 
@@ -126,6 +126,7 @@ def _observed(problem: Problem, few: Samples, snapshot: Snapshot) -> tuple[SideE
             return CAREFUL, []  # the checks that follow say what it is
         changed.append(_changed(samples, few, versions))
         places |= {change[0].address: change for change in snapshot.put_back()}
+    named = _by_address(problem)
     inputs, targets = (any(each) for each in zip(*changed, strict=True))
     found = SideEffects(
         inputs=inputs,
@@ -133,7 +134,7 @@ def _observed(problem: Problem, few: Samples, snapshot: Snapshot) -> tuple[SideE
         parameters=frozenset(name for name, p in problem.parameters.items() if p._version != before[name]),
         places=tuple(places.values()),
         sparse=watch.sparse,
-        paddings=frozenset(watch.paddings),
+        paddings=tuple((named.get(at, UNNAMED), row) for at, row in sorted(watch.paddings) if named.get(at) != ""),
         coarse=coarsest(watch.formats | formats.formats) if watch.formats | formats.formats else None,
     )
     return found, unreached
@@ -200,6 +201,12 @@ def _still_unreached(problem: Problem, few: Samples, effects: SideEffects, train
             module.training = False
 
 
+def _by_address(problem: Problem) -> dict[int, str]:
+    """Names of the parameters to be measured by their address, empty for what is fixed."""
+    fixed = {t.data_ptr(): "" for t in problem._fixed.values() if t.layout == torch.strided}
+    return {p.data_ptr(): name for name, p in problem.parameters.items()} | fixed
+
+
 # -- samples ---------------------------------------------------------------------------------------
 
 
@@ -224,11 +231,11 @@ def _changed(copies: Samples, originals: Samples, versions: list[int]) -> tuple[
 # -- modes that watch or change what torch is asked for --------------------------------------------
 
 
-class _Formats(TorchDispatchMode):
+class _Formats(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it lasts, notes the half-precision formats of what operations return, as autocast makes them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.formats: set[torch.dtype] = set()
 
     def __torch_dispatch__(
@@ -288,8 +295,7 @@ def _padding_rows(problem: Problem) -> list[Finding]:
     if not problem.effects.paddings:
         return []
     samples = problem.trimmed(problem.take(_with_padding(problem)))
-    named = {p.data_ptr(): name for name, p in problem.parameters.items()}
-    named |= {t.data_ptr(): "" for t in problem._fixed.values() if t.layout == torch.strided}
+    named = _by_address(problem)
     with problem.measuring(), torch.no_grad():
         scan = ShiftedPadding(named)
         with scan:
@@ -321,6 +327,6 @@ def _with_padding(problem: Problem) -> Tensor:
     inputs = inputs or [_tensors(problem.samples)[0]]
     chosen = list(range(min(FEW, problem.n)))
     for tensor in inputs:
-        for padding in problem.effects.paddings if not tensor.is_complex() else ():
+        for _, padding in problem.effects.paddings if not tensor.is_complex() else ():
             chosen += (tensor == padding).flatten(1).any(1).nonzero()[:FEW, 0].tolist() if tensor.dim() > 1 else []
     return torch.tensor(sorted(set(chosen)), device=problem.device)

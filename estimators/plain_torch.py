@@ -25,7 +25,6 @@ import torch.utils.checkpoint as checkpoints
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
-
 _DEVICE: ContextVar[torch.device | None] = ContextVar("plain_torch", default=None)
 """Of the outermost one that lasts."""
 SHORTENED = ("cudnn.conv", "cudnn.rnn", "cuda.matmul", "mkldnn.conv", "mkldnn.rnn", "mkldnn.matmul")

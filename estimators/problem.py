@@ -250,8 +250,8 @@ class Problem:
                     parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
                     total += torch.cat([part.reshape(-1) for part in parts]).double()
         self.passes.add(1)
-        parts = self.unflatten(total / self.n)
-        return value / self.n, {name: parts[name].to(p.dtype) for name, p in self.parameters.items()}
+        mean = self.unflatten(total / self.n)
+        return value / self.n, {name: mean[name].to(p.dtype) for name, p in self.parameters.items()}
 
     def hessian_vector_product(self, vector: Mapping[str, Tensor]) -> Parameters:
         """H v with H = nabla^2 f(w), by double backward."""

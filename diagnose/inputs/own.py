@@ -72,7 +72,6 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     Raises:
         InputError: data that can't be used, targets that don't fit the loss, tokens that the model doesn't know.
     """
-    loaded = replace(loaded, module=modules.placed(loaded.module, None, None))
     model, network = loaded.module, loaded.network
     loss = (settings.loss or DEFAULT) if network is None else loss_of(network, settings.loss)
     dtype, home = modules.home(model)

@@ -13,13 +13,12 @@ from diagnose.errors import InputError
 from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.data.targets import Classes
 from diagnose.settings import Family, Loss
-from estimators.heads import evaluating, input_embedding, transformer, unwrapped
+from estimators.heads import evaluating, input_embedding, transformer
 from estimators.module_state import unchanged
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
-    """The module inside its wrappers, or a converted copy of it where a number format or a device was asked for."""
-    model, _ = unwrapped(model)
+    """The module itself, or a converted copy where a number format or a device was asked for."""
     if dtype is None and device is None:
         return model
     return copy.deepcopy(model).to(device=device, dtype=dtype)
