@@ -83,7 +83,8 @@ class Cached(nn.Module):
         self.list: list[Tensor] = []
 
     def normed(self) -> Tensor:
-        return self.weight / self.weight.norm(dim=1, keepdim=True)
+        normed: Tensor = self.weight / self.weight.norm(dim=1, keepdim=True)
+        return normed
 
     def held(self) -> Tensor:
         if self.how == "attribute":
