@@ -48,7 +48,11 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
         _check_own_loss(problem)
         unused = _check_gradient(problem, few)
         _check_second_derivative(problem, few)
-    findings = *_module_findings(problem.model), *module_findings(problem), *_parameter_findings(problem, unused)
+    findings = (
+        *_module_findings(problem.model),
+        *module_findings(problem, unused),
+        *_parameter_findings(problem, unused),
+    )
     return min(problem.n, chunk), findings
 
 

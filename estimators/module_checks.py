@@ -8,7 +8,7 @@ numbers, and leaves those of the caller as they were.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -265,15 +265,19 @@ def weights_precision(model: nn.Module) -> torch.dtype:
 # -- what is said ----------------------------------------------------------------------------------
 
 
-def module_findings(problem: Problem) -> list[Finding]:
-    """What a user should know of them.
+def module_findings(problem: Problem, unused: Collection[str]) -> list[Finding]:
+    """What a user should know of them; ``unused``: parameters that no sample reaches.
 
     Cost: a few forward passes over a few samples, where an embedding has a padding row.
     """
-    return [*_training_only(problem.effects.training_only), *_padding_rows(problem)]
+    # What training reaches by a few samples, others may reach in evaluation mode, as with experts.
+    return [
+        *_training_only([name for name in problem.effects.training_only if name in unused]),
+        *_padding_rows(problem),
+    ]
 
 
-def _training_only(names: tuple[str, ...]) -> list[Finding]:
+def _training_only(names: Sequence[str]) -> list[Finding]:
     if not names:
         return []
     return [

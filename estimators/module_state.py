@@ -58,12 +58,11 @@ class Members:
         return (id(self.holder),)
 
     def read(self) -> Any:
-        return self.holder.copy()
+        return list(self.holder)
 
     def write(self, value: Any) -> None:
-        members = list(value)
         self.holder.clear()
-        (self.holder.update if isinstance(self.holder, set) else self.holder.extend)(members)
+        (self.holder.update if isinstance(self.holder, set) else self.holder.extend)(value)
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Snapshot:
             if value.layout == torch.strided and not value.is_meta:
                 self._tensors[id(value)] = value, value.detach().clone()
         elif isinstance(value, (dict, list, set, deque)):
-            self._holders[id(value)] = value, value.copy()
+            self._holders[id(value)] = value, dict(value) if isinstance(value, dict) else list(value)
             if depth < DEPTH and len(value) <= LONG:
                 for member in value.values() if isinstance(value, dict) else value:
                     self._look(member, depth + 1)

@@ -189,6 +189,23 @@ def test_a_part_for_training_alone_is_said() -> None:
     assert codes(Problem(Helped(), (rows(), labels()))) == ["training-only-parameters", "unused-parameters"]
 
 
+def test_a_part_that_other_samples_reach_is_not_said() -> None:
+    """As an expert that noise in training sends the first samples to."""
+
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.other = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs = [(self.other if self.training or row[0] > 1 else self.layer)(row) for row in x]
+            return torch.stack(outputs)
+
+    inputs = rows()
+    inputs[:, 0] = (torch.arange(12) > 8) * 2
+    assert codes(Problem(Routed(), (inputs, labels()))) == []
+
+
 class Counts(nn.Module):
     """Writes into a tensor, a buffer and a number, each of which counts in its output."""
 
