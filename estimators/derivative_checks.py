@@ -13,22 +13,20 @@ that is wrong is off by the same vector at every h, and that alone is refused.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from estimators import losses, memory
 from estimators.errors import InputError
 from estimators.lanczos import random_start
+from estimators.lookups import FreePadding
 from estimators.precision import InDouble
 from estimators.products import hessian
 from estimators.results import Finding
@@ -37,7 +35,6 @@ from estimators.second_derivatives import REWRITE
 if TYPE_CHECKING:
     from estimators.problem import Problem
 
-EMBEDDING = inspect.signature(F.embedding)
 SAMPLES, SHARE = 4, 16
 """Samples that are looked at: so many, or one in so many where that is less."""
 DIRECTIONS = 2
@@ -82,7 +79,7 @@ def curvature_fault(problem: Problem, *, double: bool = True) -> InputError | No
     copy = _in_double(few) if double else None
     here, mode = (few, nullcontext()) if copy is None else (copy, InDouble())
     try:
-        with mode, _PaddingMoves():
+        with mode, FreePadding():
             return _fault(here)
     finally:
         problem.passes.add(here.passes.total * few.n / problem.n)
@@ -115,22 +112,6 @@ def _in_double(problem: Problem) -> Problem | None:
     own = problem.loss()
     rough = 5e-2 if problem.precision in losses.COARSE else 1e-3
     return double if abs(loss - own) <= rough * max(abs(own), 1.0) else None
-
-
-class _PaddingMoves(TorchFunctionMode):
-    """While it lasts, an embedding's row of padding has a gradient like others: torch holds it fixed, on purpose."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.embedding:
-            given = EMBEDDING.bind(*args, **(kwargs or {})).arguments
-            return func(**{**given, "padding_idx": None})
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -183,7 +164,7 @@ def _fault(problem: Problem) -> InputError | None:
             images = product(torch.stack(directions, 1)).double().unbind(1)
     except InputError as error:
         missing = error
-    if problem.dtype in losses.COARSE:
+    if problem.precision in losses.COARSE:
         return missing  # rounding drowns every difference
     tolerance = TOLERANCE if problem.dtype == torch.float64 else OWN_TOLERANCE
     for number, v in enumerate(directions):
@@ -205,7 +186,7 @@ def _errors(
     loss, slope, image = told
     along = slope * v.double()
     size = sum(abs(float(part.sum())) for part in torch.split(along, problem.sizes))
-    eps = torch.finfo(problem.dtype).eps * ROUNDING
+    eps = torch.finfo(problem.precision).eps * ROUNDING
     steps = STEPS if problem.dtype == torch.float64 else OWN_STEPS
     seen: list[Quotients] = []
     for h in steps:

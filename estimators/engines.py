@@ -208,7 +208,7 @@ def vmap_rows(problem: Problem, samples: Samples) -> Tensor:
         return problem.losses(parameters, alone)[0]
 
     rows: Parameters = vmap(grad(loss), in_dims=(None, 0))(problem.parameters, samples)
-    return torch.cat([rows[name].flatten(1) for name in problem.names], 1)
+    return torch.cat([rows[name].reshape(len(rows[name]), -1) for name in problem.names], 1)
 
 
 VMAP = Engine("vmap", _by_vmap, lambda problem, samples: vmap_rows(problem, take(problem, samples)), _vmap_width)

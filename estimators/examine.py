@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from estimators import heads, losses
 from estimators.errors import InputError
+from estimators.graphs import dense_parts
+from estimators.lookups import NoRow, RefusedNumbers
+from estimators.module_checks import module_findings, weights_precision
 from estimators.results import Finding
 
 if TYPE_CHECKING:
@@ -47,7 +47,12 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
         _check_losses(problem, few)
         _check_own_loss(problem)
         unused = _check_gradient(problem, few)
-    return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
+    findings = (
+        *_module_findings(problem.model),
+        *module_findings(problem, unused),
+        *_parameter_findings(problem, unused),
+    )
+    return min(problem.n, chunk), findings
 
 
 def examine_others(problem: Problem) -> None:
@@ -128,14 +133,15 @@ def _check_targets(problem: Problem, output: Any) -> None:
 def _saved(problem: Problem, few: Samples) -> int:
     """Numbers that forward keeps for backward, for one sample; parameters, which all samples share, left out."""
     leaves = problem.leaves()
-    seen = {tensor.data_ptr() for tensor in [*leaves.values(), *problem._fixed.values()]}
+    seen = {part.data_ptr() for t in (*leaves.values(), *problem._fixed.values()) for part in dense_parts(t)}
     count = 0
 
     def keep(tensor: Tensor) -> Tensor:
         nonlocal count
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            count += tensor.numel()
+        for part in dense_parts(tensor):
+            if part.data_ptr() not in seen:
+                seen.add(part.data_ptr())
+                count += part.numel()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -172,15 +178,14 @@ def _output(problem: Problem, start: int, stop: int) -> Any:
 def _returned(problem: Problem, start: int, stop: int) -> Any:
     samples = problem.trimmed(problem.take(slice(start, stop)))
     try:
-        with torch.no_grad(), _Lookups(type(problem.model).__name__):
+        with torch.no_grad(), RefusedNumbers(type(problem.model).__name__):
             return problem.output(problem.parameters, samples)
     except (InputError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             "the model cannot take these samples",
-            f"{type(problem.model).__name__}: {reason}",
+            f"{type(problem.model).__name__}: {first_line(error)}",
             "compare the shape and type of one sample with what forward takes",
         ) from error
 
@@ -207,7 +212,7 @@ def _named(problem: Problem, start: int, stop: int, error: InputError) -> InputE
         return error  # no one sample's fault
     if low > 0 and refused(low - 1, low):
         return error  # forward takes no sample alone
-    if isinstance(own, _NoRow):
+    if isinstance(own, NoRow):
         return InputError(own.what, f"sample {low}", own.hint)
     return InputError(own.what, f"sample {low}{_whole_numbers(problem, low)}, {own.where}", own.hint)
 
@@ -220,39 +225,6 @@ def _whole_numbers(problem: Problem, sample: int) -> str:
     return f" with numbers from {int(min(ends))} to {int(max(ends))}" if ends else ""
 
 
-class _NoRow(InputError):
-    """A number that an embedding has no row for."""
-
-
-class _Lookups(TorchFunctionMode):
-    """While it lasts, numbers that an embedding has no row for are refused before they are looked up: torch names
-    no number, and on an accelerator it ends the process."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__()
-        self.model = model
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func in (F.embedding, F.embedding_bag):
-            given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
-            numbers, rows = given["input"], given["weight"].shape[0]
-            bad = numbers[(numbers < 0) | (numbers >= rows)]
-            # embedding_bag takes the two in the other order as well
-            if bad.numel() and not numbers.is_floating_point():
-                raise _NoRow(
-                    f"number {int(bad[0]):,}, but an embedding of {self.model} has rows 0 to {rows - 1:,}",
-                    hint="drop or renumber what the model has no row for, or build it with more rows; positions count "
-                    "too: `--max-length` shortens sequences",
-                )
-        return func(*args, **(kwargs or {}))
-
-
 def _check_losses(problem: Problem, few: Samples) -> None:
     """Finite, one for each sample, the same twice, the same alone as in company."""
 
@@ -263,7 +235,16 @@ def _check_losses(problem: Problem, few: Samples) -> None:
         each = problem.losses(problem.parameters, few)
         losses.check_shape(each, min(PROBE, problem.n))
         again = problem.losses(problem.parameters, few)
-        alone = torch.cat([problem.losses(problem.parameters, one(i)) for i in range(len(each))])
+        try:
+            alone = torch.cat([problem.losses(problem.parameters, one(i)) for i in range(len(each))])
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # as batch norm with the statistics of a batch of one row
+            raise InputError(
+                "the loss of a sample depends on the other samples of its batch",
+                f"{type(problem.model).__name__} with one alone: {first_line(error)}",
+                "no per-sample gradient exists; replace layers that use statistics of the batch",
+            ) from error
     if not bool(torch.isfinite(each).all()):
         raise InputError(
             "the loss is not finite at the starting point", "sample " + str(int((~torch.isfinite(each)).nonzero()[0]))
@@ -296,7 +277,7 @@ def _check_own_loss(problem: Problem) -> None:
     one = problem.take(slice(0, 1))
     assert isinstance(one, dict)
     with torch.no_grad():
-        theirs = heads.own_loss(problem.model, {**problem._fixed, **problem.parameters}, one)
+        theirs = problem.own_loss(one)
         if theirs is None:
             return
         ours = problem.losses(problem.parameters, problem.trimmed(one))[0]
@@ -422,17 +403,23 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
             )
         )
     if problem.precision in losses.COARSE:
+        short = str(problem.precision).removeprefix("torch.")
+        who = "weights" if weights_precision(problem.model) == problem.precision else "forward computes"
         found.append(
             Finding(
                 code="low-precision",
                 severity="warning",
                 stage=STAGE,
-                found=f"weights in {str(problem.precision).removeprefix('torch.')}",
+                found=f"{who} in {short}",
                 meaning="rounding of about 1 in 1,000 enters every gradient; small noise and curvature drown in it",
-                action="convert the model to float32 with model.float()",
+                action="convert the model to float32 with model.float(), and leave autocast out of forward",
             )
         )
     return found
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def counted(number: int, noun: str) -> str:

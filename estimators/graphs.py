@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ from estimators.second_derivatives import TwiceDifferentiable
 
 if TYPE_CHECKING:
     from estimators.problem import Problem, Samples
+
+
+UNDERIVED = re.compile(r"derivative|double.?backward|differentiat|not implemented", re.IGNORECASE)
+"""What torch says where it has no second derivative; other errors of a backward, as of memory, are none of that."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,13 @@ class Graph:
             return torch.autograd.grad(
                 list(self.edges.values()),
                 self.leaves,
-                [pieces[i] for i in self.edges],
+                [pieces[i].to(self.leaves[i].dtype) for i in self.edges],
                 retain_graph=True,
                 allow_unused=True,
                 is_grads_batched=together,
             )
-        except RuntimeError as error:
-            if "deriv" not in str(error) and "differentiate" not in str(error):
+        except RuntimeError as error:  # NotImplementedError is one
+            if not UNDERIVED.search(str(error)):
                 raise
             raise InputError(
                 "a layer has no second derivative, so curvature cannot be measured",
@@ -66,14 +71,27 @@ def graph(problem: Problem, samples: Samples) -> Graph:
 def kept_bytes(problem: Problem, samples: Samples) -> int:
     """What the graph of these samples keeps for backward, parameters and samples left out."""
     given = samples.values() if isinstance(samples, dict) else samples
-    known = {t.untyped_storage().data_ptr() for t in (*problem.parameters.values(), *problem._fixed.values(), *given)}
+    tensors = (*problem.parameters.values(), *problem._fixed.values(), *given)
+    known = {part.untyped_storage().data_ptr() for t in tensors for part in dense_parts(t)}
     held: dict[int, UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        held.setdefault(storage.data_ptr(), storage)  # held, so that no address comes twice
+        for part in dense_parts(tensor):
+            storage = part.untyped_storage()
+            held.setdefault(storage.data_ptr(), storage)  # held, so that no address comes twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         graph(problem, samples)
     return sum(storage.nbytes() for address, storage in held.items() if address not in known)
+
+
+def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensors that hold the numbers of one, which may be sparse."""
+    if tensor.layout == torch.strided:
+        return (tensor,)
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    rows = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+    ends = (tensor.crow_indices(), tensor.col_indices()) if rows else (tensor.ccol_indices(), tensor.row_indices())
+    return (*ends, tensor.values())

@@ -29,6 +29,27 @@ KINDS: Mapping[str, Kind] = {
 """Class names by their ending. Causal models shift their labels by one; sequence-to-sequence models feed them,
 shifted, to the decoder."""
 IGNORED = -100
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+"""Classes that wrap a module, and under which name they hold it."""
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The module inside what torch.compile and parallel training wrap around it, and what that puts before its names.
+
+    Raises:
+        InputError: TorchScript, or parameters that are spread over processes.
+    """
+    before = ""
+    while isinstance(inner := getattr(model, name := WRAPPERS.get(type(model).__name__, ""), None), nn.Module):
+        model, before = inner, f"{before}{name}."
+    for path, module in model.named_modules():
+        where = path or type(model).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError("TorchScript is not measured", where, "give the module that it was made from")
+        spread = any(hasattr(parameter, "device_mesh") for parameter in module.parameters(recurse=False))
+        if spread or type(module).__name__ == "FullyShardedDataParallel":
+            raise InputError("parameters spread over processes are not measured", where, "gather them in one module")
+    return model, before
 
 
 def transformer(model: nn.Module) -> nn.Module | None:

@@ -142,7 +142,7 @@ def _by_sample(site: Site, rows: Tensor, samples: int) -> Tensor:
 
 def _whole(each: Tensor) -> Use:
     """A use with few numbers: the gradients of all samples at once, (m, *shape of the parameter)."""
-    flat = each.flatten(1)
+    flat = each.reshape(len(each), -1)  # a number of its own for each sample has no second dimension
     return Use(lambda start, stop: flat[start:stop].clone())
 
 

@@ -15,7 +15,7 @@ from estimators.heads import IGNORED, head
 LossFunction = Callable[[Any, Tensor], Tensor]
 COARSE = (torch.float16, torch.bfloat16)
 """Number formats whose rounding drowns small noise and curvature."""
-TOO_COARSE = "rounding of half precision exceeds what the bounds allow for; use model.float()"
+TOO_COARSE = "rounding of half precision exceeds what the bounds allow for; use model.float(), and no autocast"
 """Why a result of theirs has no confidence."""
 NAMES = ("cross-entropy", "logistic", "squared")
 
@@ -101,6 +101,16 @@ def check_output(output: Any, n: int) -> None:
             "forward",
             "return one row for each sample; compare the shape of one sample with what forward takes",
         )
+
+
+def target_numbers(loss: str | None, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whole numbers and truth values in the format that a named loss computes with; a function gets what it was given.
+
+    Torch's cross-entropy takes no int32, and -1 is 255 in a format without sign.
+    """
+    if loss is None or targets.is_floating_point() or targets.is_complex():
+        return targets
+    return targets.long() if loss == "cross-entropy" else targets.to(dtype)
 
 
 def check_targets(loss: str, output: Any, targets: Tensor, causal: bool) -> None:

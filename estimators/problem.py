@@ -7,18 +7,21 @@ products with the Hessian (``products.py``) and per-sample gradient moments (``p
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from estimators import heads, losses, memory
 from estimators.errors import InputError
 from estimators.examine import examine, examine_others, refuse_unmade
+from estimators.module_checks import SideEffects, coarsest, side_effects, weights_precision
+from estimators.plain_torch import plain_torch
 from estimators.results import Finding
 
 Parameters = dict[str, Tensor]
@@ -41,8 +44,9 @@ class Problem:
 
     Args:
         model: any module. It is never changed: parameters and buffers are copied, evaluation mode and
-            random state last as long as a call. Coordinates are the parameters that require a gradient,
-            tied tensors once under their first name.
+            random state last as long as a call. Coordinates are the parameters that require a gradient and hold
+            numbers, tied tensors once under their first name; of a compiled or parallel module those of the module
+            inside.
         samples: ``(inputs, targets)``, or a mapping of tensors that forward takes by name with ``labels``
             (-100 is ignored; shifted for causal language models as in transformers). The first dimension
             counts the samples.
@@ -56,7 +60,8 @@ class Problem:
 
     Raises:
         InputError: nothing to differentiate, NaN in the weights, a loss that is not finite, differs between
-            two evaluations, or couples the samples; targets that do not fit; a memory limit that nothing fits into.
+            two evaluations, or couples the samples; targets that do not fit; a forward that changes its parameters;
+            TorchScript; a memory limit that nothing fits into.
     """
 
     def __init__(
@@ -69,13 +74,14 @@ class Problem:
     ) -> None:
         if torch.is_inference_mode_enabled():
             raise InputError("gradients are off", "torch.inference_mode()", "leave the inference mode for this call")
+        model, self._wrapped = heads.unwrapped(model)
         refuse_unmade(model)
         self.model = model
         self.loss_name = loss if isinstance(loss, str) else None
         self.parameters: Parameters = {}
         self._fixed: Parameters = {}
         for name, parameter in model.named_parameters():
-            home = self.parameters if parameter.requires_grad else self._fixed
+            home = self.parameters if parameter.requires_grad and parameter.numel() else self._fixed
             home[name] = parameter.detach().clone()
         if not self.parameters:
             raise InputError("the model has no parameter that requires a gradient", type(model).__name__)
@@ -85,9 +91,13 @@ class Problem:
                     "NaN or infinity in the weights", name, "load a checkpoint whose training did not diverge"
                 )
         self._fixed.update((name, buffer.detach().clone()) for name, buffer in model.named_buffers())
-        self.dtype = next(iter(self.parameters.values())).dtype
+        formats = [p.dtype for p in self.parameters.values()]
+        self._inputs_dtype = formats[0]
+        # The coarsest that a vector can be held in; half precision only where there is nothing else.
+        wide = [dtype for dtype in formats if dtype not in losses.COARSE]
+        self.dtype = coarsest(wide) if wide else functools.reduce(torch.promote_types, formats)
         self.device = next(iter(self.parameters.values())).device
-        self.precision = _coarsest(model)
+        self.precision = weights_precision(model)
         self.names = tuple(self.parameters)
         self.shapes = {name: p.shape for name, p in self.parameters.items()}
         self.sizes = [p.numel() for p in self.parameters.values()]
@@ -105,26 +115,31 @@ class Problem:
         self._chunk = self.n
         self.findings: tuple[Finding, ...] = ()
         self.curvature_fault: InputError | None = None
+        self.effects = SideEffects()
         self._examine()
 
     # -- the point ---------------------------------------------------------------------------------
 
     def at(self, parameters: Mapping[str, Tensor]) -> Problem:
-        """The same task at another point; passes are counted together."""
+        """The same task at another point, each tensor in the format that it has here; passes are counted together."""
         other = copy(self)
         other._dense = None
-        other.parameters = {name: value.clone() for name, value in self._fitting(parameters).items()}
+        fitting = self._fitting(parameters)
+        other.parameters = {name: fitting[name].to(p.dtype, copy=True) for name, p in self.parameters.items()}
         return other
 
     def _fitting(self, vector: Mapping[str, Tensor]) -> Parameters:
-        """The vector on the problem's device and in its dtype; InputError where names or shapes do not fit."""
+        """The vector on the problem's device; InputError where names or shapes do not fit. Names may be those of the
+        wrapped module."""
+        if self._wrapped and not self.shapes.keys() <= vector.keys():
+            vector = {name.removeprefix(self._wrapped): value for name, value in vector.items()}
         missing = [name for name in self.names if name not in vector]
         if missing:
             raise InputError("a parameter is missing", missing[0], f"give all of {len(self.names)} parameters")
         for name, shape in self.shapes.items():
             if vector[name].shape != shape:
                 raise InputError(f"shape {tuple(vector[name].shape)} instead of {tuple(shape)}", name)
-        return {name: vector[name].detach().to(self.device, self.dtype) for name in self.names}
+        return {name: vector[name].detach().to(self.device) for name in self.names}
 
     def in_double(self) -> Problem:
         """The same task with parameters, buffers and samples in float64; passes are counted together."""
@@ -137,6 +152,7 @@ class Problem:
         else:
             inputs, targets = _doubled(dict(enumerate(self.samples))).values()
             other.samples = inputs, targets
+        other.effects = replace(self.effects, state=_doubled(self.effects.state))
         return other
 
     def subset(self, index: Tensor) -> Problem:
@@ -204,16 +220,22 @@ class Problem:
 
     def loss_of(self, output: Any, targets: Tensor) -> Tensor:
         """l_i, shape (m,), from what forward returned for m samples and their targets."""
-        return self._loss(output, targets)
+        return self._loss(output, self.effects.fresh_targets(targets))
 
     def output(self, parameters: Mapping[str, Tensor], samples: Samples) -> Any:
         """What forward returns for the samples. Call it inside :meth:`measuring`."""
         own = parameters if self.unrotated is None else self.unrotated(dict(parameters))
-        state = {**self._fixed, **own}
-        if isinstance(samples, dict):
-            inputs = {name: tensor for name, tensor in samples.items() if name != "labels"}
-            return functional_call(self.model, state, (), {**inputs, **self._arguments})
-        return functional_call(self.model, state, (samples[0],))
+        named = samples if isinstance(samples, dict) else {"inputs": samples[0]}
+        with self.effects.undone(self._fixed, own, named) as (state, fresh):
+            if isinstance(samples, dict):
+                inputs = {name: tensor for name, tensor in fresh.items() if name != "labels"}
+                return functional_call(self.model, state, (), {**inputs, **self._arguments})
+            return functional_call(self.model, state, (fresh["inputs"],))
+
+    def own_loss(self, samples: dict[str, Tensor]) -> Tensor | None:
+        """The loss that a transformers model computes itself; None without one. Call it inside :meth:`measuring`."""
+        with self.effects.undone(self._fixed, self.parameters, samples) as (state, fresh):
+            return heads.own_loss(self.model, state, fresh)
 
     def chunks(self) -> Iterator[Samples]:
         """The samples in pieces that fit through the model at once, trimmed."""
@@ -246,13 +268,14 @@ class Problem:
                     parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
                     total += torch.cat([part.reshape(-1) for part in parts]).double()
         self.passes.add(1)
-        return value / self.n, self.unflatten((total / self.n).to(self.dtype))
+        mean = self.unflatten(total / self.n)
+        return value / self.n, {name: mean[name].to(p.dtype) for name, p in self.parameters.items()}
 
     def hessian_vector_product(self, vector: Mapping[str, Tensor]) -> Parameters:
         """H v with H = nabla^2 f(w), by double backward."""
         from estimators.products import hessian
 
-        flat = self.flatten(self._fitting(vector))
+        flat = self.flatten(self._fitting(vector)).to(self.dtype)
         with hessian(self) as product:
             return self.unflatten(product(flat[:, None])[:, 0])
 
@@ -260,9 +283,9 @@ class Problem:
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """Evaluation mode, attention that has second derivatives, and the random state put back at the end."""
+        """Evaluation mode, modes of torch that the graph needs, and the random state put back at the end."""
         experts = heads.experts_in_double(self.model, self.dtype)
-        with heads.evaluating(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), experts:
+        with heads.evaluating(self.model), plain_torch(self.device), experts:
             yield
 
     # -- opening -----------------------------------------------------------------------------------
@@ -285,9 +308,11 @@ class Problem:
         for name, tensor in named.items():
             if tensor.is_meta or tensor.layout != torch.strided:
                 raise InputError("no dense tensor of numbers", name, "convert it with `.to_dense()`, or fill it first")
-            moved = tensor.detach().to(self.device)
+            moved = (tensor.clone() if tensor.is_inference() else tensor.detach()).to(self.device)
+            if name in ("labels", "targets"):
+                moved = losses.target_numbers(self.loss_name, moved, self._inputs_dtype)
             if tensor.is_floating_point():
-                moved = moved.to(self.dtype)
+                moved = moved.to(self._inputs_dtype)
                 if not bool(torch.isfinite(moved).all()):
                     raise InputError("NaN or infinity in the samples", name, "drop or fill these rows")
             named[name] = moved
@@ -299,6 +324,9 @@ class Problem:
         """Checks of a new problem: targets, coupling, determinism; sets the chunk size and the findings."""
         from estimators.derivative_checks import curvature_fault, finding
 
+        self.effects = side_effects(self)
+        if self.effects.coarse is not None:
+            self.precision = coarsest((self.precision, self.effects.coarse))
         self._chunk, self.findings = examine(self)
         self.measure_graphs()
         self.curvature_fault = curvature_fault(self)
@@ -310,12 +338,6 @@ class Problem:
         if self.memory_bytes is not None:
             self._graph_sizes = memory.graph_sizes(self)
             self._chunk = memory.fitting_chunk(self, self._chunk)
-
-
-def _coarsest(model: nn.Module) -> torch.dtype:
-    """The number format that rounds most, of all parameters: adapters in float32 may stand on a bfloat16 model."""
-    formats = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-    return max(formats, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _doubled(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:

@@ -83,16 +83,16 @@ def rotated(problem: Problem, seed: int) -> Problem:
     Noise, curvature and every update rule then see the rotated coordinates; samples, losses and passes are shared.
     """
     other = copy(problem)
-    like = next(iter(problem.parameters.values()))
-    rotation = Rotation(problem.d, seed, like)
-    pieces, sizes, shapes = problem.names, problem.sizes, problem.shapes
+    flat = problem.flatten(problem.parameters).to(problem.dtype)
+    rotation = Rotation(problem.d, seed, flat)
+    sizes, like = problem.sizes, problem.parameters
 
     def unrotated(parameters: Parameters) -> Parameters:
         parts = torch.split(rotation.forward(parameters[NAME]), sizes)
-        return {name: part.reshape(shapes[name]) for name, part in zip(pieces, parts, strict=True)}
+        return {name: part.reshape(p.shape).to(p) for (name, p), part in zip(like.items(), parts, strict=True)}
 
     other.unrotated = unrotated
-    other.parameters = {NAME: rotation.inverse(problem.flatten(problem.parameters))}
+    other.parameters = {NAME: rotation.inverse(flat)}
     other.names, other.sizes, other.shapes = (NAME,), [problem.d], {NAME: torch.Size([problem.d])}
     other._dense = None
     other.measure_graphs()

@@ -21,6 +21,7 @@ from diagnose.inputs.models.weights import short
 from diagnose.inputs.sampling import Drawn
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
 from estimators.examine import refuse_unmade
+from estimators.heads import unwrapped
 from estimators.results import Finding
 
 ROTATED = "coordinates turned by a random rotation (--rotate): a control, not your training"
@@ -68,6 +69,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
     dtype = None if settings.dtype is None else DTYPES[settings.dtype]
     device = None if settings.device is None else _device(str(settings.device))
     if isinstance(model, nn.Module):
+        model, _ = unwrapped(model)
         refuse_unmade(model)
         drawn = own.open_module(Loaded(modules.placed(model, dtype, device), task_name(model), ""), data, settings)
     elif isinstance(model, (str, Path)):

@@ -83,9 +83,12 @@ def test_looking_at_the_outputs_changes_nothing(tmp_path: Path) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 9)
             self.register_buffer("calls", torch.zeros(()))
+            self.held: Tensor | None = None
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
+            x.mul_(2)
+            self.held = self.layer.weight
             assert not self.training
             return self.layer(x) + 0 * torch.rand(1)  # type: ignore[no-any-return]
 
@@ -96,6 +99,25 @@ def test_looking_at_the_outputs_changes_nothing(tmp_path: Path) -> None:
     assert torch.equal(random, torch.random.get_rng_state())
     assert model.training
     assert not model.calls
+    assert model.held is None
+    assert isinstance(opened.samples, tuple)
+    plain, _ = open_task(nn.Linear(4, 9), str(tmp_path / "rows.npz"), Settings())
+    assert torch.equal(opened.samples[0], plain.samples[0])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("settings", [{}, {"dtype": "float64"}])
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="aot_eager")], ids=["parallel", "compiled"]
+)
+def test_wrapped_modules_are_opened_as_the_module_inside(tmp_path: Path, wrap: Any, settings: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 9))
+    path = str(table(tmp_path, [3, 7, 3]))
+    opened, plain = (open_task(each, path, Settings(**settings))[0] for each in (wrap(model), model))
+    names = [name for name, _ in opened.model.named_parameters()]
+    assert names == ["0.weight", "0.bias"]
+    assert (opened.fingerprint, targets(opened)) == (plain.fingerprint, targets(plain))
+    assert opened.understood == plain.understood
+    assert Problem(opened.model, opened.samples).names == tuple(names)
 
 
 def images(folder: Path, labels: Any) -> str:

@@ -221,6 +221,10 @@ def test_a_pickled_module_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
     found = opened(tmp_path / "x.pt", trust_pickle=True)
     assert isinstance(found.module, Net)
     assert torch.equal(before, torch.random.get_rng_state())
+    torch.save(nn.DataParallel(found.module), tmp_path / "y.pt")
+    inside = opened(tmp_path / "y.pt", trust_pickle=True)
+    assert same(inside.module, found.module.state_dict())
+    assert inside.form == found.form
     assert refused(tmp_path / "x.pt", trust_pickle=True, architecture="mlp").hint == "leave it out"
 
 

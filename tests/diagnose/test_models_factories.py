@@ -32,6 +32,9 @@ def failing():
 def leaving():
     raise SystemExit(3)
 
+def parallel():
+    return nn.DataParallel(model())
+
 constant = 5
 instance = Net()
 """
@@ -63,6 +66,9 @@ def test_a_factory_of_the_working_folder_follows_the_seed(here: Path) -> None:
     assert torch.equal(state, torch.random.get_rng_state())
     assert (first.name, first.form, first.folder) == ("made_here.nets:model", "Net made with seed 1", None)
     assert type(opened("made_here.nets:Net").module).__name__ == "Net"
+    inside = opened("made_here.nets:parallel", seed=1)
+    assert same(inside.module, first.module.state_dict())
+    assert inside.form == first.form
 
 
 @pytest.mark.parametrize(

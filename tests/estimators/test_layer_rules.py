@@ -6,6 +6,7 @@ says which.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,75 @@ def _check(problem: Problem, parts: Parts) -> None:
     torch.testing.assert_close(moments.mean, rows.mean(0), rtol=0, atol=1e-13 * float(rows.abs().max()))
     squares = rows.var(0, correction=0) * len(rows)
     torch.testing.assert_close(moments.squares, squares, rtol=0, atol=1e-13 * float(squares.max()))
+
+
+class Scalars(nn.Module):
+    """A linear layer, and a parameter of one number or few used in an operation on its output."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], axes: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.layer = nn.Linear(4, 3).double()
+        self.number = nn.Parameter(1 + torch.rand(shape, generator=generator, dtype=torch.float64))
+        self.change, self.axes = change, axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.axes == 1:
+            return self.change(x @ self.layer.weight[0], self.number)
+        if self.axes == 2:
+            return self.change(self.layer(x), self.number).sum(1)
+        times = torch.arange(1, 6, dtype=torch.float64)[:, None]
+        return self.change(self.layer(x.unsqueeze(1) * times).tanh(), self.number).sum((1, 2))
+
+
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "times": lambda h, a: h * a,
+    "plus": lambda h, a: (h + a).tanh(),
+    "both": lambda h, a: h * a + a,
+    "minus": lambda h, a: (a - h).tanh(),
+    "over": lambda h, a: h / a,
+    "exp": lambda h, a: h * a.exp(),
+    "scaled": lambda h, a: torch.add(h, a, alpha=2).tanh(),
+    "added twice": lambda h, a: (h * a).tanh() + a.sum(),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((), 1), ((1,), 1), ((), 2), ((1,), 2), ((1, 1), 2), ((), 3), ((1,), 3), ((5, 1), 3), ((1, 3), 3), ((1, 5, 1), 3)],
+)
+def test_parameters_of_one_number(operation: str, shape: tuple[int, ...], axes: int) -> None:
+    """As in ReZero (a scalar times a branch) or a bias of shape (1,)."""
+    inputs = torch.randn(7, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    parts = Scalars(OPERATIONS[operation], shape, axes), (inputs, inputs[:, 0]), "squared"
+    problem = Problem(*parts)
+    _check(problem, parts)
+    if operation in ("times", "both") and axes > 1:
+        assert _engine(problem) == "rules"
+
+
+def test_a_problem_of_one_number() -> None:
+    """l_i = (w x_i - y_i)^2 / 2: the gradient of sample i is (w x_i - y_i) x_i."""
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.w
+
+    x = torch.randn(9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = x.flip(0)
+    problem = Problem(One(), (x, y), "squared")
+    moments, _ = gradient_moments(problem)
+    each = (0.3 * x - y) * x
+    torch.testing.assert_close(moments.mean, each.mean(0, keepdim=True))
+    torch.testing.assert_close(moments.squares, each.var(0, correction=0).reshape(1) * 9)
+    assert problem.hessian_vector_product({"w": torch.ones((), dtype=torch.float64)})["w"].item() == pytest.approx(
+        float(x.square().mean())
+    )
 
 
 @pytest.mark.parametrize("samples", [2, TIME, 2 * TIME])

@@ -17,17 +17,8 @@ from estimators.products import dense_hessian, hessian
 from tests import oracles
 from tests.module_kinds import BY_NAME, CLASSES, KINDS, VOCABULARY, WIDTH, Kind, Model, N, tokens
 
-FUSED = pytest.mark.xfail(strict=True, reason="torch's fused weight norm has a wrong double backward")
 
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, id=kind.name, marks=FUSED if kind.name == "weight-norm" else ())
-        for kind in KINDS
-        if "bag" not in kind.name
-    ],
-)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "bag" not in kind.name], ids=lambda kind: kind.name)
 def test_products(kind: Kind) -> None:
     """H V for a block, whole and in chunks, against double backward one sample at a time."""
     problem = Problem(*kind.parts())

@@ -14,6 +14,7 @@ from diagnose.inputs.models.catalogue import NETWORKS, Network
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.settings import Settings, printable
 from estimators.examine import refuse_unmade
+from estimators.heads import unwrapped
 
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 """Where training checkpoints keep the weights."""
@@ -31,6 +32,7 @@ def open_file(path: Path, settings: Settings) -> Loaded:
     if isinstance(found, nn.Module):
         if settings.architecture is not None:
             raise InputError("the file holds a whole module", "--architecture", "leave it out")
+        found, _ = unwrapped(found)
         refuse_unmade(found)
         form = pretrained.described(type(found).__name__, found.state_dict(), "the file, unpickled")
         return Loaded(weights.owned(found.cpu().eval()), where, form)

@@ -16,6 +16,7 @@ from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.reading import first_line, importing_from_here
 from diagnose.settings import printable
 from estimators.examine import refuse_unmade
+from estimators.heads import unwrapped
 
 FORM = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 """Two dotted Python names with a colon between."""
@@ -56,6 +57,7 @@ def open_factory(word: str, seed: int) -> Loaded:
     if not isinstance(model, nn.Module):
         kind = printable(type(model).__name__)
         raise InputError(f"the factory returns a {kind}", where, "return a torch.nn.Module")
+    model, _ = unwrapped(model)
     refuse_unmade(model)
     form = f"{printable(type(model).__name__)} made with seed {seed}"
     return Loaded(model.cpu().eval(), where, form)

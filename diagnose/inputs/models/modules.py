@@ -14,6 +14,7 @@ from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.data.targets import Classes
 from diagnose.settings import Family, Loss
 from estimators.heads import evaluating, input_embedding, transformer
+from estimators.module_state import unchanged
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:
@@ -88,9 +89,9 @@ def classes(model: nn.Module, inputs: Tensor | None = None) -> Classes | None:
         return None
     dtype, device = home(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), unchanged(model), torch.no_grad():
         try:
-            output = functional_call(model, buffers, (inputs.to(device, dtype),))
+            output = functional_call(model, buffers, (inputs.to(device, dtype, copy=True),))
         except Exception:
             return None
     return Classes(int(output.shape[1])) if isinstance(output, Tensor) and output.dim() == 2 else None
