@@ -62,8 +62,7 @@ def refuse_coupled(problem: Problem, chunk: int, *, gradients: bool = True) -> N
     size = min(problem.n, COMPANY, max(chunk, GROUP))
     alone = _alone(problem, probes)
     finite = torch.isfinite(alone)  # what is not is named with its sample when gradients are measured
-    orders = list(torch.randperm(len(probes), generator=generator).split(min(size, GROUP)))
-    for order in orders:
+    for order in torch.split(torch.randperm(len(probes), generator=generator), min(size, GROUP)):
         _compare(problem, _losses(problem, probes[order]), alone[order], finite[order])
     others = torch.randperm(problem.n, generator=generator)
     company = torch.cat([probes, others[~torch.isin(others, probes)]])[:size]

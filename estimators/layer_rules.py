@@ -129,11 +129,11 @@ def _prove(
 ) -> None:
     """Raises Unfit where a row of the parts is not that of its one sample."""
     with torch.no_grad():
-        for site, *pair in zip(sites, parts, weighted, strict=True):
-            leading = _leading(site, pair[0], leaves[site.parameter].shape)
-            flat = [part.flatten(0, leading - 1) for part in pair]
-            here = replace(site, rows=len(flat[0]) // len(by))
-            if row_places.misplaced(*(_by_sample(here, each, len(by)) for each in flat), by):
+        for site, part, again in zip(sites, parts, weighted, strict=True):
+            leading = _leading(site, part, leaves[site.parameter].shape)
+            here = replace(site, rows=part.shape[:leading].numel() // len(by))
+            plain, scaled = (_by_sample(here, each.flatten(0, leading - 1), len(by)) for each in (part, again))
+            if row_places.misplaced(plain, scaled, by):
                 raise Unfit("rows of the samples lie in an order that the data decide, or samples share them")
 
 

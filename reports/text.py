@@ -188,8 +188,9 @@ def _noise(part: Any) -> str | None:
     line = f"density {measured(part.density, part.density_interval)}"
     if part.density_interval is None:
         return f"{line} on {number(part.samples)} samples" if part.samples else line
+    low, high = part.density_interval
     rare = unless_rare(part.rare_rows, "the noise")
-    return f"{line}, {rare}" if rare else line
+    return f"{line}, {rare}" if rare and low < high else line
 
 
 def _smoothness(part: Any) -> str | None:

@@ -113,7 +113,7 @@ def _rare(noise: Noise, rows: int | None) -> str:
         return ""
     needed, bound = samples_to_see(BOUND, rows), number(int(1 / BOUND))
     rare = unless_rare(noise.rare_rows)
-    return f" The noise is that of all rows {rare}: `--samples {needed}` brings that to 1 in {bound}."
+    return f" The interval of the noise holds {rare}: `--samples {needed}` brings that to 1 in {bound}."
 
 
 def _undecided(training: Training) -> str:

@@ -126,7 +126,7 @@ def test_probes_are_spread() -> None:
     generator = torch.Generator().manual_seed(0)
     for n in (1, 2, 7, 8, 9, 1000):
         probes = coupling.spread(n, 8, generator)
-        assert probes.unique().numel() == min(n, 8)
+        assert len(set(probes.tolist())) == min(n, 8)
         assert int(probes.min()) >= 0
         assert int(probes.max()) < n
         if n == 1000:
