@@ -11,7 +11,8 @@ from diagnose.training.update_rules import State
 from estimators.lanczos import Ritz
 from estimators.problem import Problem
 from estimators.products import passing
-from estimators.results import ALL_ROWS, Progress, Smoothness
+from estimators.rare_rows import unseen_share
+from estimators.results import ALL_ROWS, NONE_MISSED, Progress, Smoothness
 
 FEWEST_SAMPLES = 4
 """Two halves of two samples each: fewer show no scatter."""
@@ -35,6 +36,7 @@ def whole_data(
     problem: Problem, bracket: Smoothness, rows: int, *, affordable: bool, seed: int, progress: Progress
 ) -> dict[str, Any]:
     """The 95% interval for Lambda of all ``rows`` of the data; the bracket itself where all were measured.
+    ``rare_rows`` is the share of the rows below which the draw may have missed them all.
 
     Args:
         problem: the curvature samples.
@@ -42,12 +44,12 @@ def whole_data(
         affordable: False where the model is too large for more products.
     """
     found: dict[str, Any] = {"interval": None, "mean": None, "inflation": None, "samples": problem.n, "rows": rows}
-    found["products"] = 0
+    found |= {"products": 0, "rare_rows": unseen_share(problem.n, rows)}
     if problem.n >= rows:
         assert bracket.l1_lower is not None
         assert bracket.l1_upper is not None
         found["interval"] = (bracket.l1_lower, bracket.l1_upper)
-        return {**found, "why": dict.fromkeys(("mean", "inflation"), ALL_ROWS)}
+        return {**found, "why": {**dict.fromkeys(("mean", "inflation"), ALL_ROWS), "rare_rows": NONE_MISSED}}
     reason = ""
     if problem.n < FEWEST_SAMPLES:
         reason = f"{problem.n} samples are too few: Lambda of all {rows:,} rows takes {FEWEST_SAMPLES} or more"

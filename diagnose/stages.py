@@ -340,6 +340,7 @@ def verdict(bench: Bench, known: Diagnosis) -> Update:
         known.training,
         prediction,
         Raced(bench.resolved.batch_size, bench.resolved.schedule, bench.resolved.box, bench.resolved.rotate),
+        known.task.rows,
     )
     return Update({"prediction": prediction, "verdict": part}, findings=findings)
 

@@ -62,6 +62,7 @@ class WholeData(TypedDict, total=False):
     interval: Interval | None
     mean: Number
     inflation: Number
+    rare_rows: Number
     samples: int
     rows: int
     products: Number

@@ -21,6 +21,7 @@ from estimators.intervals import quantile
 from estimators.lanczos import SLICE, norm, random_start
 from estimators.problem import Problem
 from estimators.products import Product, hessian
+from estimators.rare_rows import unseen_share
 from estimators.results import Cost, Interval, Progress, Smoothness
 from estimators.sweeps import Sweeps
 
@@ -44,7 +45,8 @@ class Crossfit:
     ``crossfit_mean`` <= Lambda in expectation, and ``sample_interval``, the bracket on Lambda of the draw itself, lies
     above it in expectation; ``standard_error`` is that of crossfit_mean. ``inflation`` = the draw's upper bound /
     crossfit_mean: near 1 the draw is large enough. ``products`` are those over all samples: one over a part counts its
-    share.
+    share. ``rare_rows``: the share of the rows below which a draw misses all of them in more than 2.5% of draws; the
+    interval holds unless rarer ones carry Lambda. None where all rows were drawn.
     """
 
     interval: Interval | None
@@ -57,6 +59,7 @@ class Crossfit:
     products: float
     samples: int
     rows: int | None
+    rare_rows: float | None
     why: Mapping[str, str] = field(default_factory=dict)
     cost: Cost = field(default=Cost())
 
@@ -85,7 +88,8 @@ def crossfit_smoothness(
     high.
 
     Both ends use Student's t at 97.5% with batches - folds degrees of freedom. They fail together at most about 5% of
-    the time while no rare row carries Lambda; curvature of rows that the draw missed is in neither end.
+    the time while no rows rarer than ``rare_rows`` carry Lambda; curvature of rows that the draw missed is in neither
+    end.
 
     Cost: folds - 1 times about 65 products over the samples, 4 more, and the bracket unless given. Fewer sweeps lower
     the lower end alone: it is valid for any U, V.
@@ -146,6 +150,7 @@ def crossfit_smoothness(
         products=products,
         samples=problem.n,
         rows=rows,
+        rare_rows=unseen_share(problem.n, rows),
         why=why,
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )

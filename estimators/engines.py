@@ -147,7 +147,9 @@ def _chunk_uses(plan: Plan, problem: Problem, piece: range) -> list[list[Use]]:
     """For each parameter its uses in the graph of a chunk."""
     chunk, named = problem.trimmed(take(problem, piece)), problem.leaves()
     losses = problem.losses(named, chunk)
-    return layer_rules.planned_uses(plan, losses.sum(), list(named.values()), len(piece), with_logits(chunk))
+    found, proved = layer_rules.planned_uses(plan, losses, list(named.values()), with_logits(chunk))
+    problem.passes.add(len(piece) / problem.n / 3 if proved else 0)
+    return found
 
 
 def _rows_by_rules(plan: Plan, problem: Problem, piece: range) -> Tensor:

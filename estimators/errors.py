@@ -17,3 +17,8 @@ class InputError(ValueError):
         self.where = where
         self.hint = hint
         super().__init__(f"{what}: {where}" if where else what)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; the name of its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

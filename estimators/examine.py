@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
-from estimators import heads, losses
-from estimators.errors import InputError
+from estimators import coupling, heads, losses
+from estimators.errors import InputError, first_line
 from estimators.graphs import dense_parts
 from estimators.lookups import NoRow, RefusedNumbers
 from estimators.module_checks import module_findings, weights_precision
@@ -44,7 +44,9 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
         if problem.n > PROBE and _looks_up(problem):
             # Under a limit the chunk that fits is not known yet.
             _check_every_sample(problem, chunk if problem.memory_bytes is None else PROBE)
-        _check_losses(problem, few)
+        coupling.check_losses(problem, few)
+        # Under a limit the chunk that fits is not known yet.
+        coupling.refuse_coupled(problem, chunk if problem.memory_bytes is None else PROBE)
         _check_own_loss(problem)
         unused = _check_gradient(problem, few)
     findings = (
@@ -56,16 +58,19 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
 
 
 def examine_others(problem: Problem) -> None:
-    """Samples beside those that the problem was made with: forward takes all of them, and the targets fit its output.
+    """Samples beside those that the problem was made with: forward takes all of them, the targets fit its output, and
+    none depends on the others.
 
-    Cost: a forward pass over them.
+    Cost: a forward pass over them, and some over a few.
 
     Raises:
-        InputError: samples that forward can't take, such as tokens out of the vocabulary; targets that do not fit.
+        InputError: samples that forward can't take, such as tokens out of the vocabulary; targets that do not fit;
+            losses that other samples change.
     """
     with problem.measuring():
         output = _check_every_sample(problem, problem._chunk)
-    _check_targets(problem, output)
+        _check_targets(problem, output)
+        coupling.refuse_coupled(problem, problem._chunk, gradients=False)
 
 
 def refuse_unmade(model: nn.Module) -> None:
@@ -225,44 +230,6 @@ def _whole_numbers(problem: Problem, sample: int) -> str:
     return f" with numbers from {int(min(ends))} to {int(max(ends))}" if ends else ""
 
 
-def _check_losses(problem: Problem, few: Samples) -> None:
-    """Finite, one for each sample, the same twice, the same alone as in company."""
-
-    def one(sample: int) -> Samples:
-        return problem.trimmed(problem.take(slice(sample, sample + 1)))
-
-    with torch.no_grad():
-        each = problem.losses(problem.parameters, few)
-        losses.check_shape(each, min(PROBE, problem.n))
-        again = problem.losses(problem.parameters, few)
-        try:
-            alone = torch.cat([problem.losses(problem.parameters, one(i)) for i in range(len(each))])
-        except (InputError, MemoryError):
-            raise
-        except Exception as error:  # as batch norm with the statistics of a batch of one row
-            raise InputError(
-                "the loss of a sample depends on the other samples of its batch",
-                f"{type(problem.model).__name__} with one alone: {first_line(error)}",
-                "no per-sample gradient exists; replace layers that use statistics of the batch",
-            ) from error
-    if not bool(torch.isfinite(each).all()):
-        raise InputError(
-            "the loss is not finite at the starting point", "sample " + str(int((~torch.isfinite(each)).nonzero()[0]))
-        )
-    if not _close(each, again, problem.precision):
-        raise InputError(
-            "the loss changes between two evaluations of the same point",
-            type(problem.model).__name__,
-            "switch off what is random in forward (dropout called with training=True, sampling)",
-        )
-    if not _close(each, alone, problem.precision):
-        raise InputError(
-            "the loss of a sample depends on the other samples of its batch",
-            type(problem.model).__name__,
-            "no per-sample gradient exists; replace layers that use statistics of the batch",
-        )
-
-
 def _check_own_loss(problem: Problem) -> None:
     """Where a transformers model gives a loss itself, ours is that of one sequence alone."""
     if problem.loss_name != "cross-entropy" or not isinstance(problem.samples, dict):
@@ -297,7 +264,7 @@ def _check_gradient(problem: Problem, few: Samples) -> list[str]:
     second, _ = _gradient(problem, few)
     if not bool(torch.isfinite(first).all()):
         raise InputError("the gradient is not finite at the starting point", type(problem.model).__name__)
-    if not _close(first, second, problem.precision):
+    if not coupling.close(first, second, problem.precision):
         raise InputError("the gradient changes between two evaluations of the same point", type(problem.model).__name__)
     return _unreached(problem, unused) if problem.n > PROBE else unused
 
@@ -323,11 +290,6 @@ def _gradient(problem: Problem, few: Samples) -> tuple[Tensor, list[str]]:
     parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     unused = [name for name, part in zip(leaves, parts, strict=True) if part is None]
     return torch.cat([part.reshape(-1) for part in parts if part is not None]), unused
-
-
-def _close(a: Tensor, b: Tensor, precision: torch.dtype) -> bool:
-    scale = float(a.abs().max())
-    return bool((a - b).abs().max() <= (5e-2 if precision in losses.COARSE else 1e-4) * max(scale, 1e-12))
 
 
 def _module_findings(model: nn.Module) -> list[Finding]:
@@ -416,10 +378,6 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
             )
         )
     return found
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def counted(number: int, noun: str) -> str:

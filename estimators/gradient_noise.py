@@ -18,7 +18,8 @@ from estimators.noise_intervals import FEWEST, Intervals, half_width, noise_inte
 from estimators.noise_samples import Drawn, gradients, spread, tail_gradients
 from estimators.per_sample import STAGE
 from estimators.problem import Problem
-from estimators.results import Cost, Finding, Noise, Progress
+from estimators.rare_rows import unseen_share
+from estimators.results import NONE_MISSED, Cost, Finding, Noise, Progress
 
 FEW = 30
 """Below this many samples a warning: at 30 Gaussian samples one sigma_j has a relative standard error of
@@ -45,9 +46,10 @@ def noise(
     noise_scale_l1 = (||sigma||_1 / ||grad f||_1)^2, in samples (McCandlish et al. 2018).
 
     All rows: plain values, every interval is [x, x]. A draw: estimates for the whole data set, freed of the bias of
-    the root, with 95% intervals (:func:`noise_intervals.noise_intervals`); null with a reason, and the finding
-    ``heavy-tail``, where the draw cannot tell. gradient_l1, gradient_l2, dead_fraction and the vectors are the
-    draw's own.
+    the root, with 95% intervals (:func:`noise_intervals.noise_intervals`), which hold unless rows rarer than the share
+    ``rare_rows`` carry the noise: no draw shows what it drew no row of (:mod:`rare_rows`). Null with a reason, and
+    the finding ``heavy-tail``, where the draw cannot tell. gradient_l1, gradient_l2, dead_fraction and the vectors are
+    the draw's own.
 
     Cost: about one forward+backward pass over the samples, and at most ``extra_passes``. Memory: a few vectors of size
     d, 20 of them for a draw; where n d <= 2^24 the gradients of single samples, for tails and batches.
@@ -170,7 +172,9 @@ def _values(problem: Problem, drawn: Drawn, sigma: Tensor, rows: int, tail_rows:
         values["tensors"] = table
         values["token_deciles"], reason = token_deciles(problem, problem.unflatten(sigma))
         why |= {"token_deciles": reason} if reason else {}
-    values |= {"exact": exact, "samples": n}
+    values |= {"exact": exact, "samples": n, "rare_rows": unseen_share(n, rows)}
+    if values["rare_rows"] is None:
+        why["rare_rows"] = NONE_MISSED
     return {key: None if key in why else value for key, value in values.items()}, why, findings
 
 

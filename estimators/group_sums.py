@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from estimators.moments import Moments
+from estimators.rare_rows import unseen_share
 
 BLOCK = 1 << 19
 """Numbers of one (K, coordinates) block that are worked on at once."""
@@ -23,8 +24,6 @@ BINS_PER_OCTAVE, OCTAVES = 2, 80
 """Bins of sigma^2: coordinates of one bin have sigma within 19%; what lies 2^80 below the top shares the last."""
 ROUNDING = 1e-6
 """A sum of squares that is left of a whole one at less than this share is rounding of float32."""
-MISSED = 3.7
-"""-log 0.025: with probability 0.975 what a draw never saw happens in fewer than 3.7/n of the rows."""
 
 
 @dataclass(frozen=True)
@@ -258,13 +257,13 @@ def _folded(
 def _hidden(dead: Tensor, energies: Tensor, n: int, rows: int) -> tuple[float, float]:
     """What coordinates without noise in the draw could add to ||sigma||_1 and ||sigma||_2.
 
-    What no sample shows happens, with probability 0.975, in a share p < 3.7 / (-rows log(1 - n/rows)) of the rows
-    (about 3.7/n). If such a row moves a tensor's silent coordinates by at most twice what a sample moves all of the
-    tensor, their variances add up to e p, e four times the largest energy of a group, and their sigmas to at most
-    sqrt(silent e p).
+    What no sample shows happens, with probability 0.975, in a share p of the rows below that of
+    :func:`rare_rows.unseen_share`. If such a row moves a tensor's silent coordinates by at most twice what a sample
+    moves all of the tensor, their variances add up to e p, e four times the largest energy of a group, and their sigmas
+    to at most sqrt(silent e p).
     """
-    if n >= rows:
+    share = unseen_share(n, rows)
+    if share is None:
         return 0.0, 0.0
-    share = min(1.0, MISSED / (-rows * math.log1p(-n / rows)))
     energy = 4 * share * energies.amax(0)
     return float((dead * energy).sqrt().sum()), math.sqrt(float(torch.where(dead > 0, energy, 0.0).sum()))

@@ -5,7 +5,8 @@ A rule turns them, and what the operation saved for backward, into the sample's 
 summed over the samples are not computed in that pass, which pays for the rules. Uses of one parameter (``sites.py``)
 are added before anything is squared.
 
-Where a graph shows a use without a rule, or rows that cannot be told apart by sample, :class:`Unfit` says so.
+Where a graph shows a use without a rule, or rows that cannot be told apart by sample, :class:`Unfit` says so. That rows
+lie where they are taken to lie is known for each chunk, not for some of its samples: see ``row_places.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from estimators import row_places
 from estimators.sites import EMBEDDING, SUM, Plan, Site, Unfit, find, gradients
 
 PRODUCT, NORM = "MulBackward0", "NativeLayerNormBackward0"
@@ -60,7 +62,7 @@ def survey(losses: Tensor, leaves: Sequence[Tensor], kept: int) -> tuple[Plan, l
     if None in told and told != {None, False}:
         raise Unfit("no gradient of a sample shows where its rows lie")
     without_graph = tuple(replace(site, node=None, at=None) for site in found)
-    return Plan(without_graph, kept, sum(numbers.values()) // 2), found
+    return Plan(without_graph, kept, sum(numbers.values()) // 2, row_places.operations(losses, 2)), found
 
 
 def _leading(site: Site, gradient: Tensor, shape: torch.Size) -> int:
@@ -83,31 +85,56 @@ def _broadcast_shape(site: Site, shape: torch.Size) -> torch.Size:
 # A rule takes the site, the gradient of its output as (m, T, ...) and the parameter's shape.
 
 
-def planned_uses(plan: Plan, loss: Tensor, leaves: Sequence[Tensor], samples: int, kept: int) -> list[list[Use]]:
-    """For each leaf its uses in the graph of a chunk's summed loss. ``kept``: positions with logits in the chunk.
+def planned_uses(plan: Plan, losses: Tensor, leaves: Sequence[Tensor], kept: int) -> tuple[list[list[Use]], bool]:
+    """For each leaf its uses in the graph of a chunk's losses, and whether the places of the samples' rows took a
+    proof: a second backward pass down to the uses. ``kept``: positions with logits in the chunk.
 
     Raises:
-        Unfit: the graph is not that of the plan.
+        Unfit: the graph is not that of the plan, or rows do not lie where they do in the plan.
     """
-    return uses(plan.placed(find(loss, leaves, samples, RULES, plan)), loss, leaves, samples, (plan.kept, kept))
+    samples = len(losses)
+    sites = plan.placed(find(losses.sum(), leaves, samples, RULES, plan))
+    fixed = samples == 1 or row_places.as_planned(plan.operations, row_places.operations(losses, samples), samples)
+    weights = None if fixed else row_places.weights(samples, leaves[0].dtype)
+    return uses(sites, losses, leaves, (plan.kept, kept), weights), not fixed
 
 
 def uses(
-    sites: Sequence[Site], loss: Tensor, leaves: Sequence[Tensor], samples: int, kept: tuple[int, int] = (0, 0)
+    sites: Sequence[Site],
+    losses: Tensor,
+    leaves: Sequence[Tensor],
+    kept: tuple[int, int] = (0, 0),
+    weights: Tensor | None = None,
 ) -> list[list[Use]]:
     """For each leaf its uses, whose gradients are to be added (:func:`rows`); no use where no sample reaches it.
 
-    ``kept``: positions with logits in the plan and here.
+    ``kept``: positions with logits in the plan and here. ``weights``: of the samples, by which it is proved that each
+    row belongs to one.
 
     Raises:
         Unfit: other rows than in the plan, or an operation in a form without a rule.
     """
-    parts = gradients(loss, sites)
+    parts = gradients(losses.sum(), sites)
     found: list[list[Use]] = [[] for _ in leaves]
     with torch.no_grad():
         for site, part in zip(sites, parts, strict=True):
-            found[site.parameter].append(_use(site, part, leaves[site.parameter].shape, samples, kept))
+            found[site.parameter].append(_use(site, part, leaves[site.parameter].shape, len(losses), kept))
+    if weights is not None:
+        _prove(sites, parts, gradients((weights.to(losses) * losses).sum(), sites), leaves, weights)
     return found
+
+
+def _prove(
+    sites: Sequence[Site], parts: Sequence[Tensor], weighted: Sequence[Tensor], leaves: Sequence[Tensor], by: Tensor
+) -> None:
+    """Raises Unfit where a row of the parts is not that of its one sample."""
+    with torch.no_grad():
+        for site, part, again in zip(sites, parts, weighted, strict=True):
+            leading = _leading(site, part, leaves[site.parameter].shape)
+            here = replace(site, rows=part.shape[:leading].numel() // len(by))
+            plain, scaled = (_by_sample(here, each.flatten(0, leading - 1), len(by)) for each in (part, again))
+            if row_places.misplaced(plain, scaled, by):
+                raise Unfit("rows of the samples lie in an order that the data decide, or samples share them")
 
 
 def rows(of: Sequence[Use], start: int, stop: int) -> Tensor:

@@ -168,10 +168,10 @@ class Problem:
     def with_samples(self, samples: Samples | Mapping[str, Tensor]) -> Problem:
         """The same model on other samples of the same kind, with passes counted apart (over them).
 
-        Cost: a forward pass over them.
+        Cost: a forward pass over them, and some over a few.
 
         Raises:
-            InputError: samples that the model can't take, targets that do not fit.
+            InputError: samples that the model can't take, targets that do not fit, samples that depend on each other.
         """
         other = copy(self)
         other._dense = None

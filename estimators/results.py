@@ -22,6 +22,8 @@ NO_EMBEDDING = "no token embedding among the parameters"
 """Why a result has no ``token_deciles``: no lack, there was nothing to group."""
 ALL_ROWS = "all rows were measured: the interval is the bracket itself"
 """Why ``whole_data`` has no cross-fitted mean: no lack, there was nothing to infer."""
+NONE_MISSED = "all rows were measured: none could be missed"
+"""Why nothing is said about rare rows: no lack either."""
 Part = TypeVar("Part")
 
 
@@ -68,7 +70,9 @@ def absent(part: type[Part], reason: str) -> Part:
 @dataclass(frozen=True, kw_only=True)
 class Noise:
     """Gradient noise: sigma_j^2 = Var_i(d_j l_i(w)) over all rows of the data, measured (``exact``) or estimated from
-    a draw with 95% intervals for the data set's values.
+    a draw with 95% intervals for the data set's values. ``rare_rows``: the share of the rows below which a draw misses
+    all of them in more than 2.5% of draws, so that the intervals hold unless rarer ones carry the noise; null where all
+    rows were measured.
 
     ``batch_scaling`` holds one row for each batch size M: batch_size, l1, l2 (norms of the noise of batches drawn
     with replacement, as measured), l1_predicted, l2_predicted (those of sigma / sqrt(M)), batches. ``tail_index``
@@ -86,6 +90,7 @@ class Noise:
     l1_interval: Interval | None
     l2_interval: Interval | None
     exact: bool | None
+    rare_rows: float | None
     density_live: float | None
     dead_fraction: float | None
     effective_dimension: float | None

@@ -19,6 +19,10 @@ TURNS = ("TBackward0", "TransposeBackward0")
 EMBEDDING, SUM = "EmbeddingBackward0", "AddBackward0"
 
 
+Operation = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""Its name; whole numbers that decide where its rows go; sizes that it sums over."""
+
+
 class Unfit(Exception):
     """Why the rules do not give the per-sample gradients of a graph."""
 
@@ -48,11 +52,13 @@ class Site:
 class Plan:
     """The sites of a model's graph with the places of their samples, as found on two samples; the same for every
     chunk. ``kept``: positions with logits there; chunks with other labels keep other numbers of them. ``numbers``:
-    of the gradients that are taken, for each sample."""
+    of the gradients that are taken, for each sample. ``operations``: of the whole graph (``row_places.py``), None
+    where some may move rows by what the data say."""
 
     sites: tuple[Site, ...]
     kept: int
     numbers: int
+    operations: tuple[Operation, ...] | None
 
     def placed(self, sites: Sequence[Site]) -> list[Site]:
         """The sites of another chunk with the places of the plan."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnose.schema import NOISE_SIDES, PARTS, SMOOTHNESS_SIDES, Diagnosis
-from estimators.results import ALL_ROWS, NO_EMBEDDING, stored_keys
+from estimators.results import ALL_ROWS, NO_EMBEDDING, NONE_MISSED, stored_keys
 from reports import figures, race
 from reports.curves import best_curves
 from reports.figures import Reading, Zone
@@ -224,10 +224,12 @@ def missing(diagnosis: Diagnosis) -> tuple[Group, ...]:
         for key, because in absent.items():
             if key == "token_deciles" and because == NO_EMBEDDING:
                 continue  # no lack: the model has no rows of tokens
+            if because == NONE_MISSED:
+                continue
             groups.setdefault(because, []).append(f"{name}.{key}")
         for key in stored_keys(kind):
             for path, because in _nested(getattr(part, key), f"{name}.{key}"):
-                if because == ALL_ROWS:
+                if because in (ALL_ROWS, NONE_MISSED):
                     continue  # no lack: there was nothing to infer
                 groups.setdefault(because, []).append(path)
     return tuple(Group(printable(because), tuple(printable(key) for key in keys)) for because, keys in groups.items())

@@ -166,7 +166,8 @@ def of_all_rows(smoothness: Any, unit: str = "rows") -> str:
     if found is None:
         why = (smoothness.whole_data.get("why") or {}).get("interval", "no reason was recorded")
         return f"of all {number(part[1])} {unit} unknown: {why}"
-    return f"of all {number(part[1])} {unit} 95% interval {interval(found)}"
+    rare = unless_rare(smoothness.whole_data.get("rare_rows"))
+    return f"of all {number(part[1])} {unit} 95% interval {interval(found)}" + (f", {rare}" if rare else "")
 
 
 def scaled_sharpness(smoothness: Any) -> float | None:
@@ -176,11 +177,20 @@ def scaled_sharpness(smoothness: Any) -> float | None:
     return float(smoothness.l1_upper / smoothness.density)
 
 
+def unless_rare(share: float | None, what: str = "it") -> str:
+    """What an interval of a draw rests on: no rows that are too rare for the draw; empty where it missed none."""
+    return "" if not share else f"unless rows rarer than 1 in {number(int(1 / share))} carry {what}"
+
+
 def _noise(part: Any) -> str | None:
     if part.density is None:
         return None
-    tail = f" on {number(part.samples)} samples" if part.density_interval is None and part.samples else ""
-    return f"density {measured(part.density, part.density_interval)}{tail}"
+    line = f"density {measured(part.density, part.density_interval)}"
+    if part.density_interval is None:
+        return f"{line} on {number(part.samples)} samples" if part.samples else line
+    low, high = part.density_interval
+    rare = unless_rare(part.rare_rows, "the noise")
+    return f"{line}, {rare}" if rare and low < high else line
 
 
 def _smoothness(part: Any) -> str | None:

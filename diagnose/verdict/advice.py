@@ -8,9 +8,10 @@ from typing import Any
 
 from diagnose.schema import CLEAR, PAIR, Answer, Training
 from diagnose.training.speedup import FEWEST_SEEDS
+from estimators.rare_rows import BOUND, samples_to_see
 from estimators.results import Noise
 from reports.numbers import number, rate
-from reports.text import method_name, of_the_pair
+from reports.text import method_name, of_the_pair, unless_rare
 
 MOST_SEEDS = 100
 """More seeds than this are no advice."""
@@ -43,15 +44,21 @@ UNSAID = Raced()
 
 
 def advice(
-    answer: Answer, training: Training, noise: Noise, best: str | None, margin: float | None, raced: Raced
+    answer: Answer,
+    training: Training,
+    noise: Noise,
+    best: str | None,
+    margin: float | None,
+    raced: Raced,
+    rows: int | None = None,
 ) -> str:
-    """One to four sentences. ``best`` and ``margin`` are those of the verdict."""
+    """One to five sentences. ``best`` and ``margin`` are those of the verdict, ``rows`` those of the data."""
     if raced.rotated:
         return "No advice: coordinates were rotated at random, which is a control and not your training."
     if answer == "undecided":
-        return _undecided(training) + _beaten(training, best, margin)
+        return _undecided(training) + _beaten(training, best, margin) + _rare(noise, rows)
     said = [_take(answer, training, raced), *(_batches(method, training, noise) for method in FOR[answer])]
-    return " ".join(text for text in said if text) + _beaten(training, best, margin)
+    return " ".join(text for text in said if text) + _beaten(training, best, margin) + _rare(noise, rows)
 
 
 def _take(answer: Answer, training: Training, raced: Raced) -> str:
@@ -98,6 +105,15 @@ def _beaten(training: Training, best: str | None, margin: float | None) -> str:
         return ""
     beaten = "both" if all(method in (training.methods or {}) for method in PAIR) else of_the_pair(training)
     return f" {method_name(best)} at {_rate((training.methods or {}).get(best))} ended lower than {beaten}: try it."
+
+
+def _rare(noise: Noise, rows: int | None) -> str:
+    """Which draw would bound what the interval of the noise is blind to, where this one leaves it wide."""
+    if noise.density_interval is None or not noise.rare_rows or noise.rare_rows <= BOUND:
+        return ""
+    needed, bound = samples_to_see(BOUND, rows), number(int(1 / BOUND))
+    rare = unless_rare(noise.rare_rows)
+    return f" The interval of the noise holds {rare}: `--samples {needed}` brings that to 1 in {bound}."
 
 
 def _undecided(training: Training) -> str:

@@ -6,7 +6,7 @@ from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Answer, Bounds, Evide
 from diagnose.verdict.theory import noise_side, path_side, smoothness_side
 from estimators.results import GeneralizedSmoothness, Interval, Noise, Smoothness
 from reports.numbers import number, percent
-from reports.text import drawn
+from reports.text import drawn, unless_rare
 from reports.text import noise_side as noise_words
 from reports.text import smoothness_side as smoothness_words
 
@@ -33,12 +33,15 @@ def evidence(
 
 
 def _noise(noise: Noise) -> Evidence:
+    says = noise.why.get("density", "not measured") if noise.density is None else noise_words(noise.density)
+    if noise.density_interval is not None and noise.rare_rows:
+        says += f"; the interval holds {unless_rare(noise.rare_rows, 'the noise')}"
     return Evidence(
         quantity="noise density φ(σ)",
         value=noise.density,
         interval=noise.density_interval,
         neutral=f"{NOISE_SIDES[1]:g}; strong below {NOISE_SIDES[0]:g}",
-        says=noise.why.get("density", "not measured") if noise.density is None else noise_words(noise.density),
+        says=says,
         side=noise_side(noise.density),
     )
 

@@ -31,10 +31,12 @@ def decide(
     training: Training,
     prediction: Prediction,
     raced: Raced = UNSAID,
+    rows: int | None = None,
 ) -> tuple[Verdict, tuple[Finding, ...]]:
     """The verdict, and what is to be said about it (readings-disagree).
 
-    The answer follows the measured speed-up; the theory explains or contradicts it and never moves it.
+    The answer follows the measured speed-up; the theory explains or contradicts it and never moves it. ``rows`` are
+    those of the data.
     """
     answer = answer_of(training.speedup, training.speedup_interval)
     theory = theories.read(noise, smoothness, ratios)
@@ -57,7 +59,7 @@ def decide(
         best_method=best,
         best_margin=margin,
         theory=theory.sentence,
-        advice=advice(answer, training, noise, best, margin, raced),
+        advice=advice(answer, training, noise, best, margin, raced, rows),
         reasons=_reasons(
             answer, training, prediction, theory, best, margin, likely_reasons(theory, noise, smoothness, ratios)
         ),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diagnose.schema import Diagnosis
+from estimators.rare_rows import BOUND, samples_to_see
+from estimators.results import Noise
 from reports.numbers import number, percent
 from reports.sections.parts import Section, concentration_figure, cost, decile_parts, tensor_parts, three
 from reports.tables import Table, by_tensor, quantity
-from reports.text import noise_side, stage_line
+from reports.text import noise_side, stage_line, unless_rare
 
 
 def noise(diagnosis: Diagnosis) -> Section:
@@ -24,6 +26,8 @@ def noise(diagnosis: Diagnosis) -> Section:
             f"These are the values of the {number(part.samples)} samples drawn, not of all "
             f"{number(diagnosis.task.rows)} rows; rare rows may hide noise that the draw never saw."
         )
+    if part.exact is False and part.rare_rows:
+        cautions.append(_rare(part, diagnosis.task.rows))
     if part.dead_fraction:
         cautions.append(
             f"{percent(part.dead_fraction)} of the coordinates have σ = 0, which lowers φ for a dull reason; "
@@ -96,6 +100,18 @@ def noise(diagnosis: Diagnosis) -> Section:
         tables=tuple(t for t in (*layer_tables, tensors, *token_tables, scaling) if t),
         cost=cost(diagnosis, "noise"),
     )
+
+
+def _rare(part: Noise, rows: int | None) -> str:
+    """What the draw is blind to, and the draw that would not be."""
+    share = part.rare_rows or 0.0
+    text = (
+        f"The intervals hold {unless_rare(share, 'the noise')}: what happens in fewer rows is in none of the "
+        f"{number(part.samples)} drawn in more than 2.5% of draws, and no number of the draw can show it."
+    )
+    if share <= BOUND:
+        return text
+    return f"{text} `--samples {samples_to_see(BOUND, rows)}` brings that to 1 in {number(int(1 / BOUND))}."
 
 
 def _tails(index: Mapping[str, float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -26,6 +27,7 @@ from diagnose.store import Store
 from diagnose.training.legs import Leg, MemoryStore
 from estimators import Problem, memory, smoothness
 from estimators.lanczos import MAX_STEPS
+from estimators.results import NONE_MISSED
 from tests.estimators.test_memory import Held, language_model
 
 QUICK: dict[str, Any] = {"steps": 20, "seeds": 3, "samples": 120}
@@ -100,6 +102,7 @@ def test_the_data_set_the_density_and_the_metric_are_measured(finished: Path) ->
     assert found.smoothness.l1_upper is not None
     low, high = whole["interval"]
     assert low < whole["mean"] < found.smoothness.l1_upper < high
+    assert whole["rare_rows"] == found.noise.rare_rows == pytest.approx(3.7 / (-569 * math.log1p(-120 / 569)))
     assert whole["products"] <= max((found.smoothness.products or 0) / 2, 32)
     density = found.spectrum.eigenvalue_density or {}
     assert len(density["grid"]) == len(density["density"]) == len(density["spread"]) <= 201
@@ -115,6 +118,8 @@ def test_on_all_rows_the_interval_is_the_bracket() -> None:
     whole = found.smoothness.whole_data or {}
     assert whole["interval"] == (found.smoothness.l1_lower, found.smoothness.l1_upper)
     assert (whole["samples"], whole["rows"], whole["products"]) == (569, 569, 0)
+    assert found.noise.rare_rows is whole["rare_rows"] is None
+    assert found.noise.why["rare_rows"] == whole["why"]["rare_rows"] == NONE_MISSED
 
 
 def test_a_huge_network_and_a_tiny_draw_say_why_there_is_no_interval() -> None:

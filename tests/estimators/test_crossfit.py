@@ -183,3 +183,38 @@ def test_what_cannot_be_used_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=word):
             crossfit_smoothness(problem, **arguments)
+
+
+# -- rows that the draw missed ---------------------------------------------------------------------
+
+
+def _rare(share: float, samples: int) -> list[tuple[bool, float]]:
+    """Whether the interval held Lambda in 30 draws of least squares, a share of whose rows is ten times larger; and the
+    share that it names."""
+    x = _normal(1000, 6, 0)
+    x[: round(share * 1000)] *= 10
+    whole = Problem(Scores(6).double(), (x, _normal(1000, 1, 1)[:, 0]), "squared")
+    wanted = oracles.smallest_diagonal((x.T @ x / 1000).numpy())
+    generator = torch.Generator().manual_seed(2)
+    found = []
+    for seed in range(30):
+        draw = crossfit_smoothness(
+            whole.subset(torch.randperm(1000, generator=generator)[:samples]), rows=1000, seed=seed
+        )
+        found.append((draw.interval is None or _covers(draw, wanted), draw.rare_rows or 0.0))
+    return found
+
+
+def test_rows_that_are_rarer_than_it_says_are_missed() -> None:
+    """1% of the rows carry Lambda: 50 samples miss them in 60% of draws and say that 1 in 14 is their limit; at 1 in 10
+    rows the interval holds."""
+    blind = _rare(0.01, 50)
+    assert sum(held for held, _ in blind) < 20
+    assert {round(1 / share) for _, share in blind} == {14}
+    assert_covers(sum(held for held, _ in _rare(0.1, 50)), 30, 0.95)
+
+
+def test_all_rows_miss_none() -> None:
+    problem = BY_NAME["mlp"].problem()
+    assert crossfit_smoothness(problem, rows=problem.n).rare_rows is None
+    assert crossfit_smoothness(problem).rare_rows == pytest.approx(min(1.0, 3.7 / problem.n))

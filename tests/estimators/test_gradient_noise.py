@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from estimators import InputError, Problem, engines, layer_rules, noise, noise_samples, per_sample
+from estimators import InputError, Problem, engines, layer_rules, noise, noise_samples, per_sample, row_places
 from estimators.moments import Moments, moments_of_rows
 from estimators.per_sample import gradient_moments, gradient_rows
 from estimators.sites import Unfit
@@ -494,11 +494,20 @@ def test_kept_rows_cost_no_further_pass(engine: str) -> None:
     assert calls[-1] == ("noise", problem.n, problem.n)
 
 
-def test_counted_passes_are_those_that_a_hook_saw(engine: str, no_rows: None) -> None:
-    """Samples that went forward, over n; under vmap the hook sees one call for a chunk, so the loss counts there."""
+def test_counted_passes_are_those_that_a_hook_saw(engine: str, no_rows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that went forward, over n; under vmap the hook sees one call for a chunk, so the loss counts there. The
+    second backward pass of a chunk that proves its places, as the last one of two samples does, counts a third."""
     model, samples, loss = BY_NAME["gpt2"].parts()  # vmap fails here: the check of both engines is paid, then the loop
     problem = Problem(model, samples, loss)
-    seen = 0
+    seen = proved = 0
+    weights = row_places.weights
+
+    def proving(samples: int, dtype: torch.dtype) -> Tensor:
+        nonlocal proved
+        proved += samples
+        return weights(samples, dtype)
+
+    monkeypatch.setattr(row_places, "weights", proving)
 
     def count(_: nn.Module, args: Any, kwargs: Any, __: Any) -> None:
         nonlocal seen
@@ -509,4 +518,5 @@ def test_counted_passes_are_those_that_a_hook_saw(engine: str, no_rows: None) ->
         result = noise(problem)
     finally:
         handle.remove()
-    assert result.cost.passes == pytest.approx((seen + (2 if engine == "vmap" else 0)) / problem.n)
+    assert proved == (2 if engine == "rules" else 0)
+    assert result.cost.passes == pytest.approx((seen + proved / 3 + (2 if engine == "vmap" else 0)) / problem.n)

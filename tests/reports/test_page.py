@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import cache
+from html import unescape
 from typing import Any
 
 import html5lib
@@ -16,7 +17,7 @@ import matplotlib
 import pytest
 
 from diagnose.schema import PARTS, Diagnosis, absent
-from estimators.results import ALL_ROWS, stored_keys
+from estimators.results import ALL_ROWS, NONE_MISSED, stored_keys
 from reports.numbers import number
 from reports.page import render
 from reports.svg import INK
@@ -197,6 +198,23 @@ def test_the_smoothness_of_a_draw_is_not_that_of_the_data() -> None:
     assert "of the draw" not in html
     assert "the bracket above, as all rows were measured" in html
     assert ALL_ROWS not in html.lower()
+
+
+def test_what_a_draw_is_blind_to_is_on_the_page() -> None:
+    """With the noise and with the evidence; where all rows were measured nothing is missing and nothing is said."""
+    base = made.finished()
+    drawn = replace(base.noise, exact=False, density_interval=(0.2, 0.5), samples=64, rare_rows=3.7 / 64, why={})
+    html = render(replace(base, noise=drawn))
+    assert "95% interval [0.20, 0.50], unless rows rarer than 1 in 17 carry the noise" in text_of(html)
+    assert "<code>--samples 335</code> brings that to 1 in 100" in html
+    every = replace(drawn, exact=True, samples=1797, rare_rows=None, why={"rare_rows": NONE_MISSED})
+    html = render(replace(base, noise=every))
+    assert "carry the noise" not in html
+    assert NONE_MISSED not in html.lower()
+
+
+def text_of(html: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]+>", "", html)).split())
 
 
 def test_the_edge_of_stability_is_shown_for_both_rules() -> None:

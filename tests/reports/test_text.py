@@ -149,8 +149,20 @@ def test_whose_smoothness_it_is_is_said() -> None:
     assert stage_line("smoothness", replace(smooth, whole_data=unknown)).endswith(
         "; of all 3,485 rows unknown: too few samples"
     )
+    named = {**draw, "rare_rows": 3.7 / 16}
+    assert stage_line("smoothness", replace(smooth, whole_data=named)).endswith(
+        "95% interval [18,000, 183,000], unless rows rarer than 1 in 4 carry it"
+    )
     everything = {**draw, "samples": 3485}
     assert "drawn" not in stage_line("smoothness", replace(smooth, whole_data=everything))
+
+
+def test_an_interval_of_a_draw_says_what_it_rests_on() -> None:
+    part = replace(made.finished().noise, density=0.312, density_interval=(0.284, 0.341), rare_rows=3.7 / 64)
+    line = "density 0.312, 95% interval [0.284, 0.341]"
+    assert stage_line("noise", part) == f"{line}, unless rows rarer than 1 in 17 carry the noise"
+    assert stage_line("noise", replace(part, rare_rows=None)) == line  # a file of an earlier version
+    assert stage_line("noise", replace(part, density_interval=None)) == "density 0.3120 on 1,024 samples"
 
 
 def test_sides_turn_at_their_thresholds() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diagnose.schema import Training, absent
+from diagnose.schema import Answer, Training, absent
 from diagnose.verdict import bounds
 from diagnose.verdict.advice import Raced, advice
 from diagnose.verdict.disagreement import curvature_moved, likely_reasons
@@ -55,6 +55,20 @@ def test_what_beat_both() -> None:
     )
     assert "Adam" not in advice("adagrad", raced(), NOISE, "adam", 0.001, AT_64)
     assert "lower than both" not in advice("adagrad", raced(), NOISE, "adagrad", 0.0, AT_64)
+
+
+def test_which_draw_would_bound_what_the_noise_is_blind_to() -> None:
+    drawn = replace(NOISE, density_interval=(0.3, 0.5), rare_rows=3.7 / 64)
+    answers: tuple[Answer, ...] = ("adagrad", "undecided")
+    for answer in answers:
+        assert advice(answer, raced(), drawn, None, None, AT_64, 10**6).endswith(
+            " The interval of the noise holds unless rows rarer than 1 in 17 carry it: `--samples 370` brings that to "
+            "1 in 100."
+        )
+    assert "`--samples 335`" in advice("adagrad", raced(), drawn, None, None, AT_64, 1797)
+    changes: list[dict[str, Any]] = [{"rare_rows": 0.01}, {"rare_rows": None}, {"density_interval": None}]
+    for change in changes:
+        assert "rarer" not in advice("adagrad", raced(), replace(drawn, **change), None, None, AT_64, 1797)
 
 
 def test_undecided_says_how_to_decide() -> None:
