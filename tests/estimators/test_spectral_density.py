@@ -37,6 +37,14 @@ def _values() -> Tensor:
     return torch.cat([bulk, group, torch.tensor([9.0, 10.0]).double()])
 
 
+FAST = ("dominant", "dominant over a definite bulk", "a few", "one of each sign")
+"""Of the spectra: short runs."""
+
+
+def _marked() -> list[Any]:
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in _spectra()]
+
+
 @cache
 def _spectra() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
@@ -128,7 +136,7 @@ def test_a_rule_has_the_moments_of_its_start() -> None:
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["ends apart", "without a basis"])
-@pytest.mark.parametrize("name", _spectra())
+@pytest.mark.parametrize("name", _marked())
 def test_the_intervals_of_the_moments_cover(name: str, apart: bool) -> None:
     values = _spectra()[name].numpy()
     hits, plain = [0, 0], [0, 0]
@@ -155,7 +163,7 @@ def test_ends_apart_make_the_intervals_narrow() -> None:
         assert widths[0] < 1e-3 * widths[1]
 
 
-@pytest.mark.parametrize("name", _spectra())
+@pytest.mark.parametrize("name", _marked())
 def test_the_band_covers_the_exact_density_at_each_point(name: str) -> None:
     """Places in the bulk, on its flanks, between it and the ends, and on them."""
     values = _spectra()[name].numpy()
