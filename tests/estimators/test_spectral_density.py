@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import estimators.spectral_density as module
 from estimators import InputError, Problem
-from estimators.intervals import sum_interval
+from estimators.intervals import mean_interval
 from estimators.lanczos import DELTA, extremes, lanczos, random_start
 from estimators.measure import WIDTH, Measure, Rule, distance, kernel, rule, smoothed
 from estimators.outliers import outliers
@@ -149,7 +149,7 @@ def test_the_intervals_of_the_moments_cover(name: str, apart: bool) -> None:
             assert low <= value <= high
             # The control: Student's t over the starts.
             each = [float((r.weights * r.nodes**power).sum()) for r in found.rules]
-            t_low, t_high = sum_interval([each])[1]
+            t_low, t_high = mean_interval(each)
             plain[power - 1] += t_low <= wanted <= t_high
     for number in hits:
         assert_covers(number, REPEATS, 0.95)
