@@ -50,7 +50,9 @@ def _two_ranks() -> Tensor:
 def _blocks(small: float) -> Tensor:
     """Two of rank one that share no row: what the rows of one say, those of the other need not."""
     a = symmetric(D // 2, 1)[:, :1]
-    return torch.block_diag(a @ a.T, small * a.flip(0) @ a.flip(0).T)
+    matrix = torch.zeros(D, D).double()
+    matrix[: D // 2, : D // 2], matrix[D // 2 :, D // 2 :] = a @ a.T, small * a.flip(0) @ a.flip(0).T
+    return matrix
 
 
 def _one_row() -> Tensor:
