@@ -70,14 +70,15 @@ def whole_data(
 
 
 def eigenvalue_density(problem: Problem, run: Ritz | None, *, seed: int, progress: Progress) -> dict[str, Any]:
-    """The smoothed density of H's eigenvalues with its spread; the spectrum's own run is the first start."""
+    """The smoothed density of H's eigenvalues with its 95% band; the spectrum's own run is the first."""
     found = estimators.eigenvalue_density(problem, probes=STARTS, steps=STEPS, run=run, seed=seed, progress=progress)
-    keys = ("width", "mean", "mean_interval", "mean_square", "mean_square_interval")
-    curves = {key: list(getattr(found, key)[::THINNED]) for key in ("grid", "density", "spread")}
+    keys = ("width", "resolution", "outliers", "mean", "mean_interval", "mean_square", "mean_square_interval")
+    curves = {key: list(getattr(found, key)[::THINNED]) for key in ("grid", "density", "spread", "lower", "upper")}
     starts: dict[str, Any] = {"starts": found.probes}
-    return {**curves, **starts, **numbers(found, keys)} | (
-        {"why": {"starts": found.why["probes"]}} if found.exact else {}
-    )
+    row = numbers(found, keys)
+    if found.exact:
+        row["why"] = {**row["why"], "starts": found.why["probes"]}
+    return {**curves, **starts, **row}
 
 
 def in_own_metric(problem: Problem, method: str, state: State, *, seed: int, progress: Progress) -> Mapping[str, Any]:

@@ -73,7 +73,11 @@ class Density(TypedDict, total=False):
     grid: list[float]
     density: list[float]
     spread: list[float]
+    lower: list[float]
+    upper: list[float]
     width: Number
+    resolution: Number
+    outliers: int | None
     starts: int | None
     mean: Number
     mean_interval: Interval | None

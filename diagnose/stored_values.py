@@ -10,6 +10,7 @@ LARGEST = 1e300
 RATIOS = ("speedup", "adagrad_speedup", "best_other_speedup")
 RATIO_INTERVALS = ("speedup_interval", "adagrad_speedup_interval", "best_other_interval")
 POSITIVE = (*RATIOS, "batch_size", "learning_rate")
+CURVES = ("grid", "density", "spread", "lower", "upper")
 ROUNDING = 1e-9
 """Of a mean against the ends of its interval, as a share of its size."""
 
@@ -18,7 +19,8 @@ def impossible(value: Any, key: str = "", path: str = "") -> str | None:
     """The first impossible value within this one, with what it should be.
 
     Sizes below 1e300; ends of intervals in order, those of ratios above 0; a final loss inside its interval; grid,
-    density and spread of one length; learning rates, batch sizes and ratios above 0; each batch size with all methods.
+    density, spread and band of one length; learning rates, batch sizes and ratios above 0; each batch size with all
+    methods.
 
     Args:
         value: of the types of ``stored_types``.
@@ -65,9 +67,9 @@ def _wanted(value: Any, key: str, path: str) -> str | None:
 
 def _fitting(row: Mapping[str, Any]) -> str | None:
     """What the values of an object should be to each other."""
-    lengths = {len(row[key]) for key in ("grid", "density", "spread") if isinstance(row.get(key), list)}
+    lengths = {len(row[key]) for key in CURVES if isinstance(row.get(key), list)}
     if len(lengths) > 1:
-        return "of one length in grid, density and spread"
+        return f"of one length in {', '.join(CURVES[:-1])} and {CURVES[-1]}"
     final, ends = row.get("final_loss"), row.get("final_loss_interval")
     if final is not None and ends is not None:
         slack = ROUNDING * max(abs(final), *map(abs, ends))

@@ -18,7 +18,7 @@ from torch import Tensor
 from estimators.deflation import deflation
 from estimators.errors import InputError
 from estimators.intervals import LEVEL, quantile, standard_error, sum_interval
-from estimators.lanczos import Ritz
+from estimators.lanczos import Ritz, rounding_share
 from estimators.pilot import choose
 from estimators.probing import Estimate, Purse, carry_out
 from estimators.problem import Problem
@@ -93,7 +93,7 @@ def hessian_diagonal(
         value, point = value.clamp(lower, upper), point.clamp(lower, upper)
     negative = None
     if used is None:
-        negative = float((value < -torch.finfo(problem.precision).eps * value.abs().max()).double().mean())
+        negative = float((value < -rounding_share(problem) * value.abs().max()).double().mean())
         why = {"probes": "read off the formed Hessian, no probes"}
     else:
         why = {"negative_fraction": "the sign of a noisy estimate says little; see the bounds of each coordinate"}

@@ -111,6 +111,11 @@ def rounding_slack(dtype: torch.dtype) -> float:
     return 1e-10 if dtype == torch.float64 else 2e-5
 
 
+def rounding_share(problem: Problem) -> float:
+    """Share of the norm of a problem's Hessian within which its eigenvalues, or entries, are not told from 0."""
+    return max(rounding_slack(problem.dtype), torch.finfo(problem.precision).eps)
+
+
 def edge(
     alphas: Sequence[float], betas: Sequence[float], n: int, delta: float, theta: float, local: bool = False
 ) -> float:
@@ -159,7 +164,7 @@ def lanczos(
     steps: int,
     delta: float,
     generator: torch.Generator,
-    stop: Callable[[Ritz], bool] = lambda _: False,
+    stop: Callable[[Ritz], bool] | None = None,
     check_from: int = 6,
     keep: bool = False,
     local: bool = False,
@@ -237,7 +242,7 @@ def lanczos(
                 z = z - known.T @ (known @ z)
         if j + 1 == min(steps, n):
             break
-        if j + 1 >= check_from and (j + 1) % 2 == 0:
+        if stop is not None and j + 1 >= check_from and (j + 1) % 2 == 0:
             run = ritz()
             if stop(run):
                 return run
@@ -352,21 +357,24 @@ def spectrum(
 ) -> Spectrum:
     """Largest and smallest eigenvalue of H = nabla^2 f(w) and the Ritz values between them.
 
-    d <= 2,000: all eigenvalues of the formed Hessian, bounds equal to them. Else Lanczos from a random
-    start until both ends are known to 0.5% of max|eig H|: every Ritz value lies between the ends but for rounding,
-    which the bounds allow for; they hold with probability 0.999. Cost: about two passes a step, none where ``run``, the
-    whole one of :func:`extremes` for the same problem, is given.
+    d <= 2,000: all eigenvalues of the formed Hessian. Else Lanczos from a random start until both ends are known to
+    0.5% of max|eig H|: every Ritz value lies between the ends but for rounding, and the bounds hold with probability
+    0.999. Both ways they allow for the rounding of products in the parameters' format, a share of max|eig H|
+    (:func:`rounding_slack`), within which an eigenvalue is not told from 0 either.
+
+    Cost: about two passes a step, none where ``run``, the whole one of :func:`extremes` for the same problem, is given.
     """
     began, before = time.perf_counter(), problem.passes.total
     warnings: tuple[Finding, ...] = ()
     if problem.d <= DENSE_LIMIT:
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
-        bottom, top = (values[0], values[0]), (values[-1], values[-1])
+        rounding = rounding_share(problem) * float(np.abs(values).max())
+        bottom, top = ((end - rounding, end + rounding) for end in (values[0], values[-1]))
         used, confidence = problem.d, 1.0
     else:
         run = run or extremes(problem, steps=steps, seed=seed, progress=progress).whole
         values, bottom, top = run.values, run.smallest_interval, run.largest_interval
-        used, confidence = run.steps, 1 - DELTA
+        used, confidence, rounding = run.steps, 1 - DELTA, rounding_share(problem) * run.norm
         if not run.ends_known:
             warnings = (not_converged("spectrum", run, steps),)
     return Spectrum(
@@ -378,6 +386,7 @@ def spectrum(
         largest_upper=float(top[1]),
         smallest_lower=float(bottom[0]),
         smallest_upper=float(bottom[1]),
+        rounding=rounding,
         confidence=confidence,
         samples=problem.n,
         eigenvalue_density=None,

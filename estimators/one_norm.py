@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from estimators import memory
 from estimators.errors import InputError
-from estimators.lanczos import SLICE
+from estimators.intervals import quantile
+from estimators.lanczos import SLICE, dot
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Product, dense_hessian, hessian
 from estimators.results import Cost, Interval, Progress
@@ -27,10 +27,10 @@ STAGE = "one-norm"
 GROUP = 5
 """Probes in a group whose sums show the spread of the probes alone; fewer have too heavy a tail for a variance."""
 FEWEST_PROBES = 4 * GROUP
-LEVEL = 0.975
-"""Level of Student's t that covers 95% in fact: at 0.95 the ratios, skewed to the right, gave 91 to 95%."""
 BESIDE = 14
 """Vectors beside a block of products: sums over probes and counts, and the work of a product."""
+APART = math.pi**2 / 4
+"""Variance of log|C| for a Cauchy number C: that of a row's logarithm where it shares nothing with the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,14 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
     rows share the probes, so its error does not average out: for a rank-one H it is that of one row, pi/(2 sqrt(m)).
     The other half are whole rows, drawn with probabilities p_j = s^_j / sum s^: sum_j s_j = E[s_j / p_j], without
     bias whatever the probes gave. What rows share cancels in s_j / s^_j and what they don't averages over rows, so
-    the relative error is at most about 3 / probes, and the draws are independent: the interval is Student's t.
+    the relative error is at most about 3 / probes.
 
-    Cost: about two passes a product. Memory: 20 vectors of size d, or 34 where there is room: a block of five products.
+    The interval is Student's t on the logarithm. Ten rows may all have the ratio of one group of rows and say nothing
+    of another, so beside their scatter stands that of all rows, by the probes: the logarithms of a row and of the mean
+    row part by as much from probe to probe as the row's ratio may be off (:func:`_ratio_variance`). The larger counts.
+
+    Cost: about two passes a product. Memory: 20 vectors of size d, or 34 where there is room: a block of five products;
+    and one for each Cauchy probe where there is room. Else rows are taken to share nothing, and the interval is wide.
 
     Args:
         problem: the task at a point.
@@ -93,8 +98,9 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
                 progress(STAGE, done, probes)
 
         columns = memory.columns(problem, GROUP, memory.BLOCK, BESIDE)
+        keep = memory.vectors(problem) >= memory.BLOCK * columns + BESIDE + probes // 2
         with hessian(problem) as product:
-            found = one_norm_by_products(product, problem.d, probes, generator, like, report, columns)
+            found = one_norm_by_products(product, problem.d, probes, generator, like, report, columns, keep)
             products = product.products
         sums, value, interval = found.row_sums, found.value, found.interval
         alone, spread = found.probes_alone, found.probes_spread
@@ -133,20 +139,26 @@ def one_norm_by_products(
     like: Tensor,
     progress: Callable[[int], None] = lambda _: None,
     columns: int = GROUP,
+    keep: bool = True,
 ) -> Sampled:
     """The estimate of :func:`hessian_one_norm` for a symmetric operator on blocks (d, k).
 
-    ``like`` has the dtype and device of the operator's vectors; a block has no more than so many ``columns``.
+    ``like`` has the dtype and device of the operator's vectors; a block has no more than so many ``columns``; ``keep``
+    the images of all Cauchy probes.
     """
     groups = probes // (2 * GROUP)
     rows = probes - groups * GROUP
     logarithms = torch.zeros(d, dtype=torch.float64, device=like.device)
     counts = torch.zeros(d, dtype=torch.int32, device=like.device)
     sums: list[float] = []
+    logs: list[Tensor] = []
     for group in range(groups):
         part, count = torch.zeros_like(logarithms), torch.zeros_like(counts)
         for start in range(0, GROUP, columns):
-            _add_logarithms(product(_cauchy(d, min(columns, GROUP - start), generator, like)), part, count)
+            image = product(_cauchy(d, min(columns, GROUP - start), generator, like))
+            _add_logarithms(image, part, count)
+            logs += [_logarithm(column) for column in image.unbind(1)] if keep else []
+            del image
         sums.append(float(_scales(part, count).sum()))
         logarithms += part
         counts += count
@@ -157,6 +169,8 @@ def one_norm_by_products(
     total = float(scales.sum())
     if total == 0:
         return Sampled(0.0, (0.0, 0.0), 0.0, None, scales)
+    apart = _ratio_variance(logs, scales) if keep else APART / (groups * GROUP)
+    logs.clear()
     means = torch.tensor(sums, dtype=torch.float64)
     spread = float(means.std() / means.mean()) / math.sqrt(groups)
     # By the cumulative sum: torch.multinomial takes 2^24 coordinates at most.
@@ -174,7 +188,8 @@ def one_norm_by_products(
     ratios = torch.tensor(exact, dtype=torch.float64)[where] / scales.cpu()[drawn]
     mean = float(ratios.mean())
     # On the logarithm: the ratios lean to the right, and a low mean comes with a low standard deviation.
-    margin = math.exp(float(student.ppf(0.5 + LEVEL / 2, rows - 1)) * float(ratios.std()) / (math.sqrt(rows) * mean))
+    error = math.sqrt(max(float(ratios.var()) / mean**2, apart) / rows)
+    margin = math.exp(quantile(rows - 1) * error)
     return Sampled(total * mean, (total * mean / margin, total * mean * margin), total, spread, scales)
 
 
@@ -187,6 +202,31 @@ def _add_logarithms(image: Tensor, logarithms: Tensor, counts: Tensor) -> None:
             known = size > 0
             log += torch.where(known, size, 1.0).log()
             count += known
+
+
+def _logarithm(column: Tensor) -> Tensor:
+    """log|A c|, in the column's format but no half precision; what underflowed counts as the least number."""
+    found = torch.empty_like(column, dtype=torch.promote_types(column.dtype, torch.float32))
+    least = torch.finfo(column.dtype).tiny
+    for x, into in zip(torch.split(column, SLICE), torch.split(found, SLICE), strict=True):
+        into.copy_(x.double().abs().clamp_min(least).log())
+    return found
+
+
+def _ratio_variance(logs: Sequence[Tensor], scales: Tensor) -> float:
+    """Variance of log(s_j / s^_j) over all rows, each as likely as it is drawn, from how the probes' logarithms part.
+
+    With l_ij = log|(A c_i)_j| and t_i its mean over the rows, s^_j is off by what l_ij - t_i makes on average over the
+    probes beside what it makes for every row: the variance over probes, divided by their number, averaged over rows.
+    It is 0 for rank one, where all rows have the same ratio, and pi^2/4m where they share nothing.
+    """
+    weights = scales / scales.sum()
+    shared = [dot(weights, log) for log in logs]
+    total = 0.0
+    for weight, *parts in zip(*(torch.split(each, SLICE) for each in (weights, *logs)), strict=True):
+        apart = torch.stack([part.double() - mean for part, mean in zip(parts, shared, strict=True)])
+        total += float(weight @ apart.var(0))
+    return total / len(logs)
 
 
 def _absolute_sum(row: Tensor) -> float:

@@ -24,6 +24,7 @@ from torch import Tensor
 from estimators import memory
 from estimators.deflation import Deflation
 from estimators.gauss_newton import Draw, rest, squares
+from estimators.intervals import Term, forms_term, student_term
 from estimators.problem import Problem
 from estimators.products import Product, hessian
 
@@ -51,7 +52,7 @@ class Estimate:
     ``groups`` (4, d): independent unbiased estimates. ``anchor`` (d,): the part of their mean that is known or comes
     from squares, so that probes have not made it noisy. The variance of their mean is ``variance``, from means of
     ``freedom`` + 1 probes (one number where there is one colour), and ``square_variance``, from ``draws`` draws.
-    ``traces``: sets of independent values; the sum of their means and ``known_trace`` estimates tr H. ``products``
+    ``traces``: independent terms; their sum and ``known_trace`` estimates tr H. ``products``
     were spent, the pilot's included.
     """
 
@@ -61,7 +62,7 @@ class Estimate:
     freedom: Tensor
     square_variance: Tensor | None
     draws: int
-    traces: list[list[float]]
+    traces: list[Term]
     known_trace: float
     products: float
 
@@ -147,14 +148,13 @@ def carry_out(problem: Problem, plan: Plan, purse: Purse, generator: torch.Gener
     groups = torch.zeros(GROUPS, problem.d, dtype=memory.sums_dtype(problem), device=problem.device)
     anchor, variance = torch.zeros_like(groups[0]), torch.zeros_like(groups[0])
     freedom = groups.new_zeros(1 if len(plan.colours) == 1 else problem.d)
-    traces: list[list[float]] = []
+    traces: list[Term] = []
 
     def collect(samples: Iterator[Tensor], count: int) -> Running:
         running = Running(anchor)
         for done, sample in enumerate(samples):
             running.add(sample)
             groups[done % GROUPS].add_(sample, alpha=GROUPS / count)
-        traces.append(running.traces)
         return running
 
     square_variance = None
@@ -162,10 +162,15 @@ def carry_out(problem: Problem, plan: Plan, purse: Purse, generator: torch.Gener
         with purse.draws(problem, plan.known) as draw:
             running = collect((draw(generator) for _ in range(plan.draws)), plan.draws)
         anchor, square_variance = running.mean, running.variance
+        traces.append(student_term(running.traces))
     with purse.products(rest(problem) if plan.draws else problem) as product:
         for colour, count in zip(plan.colours, plan.counts, strict=True):
             probes = (_probe(problem, product, plan, colour, generator, groups.dtype) for _ in range(count))
-            variance += collect(probes, count).variance
+            running = collect(probes, count)
+            variance += running.variance
+            # Var(z'Mz) is twice the sum of the variances of z * Mz, ||M||_F^2 without its diagonal.
+            spread = 2 * count * float(running.variance.sum(dtype=torch.float64))
+            traces.append(forms_term(running.traces, spread))
             freedom += (count - 1) * (1 if colour is None else colour)
     known_trace = 0.0
     if plan.known is not None:

@@ -180,14 +180,15 @@ class Smoothness:
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum:
-    """Extremal eigenvalues of the Hessian; ``eigenvalues`` are Ritz values in ascending order.
+    """Extremal eigenvalues of the Hessian; ``eigenvalues`` are Ritz values in ascending order, all where it was formed.
 
     ``largest_lower`` and ``largest_upper`` hold the largest with probability ``confidence``, rounding included, and
-    ``smallest_lower`` and ``smallest_upper`` the smallest. ``directional`` holds
+    ``smallest_lower`` and ``smallest_upper`` the smallest; one of a size up to ``rounding`` is not told from 0.
+    ``directional`` holds
     u'Hu/u'u along the update of each rule: {rule: {sharpness, decrease}}; ``kinks`` one row for each direction and
     step: direction, h, curvature (by autograd), finite (over the step). ``eigenvalue_density`` is the smoothed density
-    of all eigenvalues: {grid, density, spread, width, starts, mean, mean_interval, mean_square, mean_square_interval},
-    see ``spectral_density.SpectralDensity``.
+    of all eigenvalues: {grid, density, spread, lower, upper, width, resolution, outliers, starts, mean, mean_interval,
+    mean_square, mean_square_interval}, see ``spectral_density.SpectralDensity``.
     """
 
     largest: float | None
@@ -198,6 +199,7 @@ class Spectrum:
     largest_upper: float | None
     smallest_lower: float | None
     smallest_upper: float | None
+    rounding: float | None
     confidence: float | None
     samples: int | None
     eigenvalue_density: Mapping[str, Any] | None

@@ -243,8 +243,8 @@ def signed(prefix: str, positive: Bins, negative: Bins, total: int) -> Markup:
     return draw(prefix, 260, paint, left=56)
 
 
-def ritz(prefix: str, values: Sequence[float]) -> Markup:
-    """Ritz values in descending order on an axis that is logarithmic away from zero."""
+def ritz(prefix: str, values: Sequence[float], name: str = "Ritz value") -> Markup:
+    """Ritz values, or all eigenvalues, in descending order on an axis that is logarithmic away from zero."""
     found = np.sort(np.asarray(values, dtype=float))[::-1]
     kept = np.unique(np.linspace(0, found.size - 1, min(found.size, 160)).round().astype(int))
 
@@ -256,7 +256,7 @@ def ritz(prefix: str, values: Sequence[float]) -> Markup:
             axes.plot(kept[chosen] + 1, found[kept][chosen], marker, color=colour, markersize=4)
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_xlabel("rank")
-        axes.set_ylabel("Ritz value")
+        axes.set_ylabel(name)
         powers = [float(10.0 ** (np.floor(np.log10(largest)) + k)) for k in range(-3, 1)]
         marks = [*[-p for p in powers[::-2] if -p >= found.min() * 1.5], 0.0, *powers[1::2]]
         axes.set_yticks(sorted(marks))
@@ -266,15 +266,15 @@ def ritz(prefix: str, values: Sequence[float]) -> Markup:
     return draw(prefix, 250, paint, left=60)
 
 
-def density(prefix: str, grid: Array, values: Array, spread: Array, single: float) -> Markup:
-    """Smoothed density of eigenvalues on a logarithmic axis, which ends at a tenth of one eigenvalue's height."""
+def density(prefix: str, grid: Array, values: Array, lower: Array, upper: Array, single: float) -> Markup:
+    """Smoothed density with its band on a logarithmic axis, which ends at a tenth of one eigenvalue's height."""
     floor = single / 10
 
     def paint(panels: Sequence[Axes]) -> None:
         axes = panels[0]
         axes.set_yscale("log")
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
-        low, high = (np.maximum(values + sign * spread, floor) for sign in (-1, 1))
+        low, high = (np.maximum(end, floor) for end in (lower, upper))
         axes.fill_between(grid, low, high, color=THIRD, alpha=0.3, linewidth=0)
         axes.plot(grid, np.maximum(values, floor), color=THIRD, linewidth=1.6)
         axes.axhline(single, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))

@@ -219,7 +219,17 @@ def _hessian_diagonal(part: Any) -> str | None:
 def _spectrum(part: Any) -> str | None:
     if part.largest is None:
         return None
-    return f"eigenvalues from {number(part.smallest)} to {number(part.largest)}"
+    ends = (number(end) if above_rounding(end, part.rounding) else "0 (within rounding)" for end in _ends(part))
+    return f"eigenvalues from {' to '.join(ends)}"
+
+
+def _ends(part: Any) -> tuple[float, float]:
+    return part.smallest, part.largest
+
+
+def above_rounding(eigenvalue: float, rounding: float | None) -> bool:
+    """Whether an eigenvalue is told from 0; that of a zero Hessian is 0 without rounding."""
+    return not rounding or abs(eigenvalue) > rounding
 
 
 def _generalized_smoothness(part: Any) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diagnose.schema import Diagnosis
 from reports import figures
@@ -14,7 +15,10 @@ from reports.aggregates import PER_DECADE, bins, decades, picture_width, signs
 from reports.numbers import interval, measured, number, percent
 from reports.sections.parts import Figure, Section, cost
 from reports.tables import Quantity, Table, by_tensor, quantity
-from reports.text import stage_line
+from reports.text import above_rounding, stage_line
+
+Array = NDArray[np.float64]
+STEPS = ("steps", "of the Lanczos iteration")
 
 
 def curvature(diagnosis: Diagnosis) -> Section:
@@ -29,8 +33,8 @@ def curvature(diagnosis: Diagnosis) -> Section:
         )
     density = ends.eigenvalue_density
     pictures = (
-        *_diagonal_figure(vectors),
-        *_ritz_figure(ends.eigenvalues or ()),
+        *_diagonal_figure(vectors, part.negative_fraction),
+        *_ritz_figure(ends),
         *_density_figure(density or {}, diagnosis.task.parameters),
     )
     tensors = by_tensor(
@@ -59,13 +63,18 @@ def curvature(diagnosis: Diagnosis) -> Section:
                 part, "trace", "tr H", "sum of the diagonal, and of the eigenvalues", interval_key="trace_interval"
             ),
             quantity(
-                part, "negative_fraction", "hⱼ < 0", "share of the coordinates with a negative value", show=percent
+                part,
+                "negative_fraction",
+                "hⱼ < 0",
+                "share of the coordinates with a negative value beyond rounding",
+                show=percent,
             ),
             quantity(part, "probes", "products", "spent on random probes; none where the diagonal was read off H"),
             _end(ends, "largest", (ends.largest_lower, ends.largest_upper), "λmax", "largest eigenvalue found"),
             _end(ends, "smallest", (ends.smallest_lower, ends.smallest_upper), "λmin", "smallest eigenvalue found"),
             quantity(ends, "confidence", "1 − δ", "probability with which both lie in their intervals", show=percent),
-            quantity(ends, "steps", "steps", "of the Lanczos iteration"),
+            quantity(ends, "rounding", "ε", "eigenvalues of a smaller size are not told from 0 in this number format"),
+            quantity(ends, "steps", *(("columns", "of the formed H") if _formed(ends) else STEPS)),
             *_moments(ends),
             quantity(part, "samples", "n", "samples that the diagonal was measured on"),
         ),
@@ -79,7 +88,19 @@ def _end(part: Any, key: str, pair: tuple[float | None, float | None], symbol: s
     found, (low, high) = quantity(part, key, symbol, meaning), pair
     if low is None or high is None:
         return found
-    return replace(found, detail="exact" if low == high else f"interval {interval((low, high))}")
+    value, rounding = getattr(part, key), part.rounding
+    if not above_rounding(value, rounding):
+        return replace(found, value="0", detail=f"within rounding of ±{number(rounding, 2)}")
+    if low == high:
+        return replace(found, detail="exact")
+    if _formed(part) and rounding:
+        return replace(found, detail=f"exact to ±{number(rounding, 2)}, rounding")
+    return replace(found, detail=f"interval {interval((low, high))}")
+
+
+def _formed(part: Any) -> bool:
+    """Whether all eigenvalues are there: no bound on them then leans on chance."""
+    return bool(part.confidence == 1)
 
 
 def _rules(directional: Mapping[str, Mapping[str, Any]] | None) -> Table | None:
@@ -103,21 +124,27 @@ def _kinks(steps: Sequence[Mapping[str, Any]] | None) -> Table | None:
     return Table("Curvature by autograd and over a finite step", ("along", "h", "autograd", "finite step"), rows)
 
 
-def _ritz_figure(eigenvalues: Sequence[float]) -> tuple[Figure, ...]:
-    if len(eigenvalues) < 3:
+def _ritz_figure(part: Any) -> tuple[Figure, ...]:
+    """All eigenvalues of the formed Hessian, or Ritz values."""
+    values = sorted(part.eigenvalues or (), reverse=True)
+    if len(values) < 3:
         return ()
-    values = sorted(eigenvalues, reverse=True)
+    formed = _formed(part)
+    name = "eigenvalue" if formed else "Ritz value"
+    told = [v for v in values if above_rounding(v, part.rounding)]
+    zeros = f", {number(len(values) - len(told))} zero within rounding" if len(told) < len(values) else ""
     caption = (
-        f"The largest of {number(len(values))} Ritz values is {number(values[0])}, the smallest {number(values[-1])}; "
-        f"{number(sum(v < 0 for v in values))} are negative. Only the ends approximate eigenvalues."
+        f"The largest of {number(len(values))} {name}s is {number(values[0])}, the smallest {number(values[-1])}; "
+        f"{number(sum(v < 0 for v in told))} are negative{zeros}. "
+        + ("They are all eigenvalues of the formed H." if formed else "Only the ends approximate eigenvalues.")
     )
     ranked = list(enumerate(values, start=1))
     note = ""
     if len(ranked) > 60:
         ranked, note = [*ranked[:30], *ranked[-30:]], f"The 30 largest and the 30 smallest of {number(len(values))}."
     rows = tuple((number(rank), number(value)) for rank, value in ranked)
-    data = Table("Ritz values, as drawn", ("rank", "value"), rows, note=note)
-    return (Figure("ritz", figures.ritz("ritz", values), caption, data),)
+    data = Table(f"{'Eigenvalues' if formed else 'Ritz values'}, as drawn", ("rank", "value"), rows, note=note)
+    return (Figure("ritz", figures.ritz("ritz", values, name), caption, data),)
 
 
 def _moments(ends: Any) -> tuple[Quantity, ...]:
@@ -145,7 +172,7 @@ def _density_figure(density: Mapping[str, Any], d: int | None) -> tuple[Figure, 
     if not density.get("grid") or not density.get("density") or not density.get("width") or not d:
         return ()
     grid, values = np.asarray(density["grid"], dtype=float), np.asarray(density["density"], dtype=float)
-    spread = np.asarray(density.get("spread") or np.zeros(len(grid)), dtype=float)
+    lower, upper = _band(density, values)
     width, starts = float(density["width"]), density.get("starts")
     size = float(np.abs(grid[[0, -1]]).max()) - 4 * width
     inside = np.abs(grid) <= size / 20
@@ -157,32 +184,51 @@ def _density_figure(density: Mapping[str, Any], d: int | None) -> tuple[Figure, 
     caption += (
         ": all eigenvalues of the formed H."
         if starts is None
-        else f"; the band is the standard error over {number(starts)} random starts, about as large as the height "
-        "of a single eigenvalue that stands apart."
+        else f", from {number(starts)} Lanczos runs. {_resolved(density)}"
     )
-    rows = tuple(
-        (number(float(x), 3), number(float(y), 3), number(float(s), 2))
-        for x, y, s in zip(grid[::5], values[::5], spread[::5], strict=True)
-    )
-    head = ("eigenvalue", "density", "standard error")
+    drawn = (curve[::5] for curve in (grid, values, lower, upper))
+    rows = tuple(tuple(number(float(x), 3) for x in row) for row in zip(*drawn, strict=True))
+    head = ("eigenvalue", "density", "from", "to")
     data = Table("Density of the eigenvalues, as drawn", head, rows, note="Every fifth point of the line.")
     single = 1 / (d * width * (2 * np.pi) ** 0.5)
-    return (Figure("density", figures.density("density", grid, values, spread, float(single)), caption, data),)
+    return (Figure("density", figures.density("density", grid, values, lower, upper, float(single)), caption, data),)
 
 
-def _diagonal_figure(vectors: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, ...]:
+def _band(density: Mapping[str, Any], values: Array) -> tuple[Array, Array]:
+    """Its 95% band; in files of earlier versions the standard error."""
+    if density.get("lower") and density.get("upper"):
+        return np.asarray(density["lower"], dtype=float), np.asarray(density["upper"], dtype=float)
+    spread = np.asarray(density.get("spread") or np.zeros(len(values)), dtype=float)
+    return values - spread, values + spread
+
+
+def _resolved(density: Mapping[str, Any]) -> str:
+    """What the band holds, and what the steps tell apart."""
+    resolution, apart = density.get("resolution"), density.get("outliers")
+    if resolution is None:
+        return "The band is one standard error over the starts; it leaves out what the steps did not resolve."
+    counted = f" {number(apart)} eigenvalues at the ends are known one by one." if apart else ""
+    return (
+        "The band holds the density of the exact eigenvalues under the same kernel with 95% at each point. "
+        f"The steps resolve {number(resolution, 2)}: eigenvalues closer than that are not told apart.{counted}"
+    )
+
+
+def _diagonal_figure(
+    vectors: Mapping[str, Mapping[str, Any]], negative_fraction: float | None
+) -> tuple[Figure, ...]:
     vector = vectors.get("hessian_diagonal", {})
     positive, negative = bins(vector, 1), bins(vector, -1)
     total = sum(int(getattr(v, "size", 0)) for v in vector.values())
     if not positive.size + negative.size:
         return ()
-    shares = percent(positive.size / total), percent(negative.size / total)
-    caption = f"{shares[0]} of the values are positive and {shares[1]} negative."
+    below = negative.size / total if negative_fraction is None else negative_fraction
+    caption = f"{percent(positive.size / total)} of the values are positive and {percent(below)} negative."
     resolved = signs(vectors.get("hessian_diagonal_lower", {}), vectors.get("hessian_diagonal_upper", {}))
     if resolved is not None:
-        above, below, unresolved = resolved
+        above, beneath, unresolved = resolved
         caption += (
-            f" By the bounds of each coordinate {percent(above)} are surely positive, {percent(below)} surely "
+            f" By the bounds of each coordinate {percent(above)} are surely positive, {percent(beneath)} surely "
             f"negative, and {percent(unresolved)} of unresolved sign or zero."
         )
     width = picture_width(positive, negative)

@@ -105,7 +105,11 @@ def test_the_data_set_the_density_and_the_metric_are_measured(finished: Path) ->
     assert whole["rare_rows"] == found.noise.rare_rows == pytest.approx(3.7 / (-569 * math.log1p(-120 / 569)))
     assert whole["products"] <= max((found.smoothness.products or 0) / 2, 32)
     density = found.spectrum.eigenvalue_density or {}
-    assert len(density["grid"]) == len(density["density"]) == len(density["spread"]) <= 201
+    curves = ("grid", "density", "spread", "lower", "upper")
+    assert len({len(density[key]) for key in curves}) == 1
+    assert len(density["grid"]) <= 201
+    assert (density["resolution"], density["outliers"]) == (0, None)
+    assert density["why"]["outliers"]
     assert np.trapezoid(density["density"], density["grid"]) == pytest.approx(1, abs=1e-3)
     assert density["mean"] * (found.task.parameters or 0) == pytest.approx(found.hessian_diagonal.trace)
     for point in found.smoothness.points or ():

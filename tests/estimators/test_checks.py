@@ -46,6 +46,7 @@ SPECTRUM = Estimator(
         "largest_upper": 1,
         "smallest_lower": 1,
         "smallest_upper": 1,
+        "rounding": 1,
         "confidence": 0,
     },
 )

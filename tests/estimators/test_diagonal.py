@@ -19,7 +19,7 @@ from estimators import InputError, Problem, hessian_diagonal, losses, rotated, s
 from estimators.deflation import deflation
 from estimators.diagonal import absolute_sum, shrunk
 from estimators.gauss_newton import can_split, rest, root, squares
-from estimators.intervals import sum_interval
+from estimators.intervals import mean_interval, sum_interval
 from estimators.lanczos import DELTA, Ritz, lanczos, random_start
 from estimators.pilot import PILOT_FROM, choose, colourings, groups_of_tensors
 from estimators.probing import Estimate, Plan, Purse, Running, carry_out, signs
@@ -158,6 +158,39 @@ def test_the_interval_of_the_trace_is_no_wider_than_it_says() -> None:
         low, high = hessian_diagonal(problem, probes=20, seed=seed).trace_interval or (0.0, 0.0)
         hits += low <= float(matrix.trace()) <= high
     assert_calibrated(hits, REPEATS, 0.95)
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize("probes", [4, 8, 16, 23])
+@pytest.mark.parametrize("kind", ["rank one", "negative", "over a bulk", "one of each sign", "power 2"])
+def test_coverage_of_the_trace_where_few_eigenvalues_dominate(kind: str, probes: int) -> None:
+    """Plain Hutchinson, against Student's t over the same probes."""
+    d = 100
+    values = torch.zeros(d).double()
+    values[0] = -1 if kind == "negative" else 1
+    if kind == "over a bulk":
+        values += torch.linspace(0.5, 1, d).double() / d
+    elif kind == "one of each sign":
+        values[1] = -0.9
+    elif kind == "power 2":
+        values = torch.arange(1, d + 1).double() ** -2
+    turn = orthogonal(d, 3)
+    problem = Problem(*quadratic(turn @ torch.diag(values) @ turn.T))
+    _formed(problem)
+    hits = plain = 0
+    wanted = float(values.sum())
+    for seed in range(REPEATS):
+        low, high = hessian_diagonal(problem, probes=probes, seed=seed).trace_interval or (0.0, 0.0)
+        hits += low <= wanted <= high
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.stack([signs(problem, generator) for _ in range(probes // 4 * 4)])
+        forms = ((z @ dense_hessian(problem)) * z).sum(1).tolist()
+        t_low, t_high = mean_interval(forms)
+        assert 0.5 * (low + high) == pytest.approx(0.5 * (t_low + t_high))
+        plain += t_low <= wanted <= t_high
+    assert_covers(hits, REPEATS, 0.95)
+    if kind == "rank one" and probes in (8, 16):
+        assert plain < fewest(REPEATS, 0.95)
 
 
 @pytest.mark.usefixtures("by_products")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
-from torch import Tensor
+from torch import Tensor, nn
 
 import estimators.lanczos as module
 from estimators import Problem, spectrum
@@ -165,9 +165,29 @@ def test_spectrum_of_a_formed_hessian(case: Case) -> None:
     assert result.eigenvalues is not None
     np.testing.assert_allclose(result.eigenvalues, values, atol=1e-10 * scale)
     assert (result.largest, result.smallest) == pytest.approx((values[-1], values[0]), abs=1e-10 * scale)
-    assert result.largest_lower == result.largest_upper == result.largest
-    assert result.smallest_lower == result.smallest_upper == result.smallest
+    assert result.rounding == pytest.approx(1e-10 * scale)
+    assert (result.largest_lower, result.largest_upper) == pytest.approx(
+        (values[-1] - 1e-10 * scale, values[-1] + 1e-10 * scale), rel=1e-8
+    )
     assert result.confidence == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_definite_hessian_has_no_eigenvalue_below_the_rounding_of_its_format(dtype: torch.dtype) -> None:
+    """Softmax regression on a rank-deficient table: H is positive semidefinite, and half of its eigenvalues are 0."""
+    torch.manual_seed(0)
+    features = torch.randn(60, 12, dtype=torch.float64) @ torch.randn(12, 40, dtype=torch.float64)
+    problem = Problem(nn.Linear(40, 5).to(dtype), (features.to(dtype), torch.randint(0, 5, (60,))))
+    result = spectrum(problem)
+    assert result.rounding is not None
+    assert result.smallest_lower is not None
+    assert result.smallest_upper is not None
+    assert (result.smallest or 0.0) < 0
+    assert result.smallest_lower <= 0 <= result.smallest_upper
+    assert not [v for v in result.eigenvalues or () if v < -result.rounding]
+    assert sum(v > result.rounding for v in result.eigenvalues or ()) == 4 * 13
+    # The products' format, whatever the sums' is.
+    assert result.rounding == pytest.approx((2e-5 if dtype == torch.float32 else 1e-10) * (result.largest or 0.0))
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)

@@ -205,11 +205,16 @@ def eigenvalue_density(sharpness: float, d: int) -> dict[str, Any]:
         (sharpness, 1 / d),
     ):
         values += mass * np.exp(-0.5 * ((grid - at * sharpness) / width) ** 2) / (width * math.sqrt(2 * math.pi))
+    spread = 0.3 * np.sqrt(values * values.min() + values / (d * width))
     return {
         "grid": grid.tolist(),
         "density": values.tolist(),
-        "spread": (0.3 * np.sqrt(values * values.min() + values / (d * width))).tolist(),
+        "spread": spread.tolist(),
+        "lower": np.maximum(values - 3.2 * spread, 0).tolist(),
+        "upper": (values + 3.2 * spread).tolist(),
         "width": width,
+        "resolution": 0.8 * width,
+        "outliers": 7,
         "starts": 4,
         "mean": 0.01 * sharpness,
         "mean_interval": (0.008 * sharpness, 0.012 * sharpness),
@@ -374,6 +379,7 @@ def finished(name: str = "mlp", data: str = "digits") -> Diagnosis:
             largest_upper=1.004 * sharpness,
             smallest_lower=-0.13 * sharpness,
             smallest_upper=-0.11998 * sharpness,
+            rounding=2e-5 * sharpness,
             confidence=0.999,
             samples=512,
             eigenvalue_density=eigenvalue_density(sharpness, d),

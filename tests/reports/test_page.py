@@ -234,8 +234,14 @@ def test_the_edge_of_stability_is_shown_for_both_rules() -> None:
 def test_the_density_of_eigenvalues_is_drawn() -> None:
     html = page("finished")
     assert 'id="density-caption"' in html
-    assert "the band is the standard error over 4 random starts" in html
+    assert "The band holds the density of the exact eigenvalues under the same kernel with 95% at each point." in html
+    assert "7 eigenvalues at the ends are known one by one." in html
     base = made.finished()
+    older = dict(base.spectrum.eigenvalue_density or {})
+    for key in ("lower", "upper", "resolution", "outliers"):
+        del older[key]
+    said = render(replace(base, spectrum=replace(base.spectrum, eigenvalue_density=older)))
+    assert "The band is one standard error over the starts; it leaves out what the steps did not resolve." in said
     none = replace(base.spectrum, eigenvalue_density=None, why={"eigenvalue_density": "too large a model"})
     assert "Too large a model." in render(replace(base, spectrum=none))
 
