@@ -44,6 +44,25 @@ class Group(TypedDict, total=False):
     dead_fraction: Number
 
 
+class TailIndex(TypedDict, total=False):
+    median: Number
+    lower: Number
+    upper: Number
+    coordinates: Number
+    samples: Number
+    why: Why
+
+
+class Batch(TypedDict, total=False):
+    batch_size: Number
+    l1: Number
+    l2: Number
+    l1_predicted: Number
+    l2_predicted: Number
+    batches: Number
+    why: Why
+
+
 class Point(TypedDict, total=False):
     method: str | None
     step: Required[int]
@@ -69,9 +88,9 @@ class WholeData(TypedDict, total=False):
 
 
 class Density(TypedDict, total=False):
-    grid: list[float]
-    density: list[float]
-    spread: list[float]
+    grid: list[float] | None
+    density: list[float] | None
+    spread: list[float] | None
     width: Number
     starts: int | None
     mean: Number
@@ -217,8 +236,8 @@ class Files(TypedDict, total=False):
 NESTED: Mapping[str, Any] = {
     "noise.tensors": list[Tensor] | None,
     "noise.token_deciles": list[Group] | None,
-    "noise.tail_index": dict[str, Number] | None,
-    "noise.batch_scaling": list[dict[str, Number]] | None,
+    "noise.tail_index": TailIndex | None,
+    "noise.batch_scaling": list[Batch] | None,
     "hessian_diagonal.tensors": list[Tensor] | None,
     "smoothness.tensors": list[Tensor] | None,
     "smoothness.token_deciles": list[Group] | None,
