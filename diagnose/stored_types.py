@@ -170,6 +170,7 @@ class Method(TypedDict, total=False):
     learning_rate: Number
     final_loss: Required[Number]
     final_loss_interval: Interval | None
+    loss_resolution: Number
     steps_to_target: Number
     tuning_range: Number
     adagrad_speedup: Number
