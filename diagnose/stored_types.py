@@ -164,6 +164,7 @@ class Fitted(TypedDict, total=False):
     l1_lower: Number
     l1_upper: Number
     density: Number
+    why: Why
 
 
 class Method(TypedDict, total=False):

@@ -267,7 +267,9 @@ def _check_losses(problem: Problem, few: Samples) -> None:
         alone = torch.cat([problem.losses(problem.parameters, one(i)) for i in range(len(each))])
     if not bool(torch.isfinite(each).all()):
         raise InputError(
-            "the loss is not finite at the starting point", "sample " + str(int((~torch.isfinite(each)).nonzero()[0]))
+            "the loss is not finite at the starting point",
+            "sample " + str(int((~torch.isfinite(each)).nonzero()[0])),
+            "bring inputs and targets to a common scale, or use float64 (`--dtype float64`)",
         )
     if not _close(each, again, problem.precision):
         raise InputError(

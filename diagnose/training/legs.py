@@ -205,9 +205,10 @@ def best_rate(finals: Mapping[Rate, float], level: float = 0.0) -> Rate | None:
     finite = {rate: final for rate, final in finals.items() if math.isfinite(final)}
     if not finite:
         return None
-    lowest, grid = min(finite.values()), sorted(finals)
+    highest, grid = min(finite.values()) + level, sorted(finals)
     middle = (len(grid) - 1) / 2
-    return min((rate for rate in finite if finite[rate] <= lowest + level), key=lambda rate: abs(grid.index(rate) - middle))
+    equal = (rate for rate in finite if finite[rate] <= highest)
+    return min(equal, key=lambda rate: abs(grid.index(rate) - middle))
 
 
 def evaluation_steps(steps: int, evaluations: int) -> tuple[int, ...]:

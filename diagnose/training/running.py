@@ -120,7 +120,8 @@ def rounding(problem: Problem, w: Parameters, loss: float, seed: int) -> float:
         for side in (unit, -unit)
     )
     moved = max(abs(float(each.mean()) - loss) for each in (above, below))
-    return moved + float((above - below).norm()) / (2 * problem.n) + max(unit, torch.finfo(torch.float32).eps) * abs(loss)
+    apart = float((above - below).norm()) / (2 * problem.n)
+    return moved + apart + max(unit, torch.finfo(torch.float32).eps) * abs(loss)
 
 
 def _each(problem: Problem, w: Parameters) -> Tensor:

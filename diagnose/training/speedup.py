@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diagnose.schema import CLEAR, Training
 from diagnose.training.legs import Leg, Race, mean_final
 from diagnose.training.resolution import lowest
 from estimators.intervals import LEVEL, mean_interval
@@ -15,6 +16,8 @@ from estimators.results import Interval
 
 FEWEST_SEEDS = 3
 """Below this many seeds no interval is given."""
+MOST_SEEDS = 100
+"""More seeds than this are no advice."""
 FEW_SEEDS = f"an interval over seeds needs {FEWEST_SEEDS} seeds or more"
 BEST_OTHER = ("best_other", "best_other_speedup", "best_other_interval")
 
@@ -84,6 +87,24 @@ def best_other(race: Race, initial: float) -> tuple[dict[str, Any], dict[str, st
     mean, interval, reason = geometric_mean(*seed_speedups(race, initial, best), 1 - (1 - LEVEL) / len(others))
     values = dict(zip(BEST_OTHER, (best, mean, interval), strict=True))
     return values, {key: reason for key, value in values.items() if value is None}
+
+
+def seeds_that_tell(training: Training) -> int | None:
+    """How many seeds would show the difference if it is as it looks, at least half as many again as there were.
+
+    None where no number is known, it would be above MOST_SEEDS, or the seeds show the difference already.
+    """
+    speedup, interval = training.speedup, training.speedup_interval
+    if speedup is None:
+        return None
+    if interval is None:
+        return FEWEST_SEEDS
+    seeds = sum(value is not None for value in training.speedup_seeds or ())
+    effect, half = abs(math.log(speedup)), math.log(interval[1] / interval[0]) / 2
+    if effect < math.log(CLEAR) or half < effect:
+        return None
+    needed = max(math.ceil(seeds * (half / effect) ** 2), seeds + math.ceil(seeds / 2))
+    return needed if needed <= MOST_SEEDS else None
 
 
 def hitting_time(steps: Sequence[int], losses: Sequence[float], target: float) -> float:

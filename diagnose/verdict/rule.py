@@ -154,8 +154,8 @@ def _both_converged(training: Training) -> str:
     if not told or None in finals or abs(finals[0] - finals[1]) > told:
         return ""
     return (
-        f" Both converged: SGD and AdaGrad end at the same loss to within rounding ({number(told, 2)}), and their steps "
-        "are those to where it is no longer told apart from that loss."
+        f" Both converged: SGD and AdaGrad end at the same loss to within rounding ({number(told, 2)}), and steps are "
+        "counted up to where a loss is no longer told apart from it."
     )
 
 
