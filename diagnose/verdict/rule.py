@@ -150,8 +150,9 @@ def _resolution(training: Training, method: str) -> float:
 def _both_converged(training: Training) -> str:
     """Said where the pair's final losses are equal but for rounding, else empty."""
     rows = [(training.methods or {}).get(method) or {} for method in PAIR]
-    finals, told = [row.get("final_loss") for row in rows], max(_resolution(training, method) for method in PAIR)
-    if not told or None in finals or abs(finals[0] - finals[1]) > told:
+    finals = [row["final_loss"] for row in rows if row.get("final_loss") is not None]
+    told = max(_resolution(training, method) for method in PAIR)
+    if not told or len(finals) < len(PAIR) or max(finals) - min(finals) > told:
         return ""
     return (
         f" Both converged: SGD and AdaGrad end at the same loss to within rounding ({number(told, 2)}), and steps are "
