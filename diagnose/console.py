@@ -155,7 +155,7 @@ def title(stage: str) -> str:
 
 def closing(diagnosis: Diagnosis, report_path: str) -> str:
     """The block that ends a run: the answer, its reasons, the warnings, where the report is."""
-    from reports.text import headline, warning_line
+    from reports.text import following, headline, warning_line
 
     verdict = diagnosis.verdict
     lines = [headline(diagnosis), *([verdict.advice] if verdict.advice else []), *(verdict.reasons or ())]
@@ -167,6 +167,8 @@ def closing(diagnosis: Diagnosis, report_path: str) -> str:
             lines += [INDENT + warning_line(f) for f in diagnosis.warnings if f.severity == word]
     if "warning" not in kinds:
         lines.append("no warnings")
+    if (how := following(diagnosis)) is not None:
+        lines.append(how)
     lines.append(f"report: {report_path}")
     return "\n".join(INDENT + printable(line) for line in lines)
 

@@ -23,6 +23,7 @@ STARTS, STEPS = 4, 24
 THINNED = 2
 """Every second point of the density's grid is stored: 1.9 on each width of the kernel."""
 IDENTITY = "sgd moves by the gradient itself: its P is I, and the value is `sharpness`"
+OVERFLOWN = "the squares of AdaGrad's gradients add up to more than the number format holds"
 NO_GRADIENT = "no gradient has been accumulated at the start"
 
 
@@ -87,6 +88,8 @@ def in_own_metric(problem: Problem, method: str, state: State, *, seed: int, pro
     if method != "adagrad":
         return {**dict.fromkeys(keys), "why": dict.fromkeys(keys, IDENTITY if method == "sgd" else NO_GRADIENT)}
     scale = {name: v.sqrt() for name, v in state["v"].items()}
+    if not all(bool(part.isfinite().all()) for part in scale.values()):
+        return {**dict.fromkeys(keys), "why": dict.fromkeys(keys, OVERFLOWN)}
     with passing(problem):
         found = estimators.preconditioned_sharpness(problem, scale, seed=seed, progress=progress)
     return dict(zip(keys, (found.value, found.interval), strict=True))

@@ -16,6 +16,7 @@ from torch import Tensor
 from diagnose import __version__
 from diagnose.errors import InputError
 from diagnose.events import Events, Silent
+from diagnose.finite import finite, not_finite, storable
 from diagnose.inputs import Opened, open_task
 from diagnose.nested import STARTS, STEPS
 from diagnose.places import expected
@@ -134,7 +135,7 @@ class _Attempt:
                 spent = time.perf_counter() - self.stage_began
                 self._take(stage, update)
                 if update.amount:
-                    line = stage_line(stage, update.parts[stage])
+                    line = stage_line(stage, getattr(self.known, stage))
                     self.events.finished(stage, update.amount, spent, line)
         except KeyboardInterrupt:
             self.seconds = self._stages()
@@ -173,12 +174,17 @@ class _Attempt:
 
     def _take(self, stage: str, update: Update) -> None:
         self.seconds, self.stage = self._stages(), ""
-        vectors = {kind: _arrays(part) for kind, part in update.vectors.items()}
+        dtype = self.known.task.dtype or ""
+        vectors, places = finite({kind: _arrays(part) for kind, part in update.vectors.items()})
+        parts = {}
+        for name, part in update.parts.items():
+            parts[name], found = storable(_bare(part), name, dtype)
+            places = [*found, *places]
         self.known = replace(
             self.known,
-            **{name: _bare(part) for name, part in update.parts.items()},
+            **parts,
             vectors={**self.known.vectors, **vectors},
-            warnings=(*self.known.warnings, *update.findings),
+            warnings=(*self.known.warnings, *update.findings, *not_finite(stage, places, dtype)),
             runs=self.known.runs if update.runs is None else update.runs,
             stages=(*self.known.stages, stage),
         )

@@ -151,7 +151,7 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
         progress=bench.progress,
     )
     start = _point("start", 0, bench.curvature, part)
-    start |= in_own_metric(bench.curvature, "start", {}, seed=seed, progress=bench.progress)
+    start = _joined(start, in_own_metric(bench.curvature, "start", {}, seed=seed, progress=bench.progress))
     turned, reason = _rotated_density(bench, part)
     found: dict[str, Any] = {"points": [start], "density_rotated": turned}
     found["whole_data"] = whole_data(
@@ -312,13 +312,15 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         )
         keys = ("l1_lower", "l1_upper", "sharpness", "density", "gradient_l1", "gradient_l2")
         measured = [
-            {"method": place.method, "step": place.step, **{key: row[key] for key in keys}}
+            _told({"method": place.method, "step": place.step, **{key: row[key] for key in keys}})
             for place, row in zip(found, (part.points or ())[1:], strict=True)
         ]
-    along = [(row, place) for row, place in zip(measured, found, strict=True) if place.best]
-    for row, place in along:
-        row |= in_own_metric(place.problem, place.method, place.state, seed=seed, progress=bench.progress)
-    ordered = sorted((row for row, _ in along), key=lambda row: (row["method"], row["step"]))
+    along = [
+        _joined(row, in_own_metric(place.problem, place.method, place.state, seed=seed, progress=bench.progress))
+        for row, place in zip(measured, found, strict=True)
+        if place.best
+    ]
+    ordered = sorted(along, key=lambda row: (row["method"], row["step"]))
     points = [*(known.smoothness.points or ()), *ordered]
     vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
     return Update(
@@ -380,7 +382,7 @@ def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
 def _point(method: str, step: int, problem: Problem, part: Smoothness) -> dict[str, Any]:
     """A row of ``smoothness.points``; costs one gradient at the problem's point."""
     gradient_l1, gradient_l2 = norms(problem.flatten(problem.gradient()))
-    return {
+    row = {
         "method": method,
         "step": step,
         "l1_lower": part.l1_lower,
@@ -390,6 +392,18 @@ def _point(method: str, step: int, problem: Problem, part: Smoothness) -> dict[s
         "gradient_l1": gradient_l1,
         "gradient_l2": gradient_l2,
     }
+    return _told(row)
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of ``smoothness.points`` with the reason where it has no R_L."""
+    return {**row, **({"why": {"density": "the Hessian is zero there"}} if row["density"] is None else {})}
+
+
+def _joined(row: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, and the reasons of both."""
+    why = {**row.get("why", {}), **more.get("why", {})}
+    return {**row, **more, **({"why": why} if why else {})}
 
 
 def _tensors(vectors: Mapping[str, Any], problem: Problem) -> Parameters:

@@ -44,6 +44,25 @@ class Group(TypedDict, total=False):
     dead_fraction: Number
 
 
+class TailIndex(TypedDict, total=False):
+    median: Number
+    lower: Number
+    upper: Number
+    coordinates: Number
+    samples: Number
+    why: Why
+
+
+class Batch(TypedDict, total=False):
+    batch_size: Number
+    l1: Number
+    l2: Number
+    l1_predicted: Number
+    l2_predicted: Number
+    batches: Number
+    why: Why
+
+
 class Point(TypedDict, total=False):
     method: str | None
     step: Required[int]
@@ -70,11 +89,11 @@ class WholeData(TypedDict, total=False):
 
 
 class Density(TypedDict, total=False):
-    grid: list[float]
-    density: list[float]
-    spread: list[float]
-    lower: list[float]
-    upper: list[float]
+    grid: list[float] | None
+    density: list[float] | None
+    spread: list[float] | None
+    lower: list[float] | None
+    upper: list[float] | None
     width: Number
     resolution: Number
     outliers: int | None
@@ -150,12 +169,14 @@ class Fitted(TypedDict, total=False):
     l1_lower: Number
     l1_upper: Number
     density: Number
+    why: Why
 
 
 class Method(TypedDict, total=False):
     learning_rate: Number
     final_loss: Required[Number]
     final_loss_interval: Interval | None
+    loss_resolution: Number
     steps_to_target: Number
     tuning_range: Number
     adagrad_speedup: Number
@@ -222,8 +243,8 @@ class Files(TypedDict, total=False):
 NESTED: Mapping[str, Any] = {
     "noise.tensors": list[Tensor] | None,
     "noise.token_deciles": list[Group] | None,
-    "noise.tail_index": dict[str, Number] | None,
-    "noise.batch_scaling": list[dict[str, Number]] | None,
+    "noise.tail_index": TailIndex | None,
+    "noise.batch_scaling": list[Batch] | None,
     "hessian_diagonal.tensors": list[Tensor] | None,
     "smoothness.tensors": list[Tensor] | None,
     "smoothness.token_deciles": list[Group] | None,

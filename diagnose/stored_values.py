@@ -36,6 +36,8 @@ def impossible(value: Any, key: str = "", path: str = "") -> str | None:
 def _inside(value: Any, key: str, path: str) -> Iterator[tuple[Any, str, str]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
+            if name == "why":  # reasons under the names of values
+                continue
             yield inner, name, f"{path}.{name}" if path else name
     elif isinstance(value, list | tuple):
         for place, inner in enumerate(value):

@@ -39,7 +39,9 @@ def check_losses(problem: Problem, few: Samples) -> None:
         again = problem.losses(problem.parameters, few)
     if not bool(torch.isfinite(each).all()):
         raise InputError(
-            "the loss is not finite at the starting point", "sample " + str(int((~torch.isfinite(each)).nonzero()[0]))
+            "the loss is not finite at the starting point",
+            "sample " + str(int((~torch.isfinite(each)).nonzero()[0])),
+            "bring inputs and targets to a common scale, or use float64 (`--dtype float64`)",
         )
     if not close(each, again, problem.precision):
         raise InputError(

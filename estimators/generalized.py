@@ -263,7 +263,7 @@ def _unfit(points: Sequence[Measured], fitted: Sequence[int]) -> str | None:
 def _row(point: Measured, fitted: bool) -> dict[str, Any]:
     l1, l2 = norms(point.gradient)
     s = point.smoothness
-    return {
+    row: dict[str, Any] = {
         "fitted": fitted,
         "gradient_l1": l1,
         "gradient_l2": l2,
@@ -272,3 +272,4 @@ def _row(point: Measured, fitted: bool) -> dict[str, Any]:
         "l1_upper": s.l1_upper,
         "density": s.density,
     }
+    return row if s.density is not None else {**row, "why": {"density": s.why["density"]}}

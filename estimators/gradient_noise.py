@@ -152,7 +152,7 @@ def _values(problem: Problem, drawn: Drawn, sigma: Tensor, rows: int, tail_rows:
     table = _by_tensor(problem, sigma)
     values = _plain(table, drawn.moments.mean)
     why = _reasons(values, n, exact, problem.precision)
-    findings = _few_samples(n, exact)
+    findings = _few_samples(n, rows)
     if not exact and n > 1:
         found, reason = _intervals(drawn, problem, sigma, rows, tail_rows)
         if found is None:
@@ -271,9 +271,10 @@ def _by_tensor(problem: Problem, sigma: Tensor) -> list[dict[str, Any]]:
     return table
 
 
-def _few_samples(n: int, exact: bool) -> tuple[Finding, ...]:
+def _few_samples(n: int, rows: int) -> tuple[Finding, ...]:
     if n >= FEW:
         return ()
+    exact = n == rows
     rough = f"each standard deviation is off by about {100 / math.sqrt(2 * n):.0f}%, more where tails are heavy"
     return (
         Finding(
@@ -282,7 +283,9 @@ def _few_samples(n: int, exact: bool) -> tuple[Finding, ...]:
             stage=STAGE,
             found=f"noise measured on {n} sample{'s' if n > 1 else ''}",
             meaning="exact for these rows, but little evidence about further data of the same kind" if exact else rough,
-            action=f"use `--samples {FEW}` or more, if the data holds them",
+            action="collect more rows: these are all that the data hold"
+            if exact
+            else f"use `--samples {min(FEW, rows)}`" + (" (all rows)" if rows <= FEW else " or more"),
         ),
     )
 
@@ -307,7 +310,8 @@ def _judged(found: Intervals, n: int, rows: int) -> tuple[Finding, ...]:
         return ()
     key = max(widths, key=lambda name: widths[name])
     low, high = interval = shown[key] or (0.0, 0.0)
-    needed = samples_for(interval, n, rows, WIDE)
+    # A number near the one that was used would be within the error of this estimate.
+    needed = min(rows, max(samples_for(interval, n, rows, WIDE), 3 * n // 2))
     room = found.hidden > 0.05 * (found.l1 or math.inf)
     return (
         Finding(

@@ -219,5 +219,7 @@ def _refuse_not_finite(problem: Problem, part: Moments, samples: range) -> None:
                     "the gradient of a sample is not finite", f"sample {sample}, {name}", "drop the sample, or scale it"
                 )
     raise InputError(
-        "the gradients of the samples overflow", type(problem.model).__name__, "scale the data or use float64"
+        "the gradients of the samples overflow",
+        type(problem.model).__name__,
+        "bring the data to a common scale, or use float64 (`--dtype float64`)",
     )

@@ -262,7 +262,7 @@ class Problem:
         total, value = torch.zeros(self.d, dtype=torch.float64, device=self.device), 0.0
         with self.measuring():
             for chunk in self.chunks():
-                loss = self.losses(leaves, chunk).sum()
+                loss = self.losses(leaves, chunk).double().sum()
                 value += loss.item()
                 if loss.requires_grad:
                     parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)

@@ -62,7 +62,9 @@ class Counted:
         image = self._apply(block)
         if not all(math.isfinite(end) for end in torch.aminmax(image)):
             raise InputError(
-                "the curvature is not finite", "a Hessian-vector product", "scale the data, or use float64"
+                "the curvature is not finite",
+                "a Hessian-vector product",
+                "bring the data to a common scale, or use float64 (`--dtype float64`)",
             )
         return image
 

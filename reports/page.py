@@ -13,7 +13,7 @@ from reports import answer
 from reports.numbers import percent
 from reports.sections import sections
 from reports.sections.parts import sentence
-from reports.text import best_line, headline, limits, printable, reason
+from reports.text import best_line, following, headline, limits, printable, reason
 
 _FORBIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
@@ -39,6 +39,7 @@ def render(diagnosis: Diagnosis) -> str:
             strip=strip if hero else None,
             bounds=answer.bounds_table(diagnosis),
             limits=limits(diagnosis),
+            following=following(diagnosis),
             prediction=answer.prediction_table(diagnosis),
             warnings=[w for w in diagnosis.warnings if w.severity != "note"],
             notes=notes,

@@ -207,7 +207,7 @@ def of_methods(caption: str, methods: Mapping[str, Mapping[str, Any]], order: Se
             rounded(body.get("final_loss"), body.get("final_loss_interval")),
             interval(body.get("final_loss_interval")),
             "—" if body.get("steps_to_target") is None else _steps(body["steps_to_target"]),
-            number(body.get("tuning_range"), 2),
+            ("at least " if body.get("tuning_range_at_least") else "") + number(body.get("tuning_range"), 2),
         )
         for name in order
         for body in (methods[name],)
@@ -243,7 +243,8 @@ def of_methods_beside(caption: str, methods: Mapping[str, Mapping[str, Any]], or
         "validation accuracy",
         "memory of its state",
     )
-    return Table(caption, head, rows)
+    note = "Each interval is that of one pair; where the best of the others was chosen, its own is wider."
+    return Table(caption, head, rows, note=note if len(order) > 2 else "")
 
 
 def of_batch_sizes(caption: str, found: Sequence[Mapping[str, Any]]) -> Table:

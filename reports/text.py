@@ -294,6 +294,17 @@ def stage_line(stage: str, part: Any) -> str:
     return line(part) or f"not measured: {reason(part, key)}"
 
 
+def following(diagnosis: Diagnosis) -> str | None:
+    """How to follow advice that names an option; None where none does."""
+    said = [diagnosis.verdict.advice or "", *(finding.action for finding in diagnosis.warnings)]
+    if not any("`--" in text for text in said):
+        return None
+    return (
+        "An option that is named here is one of another run: add `--fresh` to start this folder again, or name "
+        "another with `--out`."
+    )
+
+
 def warning_line(finding: Finding) -> str:
     """A warning as found (code) → meaning → action on one line."""
     return " → ".join(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from diagnose.schema import CLEAR, Training
 from diagnose.training.legs import Race
+from diagnose.training.speedup import seeds_that_tell
 from estimators.results import Finding
 from reports.numbers import number, rate, ratio
 
@@ -108,6 +109,12 @@ def _disagreeing(training: Training) -> list[Finding]:
             stage=STAGE,
             found=f"AdaGrad's speed-up is {ratio(min(ratios))} in one seed and {ratio(max(ratios))} in another",
             meaning="the order of the batches alone decides which method wins",
-            action=f"use more seeds, such as `--seeds {4 * len(training.speedup_seeds or ())}`, or larger batches",
+            action=f"use {_more(training)}larger batches, whose order matters less",
         )
     ]
+
+
+def _more(training: Training) -> str:
+    """The number of seeds that the advice of the verdict names too; empty where none would do."""
+    needed = seeds_that_tell(training)
+    return "" if needed is None else f"more seeds, such as `--seeds {needed}`, or "

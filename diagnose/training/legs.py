@@ -15,6 +15,7 @@ import numpy as np
 
 from diagnose.schema import RUN_COLUMNS
 from diagnose.settings import Schedule
+from diagnose.training.resolution import resolution
 
 Rate = TypeVar("Rate", int, float)
 """A learning rate, or the exponent of one."""
@@ -79,6 +80,8 @@ class Leg:
     A loss that is not finite is None. A diverged run ends at the evaluation where that showed. ``d_inf`` and
     ``d_2`` are the largest distances from the start over every step, in the max and the Euclidean norm; None where
     not finite. ``validation_loss`` and ``validation_accuracy`` are those of the last iterate on held-out samples.
+    ``rounding``: how far the last loss moved when every parameter was rounded (``running.rounding``); None where the
+    run diverged.
     """
 
     method: str
@@ -94,6 +97,7 @@ class Leg:
     d_2: float | None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    rounding: float | None = None
 
     @property
     def key(self) -> str:
@@ -171,8 +175,21 @@ class Race:
     def best(self, method: str) -> tuple[Leg, ...]:
         """The legs at the best rate of the mean over seeds; empty where every rate diverged in some seed."""
         full = self.full(method)
-        rate = best_rate({rate: mean_final(legs) for rate, legs in full.items()})
+        rate = best_rate(*mean_finals(full))
         return () if rate is None else full[rate]
+
+    def resolution(self, *methods: str) -> float:
+        """Final losses of these methods at their best rates that are closer than this are equal."""
+        return resolution(leg.rounding for method in methods for leg in self.best(method))
+
+
+def mean_finals(legs: Mapping[Rate, Sequence[Leg]]) -> tuple[dict[Rate, float], float]:
+    """The mean final loss at each rate, and how far from the lowest of them another one is equal to it."""
+    finals = {rate: mean_final(runs) for rate, runs in legs.items()}
+    finite = {rate: final for rate, final in finals.items() if math.isfinite(final)}
+    if not finite:
+        return finals, 0.0
+    return finals, resolution(leg.rounding for leg in legs[min(finite, key=lambda rate: finite[rate])])
 
 
 def mean_final(legs: Sequence[Leg]) -> float:
@@ -180,14 +197,18 @@ def mean_final(legs: Sequence[Leg]) -> float:
     return float(np.mean([leg.final for leg in legs]))
 
 
-def best_rate(finals: Mapping[Rate, float]) -> Rate | None:
-    """The rate of the lowest final loss, of equal ones that nearest the middle of the grid; None if none is finite."""
+def best_rate(finals: Mapping[Rate, float], level: float = 0.0) -> Rate | None:
+    """The rate of the lowest final loss, of equal ones that nearest the middle of the grid; None if none is finite.
+
+    Losses that lie within ``level`` of the lowest are equal to it.
+    """
     finite = {rate: final for rate, final in finals.items() if math.isfinite(final)}
     if not finite:
         return None
-    lowest, grid = min(finite.values()), sorted(finals)
+    highest, grid = min(finite.values()) + level, sorted(finals)
     middle = (len(grid) - 1) / 2
-    return min((rate for rate in finite if finite[rate] == lowest), key=lambda rate: abs(grid.index(rate) - middle))
+    equal = (rate for rate in finite if finite[rate] <= highest)
+    return min(equal, key=lambda rate: abs(grid.index(rate) - middle))
 
 
 def evaluation_steps(steps: int, evaluations: int) -> tuple[int, ...]:

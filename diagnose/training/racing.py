@@ -34,8 +34,8 @@ def race(
     may draw random numbers: of the other methods one seed is run and stands for all.
 
     Cost: steps * batch_size / n passes for each run, one for each evaluation (a third above GRADIENT_LIMIT
-    parameters), and a forward pass over the ``held_out`` samples at its end. ``progress`` counts passes over the
-    sample set; its total grows when a grid does.
+    parameters), two thirds at its end (``running.rounding``) and a forward pass over the ``held_out`` samples.
+    ``progress`` counts passes over the sample set; its total grows when a grid does.
 
     Raises:
         InputError: the loss at the starting point is not finite; an optimizer of the user's cannot be used.
@@ -87,7 +87,7 @@ def _passes(problem: Problem, settings: RaceSettings) -> float:
     """Passes of one run."""
     evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
     evaluation = 1.0 if problem.d <= GRADIENT_LIMIT else 1 / 3
-    return settings.steps * min(settings.batch_size / problem.n, 1.0) + evaluations * evaluation
+    return settings.steps * min(settings.batch_size / problem.n, 1.0) + evaluations * evaluation + 2 / 3
 
 
 class _Runner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -82,7 +83,12 @@ class Trace:
             d_2=_finite(d_2),
             validation_loss=_finite(found.loss),
             validation_accuracy=_finite(found.accuracy),
+            rounding=None if self.diverged else _finite(self._rounding(w)),
         )
+
+    def _rounding(self, w: Parameters) -> float:
+        key = self.run.key(self.course.settings.batch_size)
+        return rounding(self.course.problem, w, self.seen[-1][0], zlib.crc32(key.encode()))
 
 
 def look(problem: Problem, w: Parameters) -> Seen:
@@ -92,6 +98,38 @@ def look(problem: Problem, w: Parameters) -> Seen:
     loss, gradient = problem.at(w).loss_and_gradient()
     flat = problem.flatten(gradient).double()
     return loss, flat.abs().sum().item(), flat.norm().item()
+
+
+def rounding(problem: Problem, w: Parameters, loss: float, seed: int) -> float:
+    """How far rounding moves a loss: max |f(w +- e) - f(w)| + rms_i(l_i(w + e) - l_i(w - e)) / (2 sqrt(n)) + u' |f(w)|.
+
+    u is the unit in the last place of the number format, e_j = +-u w_j with random signs: the parameters cannot be told
+    from w +- e, and what rounding does on the way through the model is as large as such a change of its weights
+    (backward error), but another one for each sample: the second term is that of their mean. So the conditioning of
+    model and data is in it: where outputs near 10^6 have errors near 0.1, this is large.
+    u' is u, but that of float32 for finer formats: nobody asks which method is the first within 10^-12 of a loss, and
+    the answer shall not hang on the format.
+
+    Cost: two forward passes over the samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.finfo(problem.precision).eps
+    signs = {name: 1 - 2 * torch.randint(2, part.shape, generator=generator) for name, part in w.items()}
+    above, below = (
+        _each(problem, {name: part * (1 + side * signs[name].to(part.device, part.dtype)) for name, part in w.items()})
+        for side in (unit, -unit)
+    )
+    moved = max(abs(float(each.mean()) - loss) for each in (above, below))
+    apart = float((above - below).norm()) / (2 * problem.n)
+    return moved + apart + max(unit, torch.finfo(torch.float32).eps) * abs(loss)
+
+
+def _each(problem: Problem, w: Parameters) -> Tensor:
+    """The loss of every sample at w, (n,) float64."""
+    with problem.measuring(), torch.no_grad():
+        parts = [problem.losses(w, chunk).double() for chunk in problem.chunks()]
+    problem.passes.add(1 / 3)
+    return torch.cat(parts)
 
 
 def walk(problem: Problem, settings: RaceSettings, run: Contender) -> Iterator[tuple[Parameters, State]]:

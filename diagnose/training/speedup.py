@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from diagnose.schema import CLEAR, Training
 from diagnose.training.legs import Leg, Race, mean_final
+from diagnose.training.resolution import lowest
 from estimators.intervals import LEVEL, mean_interval
 from estimators.results import Interval
 
 FEWEST_SEEDS = 3
 """Below this many seeds no interval is given."""
+MOST_SEEDS = 100
+"""More seeds than this are no advice."""
 FEW_SEEDS = f"an interval over seeds needs {FEWEST_SEEDS} seeds or more"
 BEST_OTHER = ("best_other", "best_other_speedup", "best_other_interval")
 
@@ -26,6 +30,7 @@ def seed_speedups(race: Race, initial: float, other: str) -> tuple[list[float | 
         return [], f"{' and '.join(absent)} did not run"
     ratios: list[float | None] = []
     reasons = []
+    told = race.resolution(*pair)
     for seed in range(race.settings.seeds):
         runs = {method: _finite_legs(race, method, seed) for method in pair}
         failed = [method for method, legs in runs.items() if not legs]
@@ -34,11 +39,12 @@ def seed_speedups(race: Race, initial: float, other: str) -> tuple[list[float | 
             reasons.append(f"{' and '.join(failed)} diverged at every rate that has all seeds")
             continue
         finals = {method: min(leg.final for leg in legs) for method, legs in runs.items()}
-        target = max(finals.values())
+        target = max(finals.values()) + told
         if target >= initial:
             ratios.append(None)
-            still = " and ".join(method for method, final in finals.items() if final >= initial)
-            reasons.append(f"{still} never ended below the starting loss in seed {seed}")
+            still = " and ".join(method for method, final in finals.items() if final + told >= initial)
+            rounded = "" if max(finals.values()) >= initial else " by more than rounding"
+            reasons.append(f"{still} never ended below the starting loss{rounded} in seed {seed}")
             continue
         times = {
             method: min(hitting_time(leg.steps, finite_losses(leg), target) for leg in legs)
@@ -77,10 +83,28 @@ def best_other(race: Race, initial: float) -> tuple[dict[str, Any], dict[str, st
         missing = f"every learning rate of {' and '.join(others)} diverged" if others else "no other method ran"
         missing = missing if "adagrad" in race.settings.optimizers else "adagrad did not run"
         return dict.fromkeys(BEST_OTHER), dict.fromkeys(BEST_OTHER, missing)
-    best = min(finals, key=lambda method: finals[method])
+    best = lowest(finals, {method: race.resolution(method) for method in finals})[0]
     mean, interval, reason = geometric_mean(*seed_speedups(race, initial, best), 1 - (1 - LEVEL) / len(others))
     values = dict(zip(BEST_OTHER, (best, mean, interval), strict=True))
     return values, {key: reason for key, value in values.items() if value is None}
+
+
+def seeds_that_tell(training: Training) -> int | None:
+    """How many seeds would show the difference if it is as it looks, at least half as many again as there were.
+
+    None where no number is known, it would be above MOST_SEEDS, or the seeds show the difference already.
+    """
+    speedup, interval = training.speedup, training.speedup_interval
+    if speedup is None:
+        return None
+    if interval is None:
+        return FEWEST_SEEDS
+    seeds = sum(value is not None for value in training.speedup_seeds or ())
+    effect, half = abs(math.log(speedup)), math.log(interval[1] / interval[0]) / 2
+    if effect < math.log(CLEAR) or half < effect:
+        return None
+    needed = max(math.ceil(seeds * (half / effect) ** 2), seeds + math.ceil(seeds / 2))
+    return needed if needed <= MOST_SEEDS else None
 
 
 def hitting_time(steps: Sequence[int], losses: Sequence[float], target: float) -> float:

@@ -180,7 +180,7 @@ def _look_at_stack(problem: Problem, w: Tensor) -> list[Seen]:
     """What :func:`look` sees, for each run (row) of a stack; sums over samples in float64."""
 
     def total(one: Parameters, samples: Samples) -> Tensor:
-        return problem.losses(one, samples).sum()
+        return problem.losses(one, samples).double().sum()
 
     runs = w.shape[0]
     gradient = torch.zeros(runs, problem.d, dtype=torch.float64, device=problem.device)

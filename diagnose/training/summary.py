@@ -32,8 +32,9 @@ def summarise(race: Race) -> Training:
 
     ``speedup`` is the geometric mean over seeds of (SGD's hitting time / AdaGrad's), ``speedup_interval`` the t
     interval of its logarithm; ``adagrad_speedup`` of a method is the same against that method, ``best_other`` the
-    other method that ended lowest. In each seed the target is the worse of the two methods' best final losses,
-    and a method's hitting time the earliest over its rates that have all seeds, linear between evaluations.
+    other method that ended lowest. In each seed the target is the worse of the two methods' best final losses, and
+    what rounding does to a loss above it: a loss that is not told apart from it has met it. A method's hitting time is
+    the earliest over its rates that have all seeds, linear between evaluations.
     """
     why: dict[str, str] = {}
     initial = race.legs[0].losses[0]
@@ -75,6 +76,7 @@ def _method(race: Race, method: str, initial: float, target: float | None, no_ta
         "learning_rate": None,
         "final_loss": None,
         "final_loss_interval": None,
+        "loss_resolution": None,
         "steps_to_target": None,
         "tuning_range": None,
         "tuning_range_at_least": None,
@@ -94,6 +96,10 @@ def _method(race: Race, method: str, initial: float, target: float | None, no_ta
     entry["learning_rate"] = best[0].learning_rate
     entry["final_loss"] = mean_final(best)
     entry["final_loss_interval"] = t_interval([leg.final for leg in best])
+    if any(leg.rounding is not None for leg in best):
+        entry["loss_resolution"] = race.resolution(method)
+    else:
+        why["loss_resolution"] = "what rounding does to these losses was not measured"
     if entry["final_loss_interval"] is None:
         why["final_loss_interval"] = FEW_SEEDS
     _validated(race, best, entry, why)
@@ -155,7 +161,7 @@ def _compared(race: Race, method: str, initial: float, entry: dict[str, Any], wh
 
 
 def _target(race: Race) -> tuple[float | None, str]:
-    """The worse of sgd's and adagrad's final losses, or why there is none."""
+    """The worse of sgd's and adagrad's final losses and what is not told apart from it, or why there is none."""
     absent = [method for method in PAIR if method not in race.settings.optimizers]
     if absent:
         return None, f"{' and '.join(absent)} did not run"
@@ -163,7 +169,7 @@ def _target(race: Race) -> tuple[float | None, str]:
     failed = [method for method, legs in best.items() if not legs]
     if failed:
         return None, f"every learning rate of {' and '.join(failed)} diverged"
-    return max(mean_final(legs) for legs in best.values()), ""
+    return max(mean_final(legs) for legs in best.values()) + race.resolution(*PAIR), ""
 
 
 def tuning_range(finals: Mapping[float, float], best: float, initial: float) -> tuple[float, bool] | None:

@@ -134,7 +134,7 @@ def _term(ended: Sequence[Race], method: str, n: int, predicted: float | None) -
         why |= dict.fromkeys(("slope_interval", "pays_up_to", "pays_at_least"), FEW_SEEDS)
     else:
         last = 0
-        while last + 1 < len(ended) and (t_interval((finals[last] - finals[last + 1]).tolist()) or (0.0,))[0] > 0:
+        while last + 1 < len(ended) and _lower(ended[last : last + 2], method, finals[last] - finals[last + 1]):
             last += 1
         if last:
             term["pays_up_to"] = min(ended[last].settings.batch_size, n)
@@ -144,3 +144,9 @@ def _term(ended: Sequence[Race], method: str, n: int, predicted: float | None) -
                 ("pays_up_to", "pays_at_least"), "the seeds do not show that the second size ends lower"
             )
     return term | ({"why": why} if why else {})
+
+
+def _lower(sizes: Sequence[Race], method: str, gained: np.ndarray) -> bool:
+    """Whether the second size ends lower: by more than the orders of the batches and rounding explain."""
+    ends = t_interval(gained.tolist())
+    return ends is not None and ends[0] > max(one.resolution(method) for one in sizes)

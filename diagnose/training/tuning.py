@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
-from diagnose.training.legs import Leg, RaceSettings, best_rate, mean_final
+from diagnose.training.legs import Leg, RaceSettings, best_rate, mean_finals
 
 Run = tuple[float, int]
 """Learning rate and seed."""
@@ -57,10 +57,12 @@ def first_guess(method: str, settings: RaceSettings) -> int:
     """
     guesses = LINEAR_GUESS if settings.every_rate else NETWORK_GUESS
     if method in SGD_GUESS:
-        guess = SGD_GUESS[method] * (1 / settings.sharpness if settings.sharpness else guesses["adagrad"])
+        known = settings.sharpness
+        # The logarithm of 1/lambda would be that of infinity where lambda is below 1e-308.
+        guess = math.log10(SGD_GUESS[method]) + (-math.log10(known) if known else math.log10(guesses["adagrad"]))
     else:
-        guess = guesses.get(method, OWN_GUESS)
-    return max(-FURTHEST, min(FURTHEST, 2 * round(2 * math.log10(guess))))
+        guess = math.log10(guesses.get(method, OWN_GUESS))
+    return max(-FURTHEST, min(FURTHEST, 2 * round(2 * guess)))
 
 
 def expected_runs(settings: RaceSettings) -> int:
@@ -95,12 +97,16 @@ def tune(method: str, settings: RaceSettings) -> Tuning:
         for (k, seed), leg in zip(wanted, done, strict=True):
             legs.setdefault(k, {})[seed] = leg
 
-    def means(count: int) -> dict[int, float]:
-        return {k: mean_final(list(legs[k].values())) for k in sorted(legs) if len(legs[k]) == count}
+    def means(count: int) -> tuple[dict[int, float], float]:
+        return mean_finals({k: list(legs[k].values()) for k in sorted(legs) if len(legs[k]) == count})
 
     def judged() -> list[int]:
         """Exponents whose mean over seeds is known: run with all seeds, or infinite on one."""
         return [k for k, runs in legs.items() if len(runs) == len(seeds) or any(map(math.isinf, finals(runs)))]
+
+    def further(count: int, grid: Iterable[int]) -> list[int]:
+        average, level = means(count)
+        return beyond(average, grid, stride, level)
 
     def finals(runs: Mapping[int, Leg]) -> list[float]:
         return [leg.final for leg in runs.values()]
@@ -111,31 +117,32 @@ def tune(method: str, settings: RaceSettings) -> Tuning:
     around = AROUND[settings.every_rate]
     yield from run(range(middle - around, middle + around + 1, stride), first)
     left = GROWTHS
-    while left and (more := beyond(means(len(first)), legs, stride)):
+    while left and (more := further(len(first), legs)):
         yield from run(more, first)
         left -= 1
-    best = best_rate(means(len(first)))
+    best = best_rate(*means(len(first)))
     if len(first) < len(seeds) and best is not None:
-        alone = means(1)
+        alone, _ = means(1)
         yield from run(
             [k for k in (best - stride, best, best + stride) if math.isfinite(alone.get(k, math.inf))], seeds
         )
         # The mean over seeds may prefer a neighbour, and that may be the end of the grid.
-        while left and (more := beyond(means(len(seeds)), judged(), stride)):
+        while left and (more := further(len(seeds), judged())):
             yield from run(more, seeds)
             left -= 1
     return [legs[k][seed] for k in sorted(legs) for seed in sorted(legs[k])]
 
 
-def beyond(finals: Mapping[int, float], grid: Iterable[int], stride: int) -> list[int]:
+def beyond(finals: Mapping[int, float], grid: Iterable[int], stride: int, level: float = 0.0) -> list[int]:
     """The exponents to try next: none where the best is inside the grid, lower ones where no final loss is finite.
 
     Args:
         finals: exponent -> mean final loss of those that are judged.
         grid: all exponents that were tried.
         stride: 1 for quarter decades, 2 for half decades.
+        level: how far from the lowest final loss another one is equal to it.
     """
-    best, tried = best_rate(finals), sorted(grid)
+    best, tried = best_rate(finals, level), sorted(grid)
     if best is None:
         return [min(finals) - step for step in range(stride, GROWTH + 1, stride)]
     if best == tried[0]:

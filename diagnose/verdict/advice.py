@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnose.schema import CLEAR, PAIR, Answer, Training
-from diagnose.training.speedup import FEWEST_SEEDS
+from diagnose.training.speedup import seeds_that_tell
 from estimators.rare_rows import BOUND, samples_to_see
 from estimators.results import Noise
 from reports.numbers import number, rate
 from reports.text import method_name, of_the_pair, unless_rare
 
-MOST_SEEDS = 100
-"""More seeds than this are no advice."""
 BEATS = 0.01
 """A method beats another where it takes off this share more of the loss."""
 FOR: dict[Answer, tuple[str, ...]] = {
@@ -124,14 +122,12 @@ def _undecided(training: Training) -> str:
         return "Let both race, with `sgd` and `adagrad` among `--optimizers`: the question is about them."
     if speedup is None:
         return "Mend what kept SGD or AdaGrad from training, then run it again."
-    seeds = [value for value in training.speedup_seeds or () if value is not None]
+    needed = seeds_that_tell(training)
     if interval is None:
-        return f"Run it with `--seeds {FEWEST_SEEDS}` or more: fewer give no interval."
-    effect, half = abs(math.log(speedup)), math.log(interval[1] / interval[0]) / 2
-    if effect < math.log(CLEAR):
+        return f"Run it with `--seeds {needed}` or more: fewer give no interval."
+    if abs(math.log(speedup)) < math.log(CLEAR):
         return "Take what you know: the difference looks too small to matter, and more seeds may show that it is."
-    needed = math.ceil(len(seeds) * (half / effect) ** 2)
-    if len(seeds) < needed <= MOST_SEEDS:
+    if needed is not None:
         return (
             f"If the difference is as it looks, about `--seeds {needed}` would show it. Until then take what you know."
         )

@@ -10,13 +10,14 @@ import numpy as np
 from scipy import stats
 
 from diagnose.schema import CLEAR, PAIR, Answer, Bounds, Prediction, Training, Verdict
+from diagnose.training.resolution import lowest
 from diagnose.verdict import theory as theories
 from diagnose.verdict.advice import UNSAID, Raced, advice
 from diagnose.verdict.disagreement import likely_reasons
 from diagnose.verdict.evidence import evidence
 from diagnose.verdict.theory import Side, Theory
 from estimators.results import Finding, GeneralizedSmoothness, Interval, Noise, Smoothness
-from reports.numbers import percent, ratio
+from reports.numbers import number, percent, ratio
 from reports.text import method_name, of_the_pair, spread
 
 LEVEL = (0.8, 1.25)
@@ -121,7 +122,8 @@ def _meaning(answer: Answer, ratios: Sequence[float]) -> str:
 
 
 def best_method(training: Training) -> tuple[str | None, float | None]:
-    """The method of the lowest mean final loss and its margin.
+    """The method of the lowest mean final loss and its margin; of losses that rounding alone tells apart sgd's or
+    adagrad's, where it is among them, else the first.
 
     The margin is how much lower it ended than the better of sgd and adagrad, as a share of the loss that the latter
     took off; 0 where it is one of the two.
@@ -129,13 +131,35 @@ def best_method(training: Training) -> tuple[str | None, float | None]:
     finals = {
         name: row["final_loss"] for name, row in (training.methods or {}).items() if row["final_loss"] is not None
     }
-    if not finals:
+    equal = lowest(finals, {name: _resolution(training, name) for name in finals})
+    if not equal:
         return None, None
-    best = min(finals, key=lambda name: finals[name])
-    pair = [finals[name] for name in PAIR if name in finals]
-    if not pair or training.initial_loss is None or not min(pair) < training.initial_loss:
+    best = next((name for name in PAIR if name in equal), equal[0])
+    pair = {name: finals[name] for name in PAIR if name in finals}
+    if not pair or training.initial_loss is None:
         return best, None
-    return best, (min(pair) - finals[best]) / (training.initial_loss - min(pair))
+    better = min(pair, key=lambda name: pair[name])
+    if pair[better] + _resolution(training, better) >= training.initial_loss:
+        return best, None
+    return best, max(0.0, (pair[better] - finals[best]) / (training.initial_loss - pair[better]))
+
+
+def _resolution(training: Training, method: str) -> float:
+    """Final losses closer than this to the method's are equal to it."""
+    return float(((training.methods or {}).get(method) or {}).get("loss_resolution") or 0.0)
+
+
+def _both_converged(training: Training) -> str:
+    """Said where the pair's final losses are equal but for rounding, else empty."""
+    rows = [(training.methods or {}).get(method) or {} for method in PAIR]
+    finals = [row["final_loss"] for row in rows if row.get("final_loss") is not None]
+    told = max(_resolution(training, method) for method in PAIR)
+    if not told or len(finals) < len(PAIR) or max(finals) - min(finals) > told:
+        return ""
+    return (
+        f" Both converged: SGD and AdaGrad end at the same loss to within rounding ({number(told, 2)}), and steps are "
+        "counted up to where a loss is no longer told apart from it."
+    )
 
 
 def _reasons(
@@ -147,7 +171,7 @@ def _reasons(
     margin: float | None,
     likely: Sequence[str],
 ) -> list[str]:
-    reasons = [_race_reason(answer, training)]
+    reasons = [_race_reason(answer, training) + _both_converged(training)]
     if training.speedup is None and prediction.speedup is None:
         reasons.append(f"There is no prediction either: {prediction.why.get('speedup', 'none was made')}.")
     reasons.append(theory.sentence)

@@ -88,7 +88,10 @@ def _distance(race: Race | None, method: str, key: Literal["d_inf", "d_2"], why:
         why[key] = f"every learning rate of {method} diverged"
         return None
     best = min(legs, key=lambda leg: leg.final)
-    return best.d_inf if key == "d_inf" else best.d_2
+    distance = best.d_inf if key == "d_inf" else best.d_2
+    if distance is None:
+        why[key] = f"the best {method} run went further than the number format reaches"
+    return distance
 
 
 def noise_side(density: float | None) -> Side:

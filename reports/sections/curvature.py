@@ -31,7 +31,7 @@ def curvature(diagnosis: Diagnosis) -> Section:
             "too large, so Σ|hⱼ| is given with an interval that allows for it. The figure shows the estimates, with "
             "each tensor's noise scaled down; bounds, trace and Σ|hⱼ| rest on the unscaled ones."
         )
-    density = ends.eigenvalue_density
+    density, found = ends.eigenvalue_density, _found(diagnosis.smoothness)
     pictures = (
         *_diagonal_figure(vectors, part.negative_fraction),
         *_ritz_figure(ends),
@@ -60,7 +60,11 @@ def curvature(diagnosis: Diagnosis) -> Section:
                 interval_key="abs_sum_interval",
             ),
             quantity(
-                part, "trace", "tr H", "sum of the diagonal, and of the eigenvalues", interval_key="trace_interval"
+                part,
+                "trace",
+                "tr H",
+                "sum of the diagonal, and of the eigenvalues" + ("" if part.exact else ", by the diagonal's products"),
+                interval_key="trace_interval",
             ),
             quantity(
                 part,
@@ -70,8 +74,8 @@ def curvature(diagnosis: Diagnosis) -> Section:
                 show=percent,
             ),
             quantity(part, "probes", "products", "spent on random probes; none where the diagonal was read off H"),
-            _end(ends, "largest", (ends.largest_lower, ends.largest_upper), "λmax", "largest eigenvalue found"),
-            _end(ends, "smallest", (ends.smallest_lower, ends.smallest_upper), "λmin", "smallest eigenvalue found"),
+            _end(ends, "largest", (ends.largest_lower, ends.largest_upper), "λmax", f"largest {found}"),
+            _end(ends, "smallest", (ends.smallest_lower, ends.smallest_upper), "λmin", f"smallest {found}"),
             quantity(ends, "confidence", "1 − δ", "probability with which both lie in their intervals", show=percent),
             quantity(ends, "rounding", "ε", "eigenvalues of a smaller size are not told from 0 in this number format"),
             quantity(ends, "steps", *(("columns", "of the formed H") if _formed(ends) else STEPS)),
@@ -81,6 +85,13 @@ def curvature(diagnosis: Diagnosis) -> Section:
         tables=tuple(t for t in (tensors, _rules(ends.directional), _kinks(ends.kinks)) if t),
         cost=cost(diagnosis, "hessian_diagonal", "spectrum"),
     )
+
+
+def _found(smoothness: Any) -> str:
+    """What an end of the spectrum is, and where lambda is known less well, why."""
+    ends = smoothness.sharpness_interval
+    wider = ends is not None and ends[0] != ends[1]
+    return "eigenvalue found" + ("; in more steps than λ of the bracket, so known more closely" if wider else "")
 
 
 def _end(part: Any, key: str, pair: tuple[float | None, float | None], symbol: str, meaning: str) -> Quantity:
@@ -153,10 +164,11 @@ def _moments(ends: Any) -> tuple[Quantity, ...]:
     if not density:
         return (quantity(ends, "eigenvalue_density", "density", "of all eigenvalues"),)
     source = "" if density.get("starts") is None else f", from {number(density['starts'])} Lanczos starts"
+    apart = source and "; tr H above is from other products, so the two intervals differ"
     return tuple(
         Quantity(symbol, *_split(measured(density.get(key), density.get(f"{key}_interval"))), meaning)
         for key, symbol, meaning in (
-            ("mean", "tr H/d", f"mean of the eigenvalues{source}"),
+            ("mean", "tr H/d", f"mean of the eigenvalues{source}{apart}"),
             ("mean_square", "tr H²/d", f"mean of their squares{source}"),
         )
     )

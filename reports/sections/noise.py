@@ -12,6 +12,10 @@ from reports.sections.parts import Section, concentration_figure, cost, decile_p
 from reports.tables import Table, by_tensor, quantity
 from reports.text import noise_side, stage_line, unless_rare
 
+OF_THE_DRAW = (
+    "σ here is that of the samples drawn, without a correction, so it is not the ‖σ‖₁ above: that is of all rows."
+)
+
 
 def noise(diagnosis: Diagnosis) -> Section:
     """Gradient noise at the start."""
@@ -53,6 +57,7 @@ def noise(diagnosis: Diagnosis) -> Section:
             tuple(number(r.get(key)) for key in ("batch_size", "l1", "l1_predicted", "l2", "l2_predicted", "batches"))
             for r in part.batch_scaling
         ),
+        note=OF_THE_DRAW if part.exact is False else "",
     )
     if part.tail_index is not None:
         remarks = (*remarks, _tails(part.tail_index))

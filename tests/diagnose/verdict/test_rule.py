@@ -261,3 +261,34 @@ def test_faster_seeds_never_move_the_whole_verdict_towards_sgd(ratios: list[floa
     before, _ = judged(trained(ratios))
     after, _ = judged(trained([factor * ratio for ratio in ratios]))
     assert RANK[str(after.answer)] >= RANK[str(before.answer)]
+
+
+def converged(first: float, second: float, told: float) -> Training:
+    """A race whose pair ended at these losses, known to ``told``."""
+    rows = trained([1.05, 1.04, 1.06]).methods or {}
+    ends = {"sgd": first, "adagrad": second}
+    return trained(
+        [1.05, 1.04, 1.06],
+        methods={name: {**row, "final_loss": ends[name], "loss_resolution": told} for name, row in rows.items()},
+    )
+
+
+def test_where_both_converged_it_is_said() -> None:
+    verdict, _ = judged(converged(1.0, 1.0 + 5e-8, 1e-7))
+    assert verdict.answer == "no-difference"
+    assert "Both converged" in (verdict.reasons or ())[0]
+    apart, _ = judged(converged(1.0, 1.0 + 5e-7, 1e-7))
+    assert "Both converged" not in (apart.reasons or ())[0]
+
+
+def test_a_method_that_rounding_alone_puts_first_is_not_the_best() -> None:
+    pair = converged(1.0, 1.0 - 5e-8, 1e-7)
+    assert best_method(pair) == ("sgd", 0.0)
+    row = {**(pair.methods or {})["sgd"], "final_loss": 1.0 - 9e-8}
+    assert best_method(replace(pair, methods={"adam": row, **(pair.methods or {})})) == ("sgd", 0.0)
+    clear = replace(pair, methods={**(pair.methods or {}), "adam": {**row, "final_loss": 0.9}})
+    best, margin = best_method(clear)
+    assert best == "adam"
+    assert margin == pytest.approx(0.1 / 9)
+    nothing = replace(pair, initial_loss=1.0 + 2e-8)
+    assert best_method(nothing) == ("sgd", None)

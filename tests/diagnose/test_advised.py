@@ -1,0 +1,136 @@
+"""What the tool advises can be done: options that it names are there, values that it names are taken."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diagnose import cli
+from diagnose.events import Events
+from diagnose.schema import Diagnosis, Training
+from diagnose.settings import Settings, flag
+from diagnose.training.findings import findings
+from diagnose.training.speedup import seeds_that_tell
+from diagnose.training.summary import summarise
+from diagnose.usage import LATER_OPTIONS
+from diagnose.verdict.advice import UNSAID, advice
+from estimators import Problem, noise
+from estimators.results import Finding
+from tests.diagnose.training.tasks import made_race
+from tests.diagnose.verdict.test_rule import NOISE, trained
+
+ROOT = Path(__file__).parents[2]
+NAMED = re.compile(r"`(--[a-z-]+)(?: ([^`]+))?`")
+TYPED = {flag(item.name) for item in fields(Settings)} | {"--save", "--data"}
+
+
+def texts() -> list[tuple[str, str]]:
+    """Every string of the three packages, with its file; what stands in braces of an f-string as `{}`."""
+    found = []
+    for package in ("diagnose", "estimators", "reports"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    whole = "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values)
+                    found.append((path.name, whole))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append((path.name, node.value))
+    return found
+
+
+def test_every_option_that_a_text_names_is_one_of_this_version() -> None:
+    named = {(name, option) for name, text in texts() for option, _ in NAMED.findall(text)}
+    assert len(named) > 30
+    assert not {(name, option) for name, option in named if option not in TYPED}
+    assert not {(name, option) for name, option in named if option in LATER_OPTIONS}
+
+
+def noisy(samples: int, rows: int, spread: float = 1.0) -> list[Finding]:
+    """What the noise of so many of the rows is warned of; ``spread`` of the logarithm of the samples' sizes."""
+    generator = torch.Generator().manual_seed(samples)
+    size = (spread * torch.randn(samples, 1, generator=generator)).exp()
+    x = size * torch.randn(samples, 3, generator=generator)
+    return list(noise(Problem(nn.Linear(3, 1), (x, x.sum(1, keepdim=True)), "squared"), rows=rows).warnings)
+
+
+def raced(speedups: list[float]) -> Training:
+    """A race of straight curves with these speed-ups of AdaGrad, seed by seed."""
+    paces = {"sgd": [1.0] * len(speedups), "adagrad": speedups}
+    curves = {name: {1.0: [[10.0, 10.0 - pace] for pace in each]} for name, each in paces.items()}
+    return summarise(made_race(curves))
+
+
+def advised() -> list[str]:
+    drawn = [(64, 70), (64, 5000), (20, 24), (20, 10**6), (12, 5000)]
+    races = ([1.5], [2.4, 0.9, 2.2, 0.8])
+    return [
+        *(finding.action for samples, rows in drawn for finding in noisy(samples, rows)),
+        *(advice("undecided", raced(ratios), NOISE, None, None, UNSAID) for ratios in races),
+    ]
+
+
+def test_an_option_with_a_value_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    taken: list[Settings] = []
+
+    def execute(settings: Settings, model: Any, data: Any, *, command: str, events: Events) -> Diagnosis:
+        taken.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diagnose.pipeline.execute", execute)
+    words = [f"{option} {value}".split() for text in advised() for option, value in NAMED.findall(text) if value]
+    assert len(words) >= 6
+    for option in words:
+        assert cli.main(["softmax", "--data", "iris", *option]) == 130
+    assert len(taken) == len(words)
+
+
+@pytest.mark.parametrize(("samples", "rows"), [(64, 90), (64, 130), (64, 5000), (20, 24), (20, 31), (12, 5000)])
+def test_more_samples_are_more_and_no_more_than_there_are(samples: int, rows: int) -> None:
+    """Before, 65 were advised where 64 were used."""
+    actions = [f.action for spread in (0.5, 0.8, 1.2) for f in noisy(samples, rows, spread) if "--samples" in f.action]
+    assert actions
+    for text in actions:
+        wanted = int(NAMED.findall(text)[0][1])
+        assert wanted <= rows
+        assert wanted == rows or wanted >= 1.5 * samples
+        assert ("(all rows)" in text) == (wanted == rows)
+
+
+def test_where_all_rows_were_used_more_are_to_be_collected() -> None:
+    (finding,) = noisy(12, 12)
+    assert finding.code == "too-few-samples"
+    assert "--samples" not in finding.action
+    assert "collect more rows" in finding.action
+
+
+@pytest.mark.parametrize("ratios", [[2.0, 0.6], [2.0, 0.9, 1.8, 0.6], [3.0, 0.5, 2.9, 2.8], [1.2, 0.8, 1.2, 0.85]])
+def test_one_number_of_seeds_is_recommended(ratios: list[float]) -> None:
+    training = raced(ratios)
+    curves = {
+        name: {1.0: [[10.0, 10.0 - pace] for pace in each]}
+        for name, each in {"sgd": [1.0] * len(ratios), "adagrad": ratios}.items()
+    }
+    said = [finding.action for finding in findings(made_race(curves), training) if finding.code == "seeds-disagree"]
+    said.append(advice("undecided", training, NOISE, None, None, UNSAID))
+    counts = {int(value) for text in said for option, value in NAMED.findall(text) if option == "--seeds"}
+    assert len(counts) <= 1
+    assert all(count >= max(3, 1.5 * len(ratios)) for count in counts)
+
+
+def test_seeds_that_tell() -> None:
+    wide = trained([1.0] * 4, speedup=1.2, speedup_interval=(1.2 ** (1 - 2.5), 1.2 ** (1 + 2.5)))
+    assert seeds_that_tell(wide) == 25
+    near = trained([1.0] * 4, speedup=1.2, speedup_interval=(1.2 ** (1 - 1.01), 1.2 ** (1 + 1.01)))
+    assert seeds_that_tell(near) == 6
+    told = trained([1.0] * 4, speedup=1.2, speedup_interval=(1.1, 1.3))
+    assert seeds_that_tell(told) is None
+    assert seeds_that_tell(replace(told, speedup=None)) is None
+    assert seeds_that_tell(replace(told, speedup_interval=None)) == 3
