@@ -34,7 +34,7 @@ from diagnose.inputs.sampling import (
 )
 from diagnose.inputs.text import tokenizers
 from diagnose.inputs.text.encoded import encode
-from diagnose.settings import Loss, Settings, printable, resolve, task_name
+from diagnose.settings import Loss, Settings, listed, printable, resolve, task_name
 from estimators.heads import Kind, head
 from estimators.losses import labelled
 from estimators.results import Finding
@@ -43,6 +43,8 @@ PADDED = {"input_ids", "attention_mask", "labels"}
 """Tensors of a padded sequence with one entry for each token."""
 LANGUAGE = ("causal", "masked", "seq2seq")
 DEFAULT = "cross-entropy"
+SHOWN = 8
+"""Columns that are named."""
 COUNTED: dict[Kind | None, str] = {
     "causal": " of the next token",
     "masked": " of the masked tokens",
@@ -133,7 +135,7 @@ def _samples_for(loaded: Loaded, data: Any, settings: Settings, loss: Loss) -> _
         shapes = ", ".join(f"{printable(key)} {tuple(value.shape)}" for key, value in source.items())
         return _Whole(source, f"{name}: {shapes}")
     inputs, labels = source
-    return _Whole(source, f"{name}: inputs {tuple(inputs.shape)}, targets {tuple(labels.shape)}")
+    return _Whole(source, f"{name}: inputs {tuple(inputs.shape)}, targets {tuple(labels.shape)}, as they are")
 
 
 def _from_table(loaded: Loaded, table: Table, name: str, loss: Loss) -> _Whole:
@@ -144,6 +146,8 @@ def _from_table(loaded: Loaded, table: Table, name: str, loss: Loss) -> _Whole:
         raise InputError(f"{loaded.name} takes text, not rows of numbers", name, hint)
     inputs, notes = _inputs(loaded, table)
     output = None if kind == "image" else modules.returned(loaded.module, inputs[:1])
+    if isinstance(output, RuntimeError) and inputs.dim() == 2:
+        _refuse_width(loaded, table, int(inputs.shape[1]))
     known = modules.classes(loaded.module, output, loaded.random)
     other = "use `--loss squared`" if network is None else instead(network)
     encoded = targets.encode(table, loss if isinstance(loss, str) else None, loaded.name, other, known)
@@ -151,6 +155,24 @@ def _from_table(loaded: Loaded, table: Table, name: str, loss: Loss) -> _Whole:
     line = table_line(name, table.rows, tuple(inputs.shape[1:]), encoded.note, notes)
     samples: Samples = {"pixel_values": inputs, "labels": labels} if kind == "image" else (inputs, labels)
     return _Whole(samples, line, tests=table.tests)
+
+
+def _refuse_width(loaded: Loaded, table: Table, width: int) -> None:
+    """Refuse rows that a module can't take because they have another number of features, naming columns left out."""
+    takes = modules.features(loaded.module)
+    if takes is None or takes == width:
+        return
+    what = f"{width:,} features, but {loaded.name} takes {takes:,}"
+    hint = f"use a model that takes {width:,}"
+    if table.columns is not None and table.width is not None and table.width > width:
+        dropped = sorted(set(range(1, table.width + 1)).difference(table.columns.tolist()))
+        one = len(dropped) == 1
+        left_out = f"the constant column{'' if one else 's'} {listed(dropped, SHOWN)} {'is' if one else 'are'} left out"
+        what = f"{left_out}, which leaves {what}"
+        hint += ", or save all columns in a `.npz` file"
+    elif takes > width:
+        hint += f"; `--features {takes}` where LIBSVM text ends in columns that no row has"
+    raise InputError(what, table.name, hint)
 
 
 def _inputs(loaded: Loaded, table: Table) -> tuple[Tensor, tuple[str, ...]]:

@@ -56,6 +56,11 @@ def channels(model: nn.Module) -> int | None:
     return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), None)
 
 
+def features(model: nn.Module) -> int | None:
+    """Numbers of a row that the first linear layer takes; None without one."""
+    return next((module.in_features for module in model.modules() if isinstance(module, nn.Linear)), None)
+
+
 def positions(model: nn.Module) -> int | None:
     """Longest sequence of a transformers model, None where it does not say."""
     inner = transformer(model) or model
