@@ -54,7 +54,7 @@ TEXT: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a pointer to a large file, not the file", "fetch it with `git lfs pull`"),
     (b"<!doctype html", "a web page", "fetch the file itself"),
     (b"<html", "a web page", "fetch the file itself"),
-    (b"%!matrixmarket", "a Matrix Market file", "save it with sklearn.datasets.dump_svmlight_file"),
+    (b"%%matrixmarket", "a Matrix Market file", "save it with sklearn.datasets.dump_svmlight_file"),
     (b"@relation", "ARFF", EXPORT),
 )
 """Formats that are text of another kind, in lower case."""
