@@ -49,9 +49,7 @@ def standardised(table: Table, loaded: Loaded) -> tuple[Tensor, tuple[str, ...]]
     return tensor, (*table.notes, f"pixels standardised as {PROCESSOR} says")
 
 
-def _refuse_sizes(
-    table: Table, name: str, channels: int | None, image_size: Any, processor: _Processor | None
-) -> None:
+def _refuse_sizes(table: Table, name: str, channels: int | None, image_size: Any, processor: _Processor | None) -> None:
     """Images of another number of channels than the model's, or of another size than the model's or the processor's."""
     shape = table.inputs.shape[1:]
     found = f"images of {'×'.join(map(str, shape))}"
@@ -71,9 +69,9 @@ def _sides(value: Any) -> tuple[int, int] | None:
         shortest = value.get("shortest_edge")
         value = [value.get("height", shortest), value.get("width", shortest)]
     pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    height, width = pair if len(pair) == 2 else (None, None)
-    whole = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
-    return (height, width) if whole else None
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        return None
+    return int(pair[0]), int(pair[1])
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,10 @@ def _processor(loaded: Loaded, channels: int) -> _Processor | None:
     mean, deviation = (_by_channel(named.get(key), channels) for key in ("image_mean", "image_std"))
     if mean is None or deviation is None or min(deviation) <= 0:
         raise _refusal(loaded, f"`image_mean` and `image_std` are no {channels} numbers, the latter above 0")
+    size = _made_size(body)
     if not body.get("do_rescale", True):
-        return _Processor(None, 0.0, mean, deviation, _made_size(body))
-    return _Processor(pixels.BYTE * factor, 1.0 if body.get("rescale_offset") else 0.0, mean, deviation, _made_size(body))
+        return _Processor(None, 0.0, mean, deviation, size)
+    return _Processor(pixels.BYTE * factor, 1.0 if body.get("rescale_offset") else 0.0, mean, deviation, size)
 
 
 def _made_size(body: dict[str, Any]) -> tuple[int, int] | None:

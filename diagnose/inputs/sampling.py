@@ -68,7 +68,7 @@ def held_out(rows: int, index: Array, tests: int, seed: int, labelled: Array | N
 
 
 def floating(inputs: Array, index: Array, divisor: float, dtype: torch.dtype) -> Tensor:
-    """Some rows in floating point, copied a few at a time: a second copy of all would be the largest thing in memory."""
+    """Some rows in floating point, copied a few at a time: another copy of all would be the largest in memory."""
     kind = np.float32 if dtype == torch.float32 else np.float64
     chosen = np.empty((len(index), *inputs.shape[1:]), dtype=kind)
     step = max(1, BLOCK // max(1, inputs[:1].size))
@@ -82,7 +82,7 @@ def floating(inputs: Array, index: Array, divisor: float, dtype: torch.dtype) ->
 def finite(tensor: Tensor) -> bool:
     """Whether all numbers are, looked at in pieces: what is computed on the way is larger than they are."""
     step = max(1, BLOCK // max(1, tensor[:1].numel()))
-    return all(bool(torch.isfinite(part).all()) for part in tensor.split(step))
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(tensor, step))
 
 
 def target_tensor(values: Array, index: Array, dtype: torch.dtype) -> Tensor:

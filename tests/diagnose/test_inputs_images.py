@@ -131,8 +131,9 @@ def residual() -> Any:
     """A classifier whose config says nothing of the size of images."""
     import transformers
 
-    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=3)
-    return transformers.ResNetForImageClassification(config)
+    config: Any = transformers.ResNetConfig
+    size = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1]}
+    return transformers.ResNetForImageClassification(config(**size, num_labels=3))
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,7 @@ def test_pixels_in_0_1_stay(tmp_path: Path, network: str, kind: str) -> None:
     ],
     ids=["16 bit", "signed", "resized", "standardised"],
 )
-def test_other_pixels_are_refused_by_a_model_that_standardises(
-    tmp_path: Path, network: str, x: Any, span: str
-) -> None:
+def test_other_pixels_are_refused_by_a_model_that_standardises(tmp_path: Path, network: str, x: Any, span: str) -> None:
     for model in (network, "resnet20"):
         with pytest.raises(InputError, match=f"pixels {span}, but resnet20 takes bytes or") as refused:
             open_task(model, saved(tmp_path, x), Settings())
@@ -112,7 +110,7 @@ def test_the_trained_network_is_as_good_in_every_type(models_folder: Path, data_
 
 def test_both_parts_of_a_file_are_scaled_alike(tmp_path: Path) -> None:
     """The test part alone is so dark that it would pass for pixels in [0, 1]."""
-    more = {"x_test": np.ones((2, 3, 8, 8), dtype=np.int64), "y_test": np.array([0, 1])}
+    more: dict[str, Any] = {"x_test": np.ones((2, 3, 8, 8), dtype=np.int64), "y_test": np.array([0, 1])}
     np.savez(tmp_path / "x.npz", x_train=BYTES.astype(np.int64), y_train=LABELS, **more)
     table = catalogue.load(tmp_path / "x.npz")
     assert isinstance(table, Table)

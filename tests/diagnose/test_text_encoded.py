@@ -351,7 +351,8 @@ def test_names_that_a_classifier_does_not_know(made: Make) -> None:
     assert found.what == "labels negative, positive, m knows good, bad"
     found = refused(labelled(("a", "negative"), ("b", "positive")), cases.bert(2), made())
     assert found.what == "labels negative, positive, m knows LABEL_0, LABEL_1"
-    assert refused(labelled(("a", 7), ("b", -2)), cases.bert(2), made()).what == "labels -2, 7, m has the outputs 0 to 1"
+    found = refused(labelled(("a", 7), ("b", -2)), cases.bert(2), made())
+    assert found.what == "labels -2, 7, m has the outputs 0 to 1"
 
 
 def test_numbers_that_name_classes(made: Make) -> None:

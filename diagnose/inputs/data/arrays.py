@@ -92,9 +92,7 @@ def _part(archive: np.lib.npyio.NpzFile, keys: tuple[str, str], name: str) -> tu
     return x, targets
 
 
-def _table(
-    x: Array, targets: Array, keys: tuple[str, str], name: str, tests: int, notes: tuple[str, ...]
-) -> Table:
+def _table(x: Array, targets: Array, keys: tuple[str, str], name: str, tests: int, notes: tuple[str, ...]) -> Table:
     """Rows of features, or images."""
     arrays = f"arrays {keys[0]} and {keys[1]}"
     if x.ndim <= 2:

@@ -129,9 +129,7 @@ def _by_name(
     return [known.names[key] for key in keys]
 
 
-def _unplaced(
-    words: list[str], numbers: NDArray[np.int64] | None, known: Classes, model: str, name: str
-) -> InputError:
+def _unplaced(words: list[str], numbers: NDArray[np.int64] | None, known: Classes, model: str, name: str) -> InputError:
     """The refusal of labels whose order would be a guess, with the labels and what the model has for them."""
     order = range(len(words)) if numbers is None else np.argsort(numbers)
     labels = listed([words[position] for position in order], LISTED)
@@ -142,4 +140,5 @@ def _unplaced(
     if numbers is None:
         what = f"labels {labels}, {model} has no names for its outputs{outputs}"
         return InputError(what, name, "number the classes from 0, as the model was trained")
-    return InputError(f"labels {labels}, {model} has the outputs{outputs}", name, "number the classes as the model does")
+    what = f"labels {labels}, {model} has the outputs{outputs}"
+    return InputError(what, name, "number the classes as the model does")

@@ -53,9 +53,7 @@ def table(name: str) -> Table:
             notes=(*notes, "targets standardised"),
         )
     images = (raw / 16.0).reshape(-1, 1, 8, 8) if name == "digits" else None
-    return Table(
-        name=name, inputs=inputs, targets=targets, columns=kept + 1, notes=notes, images=images, width=width
-    )
+    return Table(name=name, inputs=inputs, targets=targets, columns=kept + 1, notes=notes, images=images, width=width)
 
 
 def standardised(raw: Array) -> tuple[Array, Array]:

@@ -81,13 +81,17 @@ def fitted(images: Table, channels: int | None) -> Table:
         if wanted == layout:
             return images
         axes = (0, 3, 1, 2) if wanted == "NHWC" else (0, 2, 3, 1)
-        notes = tuple(f"layout {wanted}" if note == f"layout {layout}" else note for note in images.notes)
-        return replace(images, inputs=np.ascontiguousarray(x.transpose(axes)), layout=wanted, notes=notes)
+        turned = np.ascontiguousarray(x.transpose(axes))
+        return replace(images, inputs=turned, layout=wanted, notes=_renamed(images, f"layout {wanted}"))
     if first in CHANNELS and last in CHANNELS:
         other = "NHWC" if layout == "NCHW" else "NCHW"
-        notes = tuple(f"{note} ({other} would fit too)" if note == f"layout {layout}" else note for note in images.notes)
-        return replace(images, notes=notes)
+        return replace(images, notes=_renamed(images, f"layout {layout} ({other} would fit too)"))
     return images
+
+
+def _renamed(images: Table, layout: str) -> tuple[str, ...]:
+    """The notes with other words for the layout."""
+    return tuple(layout if note == f"layout {images.layout}" else note for note in images.notes)
 
 
 def described(images: Table) -> tuple[str, ...]:

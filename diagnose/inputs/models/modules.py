@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from diagnose.errors import InputError
-from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.data.classes import Classes
+from diagnose.inputs.data.objects import Samples
 from diagnose.settings import Family, Loss
 from estimators.heads import evaluating, input_embedding, transformer
 
@@ -104,8 +104,8 @@ def classes(model: nn.Module, output: Any = None, random: bool = False) -> Class
 def _class_names(config: Any) -> tuple[dict[str, int], frozenset[str]]:
     """The output of each name that a config gives, and the names that it gives to several outputs.
 
-    ``id2label`` is what the model answers with, ``label2id`` what it was trained from; either may hold the generic names
-    where only the other one was filled in. Keys and values are whole numbers, or text of them as JSON has it.
+    ``id2label`` is what the model answers with, ``label2id`` what it was trained from; either may hold the generic
+    names where only the other one was filled in. Keys and values are whole numbers, or text of them as JSON has it.
     """
     by_number, by_name = getattr(config, "id2label", None), getattr(config, "label2id", None)
     pairs = [(str(name), number) for number, name in by_number.items()] if isinstance(by_number, dict) else []

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnose.errors import InputError
-from diagnose.inputs.data.tables import Array, Rows, Text
 from diagnose.inputs.data.classes import class_numbers
+from diagnose.inputs.data.tables import Array, Rows, Text
 from diagnose.inputs.models import modules
 from diagnose.inputs.text import blocks, cutting
 from diagnose.inputs.text.cutting import Row
