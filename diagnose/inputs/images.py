@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from diagnose.inputs.models.reading import plain_json
 from diagnose.inputs.sampling import floating
 from estimators.heads import transformer
 
-PROCESSOR = "preprocessor_config.json"
+PROCESSOR, NESTED = "preprocessor_config.json", "processor_config.json"
 
 
 def standardised(table: Table, loaded: Loaded) -> tuple[Tensor, tuple[str, ...]]:
@@ -42,11 +43,12 @@ def standardised(table: Table, loaded: Loaded) -> tuple[Tensor, tuple[str, ...]]
         tensor = floating(table.inputs, np.arange(table.total), table.divisor, torch.float32)
         return tensor, (*pixels.described(table), f"not standardised (no {PROCESSOR})")
     if processor.scale is not None:
-        table = pixels.unit(table, f"{loaded.name} ({PROCESSOR})")
+        table = pixels.unit(table, f"{loaded.name} ({processor.name})")
     tensor = floating(table.inputs, np.arange(table.total), table.divisor, torch.float32)
     tensor = tensor * (table.divisor if processor.scale is None else processor.scale) - processor.offset
+    tensor = tensor.flip(1) if processor.flipped else tensor
     tensor = (tensor - _channels(processor.mean)) / _channels(processor.deviation)
-    return tensor, (*table.notes, f"pixels standardised as {PROCESSOR} says")
+    return tensor, (*table.notes, f"pixels standardised as {processor.name} says")
 
 
 def _refuse_sizes(table: Table, name: str, channels: int | None, image_size: Any, processor: _Processor | None) -> None:
@@ -57,7 +59,7 @@ def _refuse_sizes(table: Table, name: str, channels: int | None, image_size: Any
         raise InputError(f"{found}, but {name} takes {channels} channels", table.name, "convert them first")
     size, taker = _sides(image_size), f"{name} takes"
     if size is None and processor is not None:
-        size, taker = processor.size, f"{PROCESSOR} of {name} makes"
+        size, taker = processor.size, f"{processor.name} of {name} makes"
     if size is not None and shape[1:] != size:
         resized = f"resize them to {size[0]}×{size[1]} first"
         raise InputError(f"{found}, but {taker} {size[0]}×{size[1]} pixels", table.name, resized)
@@ -78,14 +80,17 @@ def _sides(value: Any) -> tuple[int, int] | None:
 class _Processor:
     """(scale · pixel - offset - mean) / deviation by channel, for pixels in [0, 1]; no scale: those of the file.
 
-    ``size`` is the height and width of the images that it makes; None where that follows the images.
+    ``name`` is that of its file, ``size`` the height and width of the images that it makes; None where that follows the
+    images. ``flipped``: the channels come in reverse.
     """
 
+    name: str
     scale: float | None
     offset: float
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     size: tuple[int, int] | None
+    flipped: bool
 
 
 def _processor(loaded: Loaded, channels: int) -> _Processor | None:
@@ -93,21 +98,36 @@ def _processor(loaded: Loaded, channels: int) -> _Processor | None:
 
     These take bytes, multiply them by ``rescale_factor`` and standardise the result.
     """
-    path = None if loaded.folder is None else loaded.folder / PROCESSOR
-    if path is None or not path.is_file():
+    name, body = _file(loaded.folder)
+    if body is None:
         return None
-    body = plain_json(path)
     factor = _number(body.get("rescale_factor", 1 / pixels.BYTE))
     if factor is None or factor <= 0:
-        raise _refusal(loaded, "`rescale_factor` is no positive number")
+        raise _refusal(loaded, name, "`rescale_factor` is no positive number")
     named = body if body.get("do_normalize", True) else {"image_mean": 0.0, "image_std": 1.0}
     mean, deviation = (_by_channel(named.get(key), channels) for key in ("image_mean", "image_std"))
     if mean is None or deviation is None or min(deviation) <= 0:
-        raise _refusal(loaded, f"`image_mean` and `image_std` are no {channels} numbers, the latter above 0")
-    size = _made_size(body)
-    if not body.get("do_rescale", True):
-        return _Processor(None, 0.0, mean, deviation, size)
-    return _Processor(pixels.BYTE * factor, 1.0 if body.get("rescale_offset") else 0.0, mean, deviation, size)
+        raise _refusal(loaded, name, f"`image_mean` and `image_std` are no {channels} numbers, the latter above 0")
+    scaled = bool(body.get("do_rescale", True))
+    return _Processor(
+        name=name,
+        scale=pixels.BYTE * factor if scaled else None,
+        offset=1.0 if scaled and body.get("rescale_offset") else 0.0,
+        mean=mean,
+        deviation=deviation,
+        size=_made_size(body),
+        flipped=bool(body.get("do_flip_channel_order")),
+    )
+
+
+def _file(folder: Path | None) -> tuple[str, dict[str, Any] | None]:
+    """The file of an image processor and what it says, as transformers looks for it; None without one."""
+    if folder is not None and (folder / NESTED).is_file():
+        inner = plain_json(folder / NESTED).get("image_processor")
+        if isinstance(inner, dict):
+            return NESTED, inner
+    path = None if folder is None else folder / PROCESSOR
+    return PROCESSOR, plain_json(path) if path is not None and path.is_file() else None
 
 
 def _made_size(body: dict[str, Any]) -> tuple[int, int] | None:
@@ -129,8 +149,8 @@ def _number(value: Any) -> float | None:
     return float(value) if number else None
 
 
-def _refusal(loaded: Loaded, what: str) -> InputError:
-    return InputError(f"{PROCESSOR}: {what}", loaded.name, "correct the file, or remove it")
+def _refusal(loaded: Loaded, name: str, what: str) -> InputError:
+    return InputError(f"{name}: {what}", loaded.name, "correct the file, or remove it")
 
 
 def _channels(values: tuple[float, ...]) -> Tensor:

@@ -127,6 +127,23 @@ def test_a_model_of_any_size_gets_the_images_that_its_processor_makes(
     assert standardised(pixels(right), model)[0].shape == right.shape
 
 
+def test_channels_are_flipped_where_the_processor_flips_them(tmp_path: Path) -> None:
+    """As MobileViT's, whose models take blue first."""
+    found, _ = standardised(pixels(BYTES), loaded(tmp_path, {"do_normalize": False, "do_flip_channel_order": True}))
+    torch.testing.assert_close(found, torch.from_numpy(BYTES[:, ::-1].copy()).float() / 255)
+
+
+def test_a_processor_inside_of_another_counts_first(tmp_path: Path) -> None:
+    """Where newer versions of transformers write it."""
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": STANDARD}))
+    found, notes = standardised(pixels(BYTES), loaded(tmp_path, {"do_normalize": False}))
+    torch.testing.assert_close(found.double(), wanted(BYTES, STANDARD), rtol=1e-5, atol=1e-5)
+    assert notes == ("pixels standardised as processor_config.json says",)
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "CLIPProcessor"}))
+    found, _ = standardised(pixels(BYTES), loaded(tmp_path, {"do_normalize": False}))
+    torch.testing.assert_close(found, torch.from_numpy(BYTES).float() / 255)
+
+
 def residual() -> Any:
     """A classifier whose config says nothing of the size of images."""
     import transformers
