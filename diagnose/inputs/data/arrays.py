@@ -50,10 +50,11 @@ def _with_tests(train: tuple[Array, Array], test: tuple[Array, Array], keys: tup
     if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
         what = f"x_test has rows of shape {x_test.shape[1:]} and type {x_test.dtype}"
         raise InputError(what, name, f"give them as those of the training part: {x.shape[1:]}, {x.dtype}")
-    for inputs, targets, (first, second) in ((x, y, keys), (x_test, y_test, TESTS)):
-        if inputs.shape[:1] != targets.shape[:1]:
-            what = f"{inputs.shape[0]:,} rows in {first} and {targets.shape[0]:,} in {second}"
-            raise InputError(what, name, "give one target for each row")
+    if len(x) != len(y):
+        raise InputError(f"{len(x):,} rows of inputs and {len(y):,} targets", name, "give one target for each row")
+    if len(x_test) != len(y_test):
+        what = f"{len(x_test):,} rows in x_test and {len(y_test):,} in y_test"
+        raise InputError(what, name, "give one target for each row")
     if not len(x):
         raise InputError("no rows", name, "give a data set with at least one row")
     if _sort(y) != _sort(y_test):
