@@ -125,11 +125,16 @@ def check_targets(loss: str, output: Any, targets: Tensor, causal: bool) -> None
             raise InputError("cross-entropy needs whole numbers as targets", str(targets.dtype), 'use loss="squared"')
         counted = targets != IGNORED
         classes = values.shape[-1]
+        if classes == 1 and targets.dim() == 1:
+            what = "one output for each sample, cross-entropy takes one for each class"
+            raise InputError(what, "forward", 'use the logistic loss for two classes: loss="logistic"')
         bad = counted & ((targets < 0) | (targets >= classes))
         if bool(bad.any()):
             row = int(bad.flatten(1).any(1).nonzero()[0]) if bad.dim() > 1 else int(bad.nonzero()[0])
             worst = int(targets[bad][0])
-            raise InputError(f"label {worst}, but the model has {classes} outputs", f"sample {row}")
+            what = f"label {worst}, but the model has {classes} outputs"
+            hint = "number the classes from 0" if targets.dim() == 1 else "use the tokenizer of the model"
+            raise InputError(what, f"sample {row}", hint)
         without = ~labelled(targets, causal)
         if bool(without.any()):
             row = int(without.nonzero()[0])

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from diagnose.errors import InputError
-from diagnose.inputs.data import objects, targets
+from diagnose.inputs.data import objects, pixels, targets
 from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.data.tables import SCALED, Array, Rows, Table, Text, checked
 from diagnose.inputs.models import networks
 from diagnose.inputs.models.catalogue import NETWORKS, Network
+from diagnose.inputs.models.resnet import COLOURS
 from diagnose.inputs.sampling import (
     Drawn,
     coordinates,
@@ -111,13 +112,20 @@ def table_for(network: Network, data: Any, settings: Settings) -> Table:
     return source if isinstance(source, Table) else checked(objects.table(source, name))
 
 
-def inputs_for(network: Network, table: Table) -> tuple[Array, float, tuple[str, ...]]:
-    """The inputs in the form that the model takes, their divisor, and how they were read."""
+def inputs_for(network: Network, table: Table, channels: int | None = None) -> tuple[Array, float, tuple[str, ...]]:
+    """The inputs in the form that the model takes, their divisor, and how they were read.
+
+    Args:
+        channels: of the images that a model with weights takes.
+    """
     if network.takes == "rows":
         return table.inputs.reshape(table.total, -1), table.divisor, table.notes
     if table.images is not None:
         return table.images, 1.0, (SCALED,)
     if table.inputs.ndim == 4:
-        return table.inputs, table.divisor, table.notes
+        standardises = network.name == "resnet20"
+        images = pixels.fitted(table, COLOURS if standardises else channels)
+        images = pixels.unit(images, network.name) if standardises else images
+        return images.inputs, images.divisor, pixels.described(images)
     hint = "use `mlp`, or save the images with their shape (n, C, H, W) in a `.npz` file"
     raise InputError(f"{network.name} takes images, not rows of features", table.name, hint)

@@ -18,7 +18,7 @@ from diagnose.inputs.models.catalogue import NETWORKS
 from diagnose.inputs.models.find import open_model
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.weights import short
-from diagnose.inputs.sampling import Drawn
+from diagnose.inputs.sampling import Drawn, finite
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
 from estimators.examine import refuse_unmade
 from estimators.heads import unwrapped
@@ -87,7 +87,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
         )
     used, home = modules.home(drawn.model)
     for tensor in (*_tensors(drawn.samples), *_tensors(drawn.held_out or {})):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not finite(tensor):
             raise InputError(f"a value too large for {short(used)}", task_name(data), "use `--dtype float64`")
     name = drawn.loss if isinstance(drawn.loss, str) else getattr(drawn.loss, "__name__", "function")
     resolved = replace(drawn.resolved, dtype=short(used), device=str(home), loss=printable(name))

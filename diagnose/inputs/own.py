@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diagnose.errors import InputError, among_held_out
 from diagnose.inputs import images
 from diagnose.inputs.built_in import inputs_for, instead, loss_of, table_for
-from diagnose.inputs.data import targets
+from diagnose.inputs.data import pixels, targets
 from diagnose.inputs.data.objects import Samples
 from diagnose.inputs.data.tables import SCALED, Array, Rows, Table, Text
 from diagnose.inputs.models import modules, networks
@@ -34,7 +34,7 @@ from diagnose.inputs.sampling import (
 )
 from diagnose.inputs.text import tokenizers
 from diagnose.inputs.text.encoded import encode
-from diagnose.settings import Loss, Settings, printable, resolve, task_name
+from diagnose.settings import Loss, Settings, listed, printable, resolve, task_name
 from estimators.heads import Kind, head
 from estimators.losses import labelled
 from estimators.results import Finding
@@ -43,6 +43,8 @@ PADDED = {"input_ids", "attention_mask", "labels"}
 """Tensors of a padded sequence with one entry for each token."""
 LANGUAGE = ("causal", "masked", "seq2seq")
 DEFAULT = "cross-entropy"
+SHOWN = 8
+"""Columns that are named."""
 COUNTED: dict[Kind | None, str] = {
     "causal": " of the next token",
     "masked": " of the masked tokens",
@@ -117,7 +119,7 @@ def _samples_for(loaded: Loaded, data: Any, settings: Settings, loss: Loss) -> _
     source = read(data, settings) if network is None or network.takes == "text" else table_for(network, data, settings)
     if isinstance(source, (Text, Rows)):
         tokenizer = tokenizers.choose(model, loaded.folder, settings, loaded.name)
-        encoded = encode(source, model, loaded.name, tokenizer, settings)
+        encoded = encode(source, model, loaded.name, tokenizer, settings, loaded.random)
         counted = COUNTED["causal"] if head(model) is None else ""
         samples: Samples = encoded.tensors
         if not modules.takes(model, "input_ids"):
@@ -133,7 +135,7 @@ def _samples_for(loaded: Loaded, data: Any, settings: Settings, loss: Loss) -> _
         shapes = ", ".join(f"{printable(key)} {tuple(value.shape)}" for key, value in source.items())
         return _Whole(source, f"{name}: {shapes}")
     inputs, labels = source
-    return _Whole(source, f"{name}: inputs {tuple(inputs.shape)}, targets {tuple(labels.shape)}")
+    return _Whole(source, f"{name}: inputs {tuple(inputs.shape)}, targets {tuple(labels.shape)}, as they are")
 
 
 def _from_table(loaded: Loaded, table: Table, name: str, loss: Loss) -> _Whole:
@@ -143,7 +145,10 @@ def _from_table(loaded: Loaded, table: Table, name: str, loss: Loss) -> _Whole:
         hint = "use `pydoc-topics`, a `.txt` file or rows of text, or a model for numbers such as `mlp`"
         raise InputError(f"{loaded.name} takes text, not rows of numbers", name, hint)
     inputs, notes = _inputs(loaded, table)
-    known = modules.classes(loaded.module, inputs[:1]) if loss == DEFAULT else None
+    output = None if kind == "image" else modules.returned(loaded.module, inputs[:1])
+    if isinstance(output, RuntimeError) and inputs.dim() == 2:
+        _refuse_width(loaded, table, int(inputs.shape[1]))
+    known = modules.classes(loaded.module, output, loaded.random)
     other = "use `--loss squared`" if network is None else instead(network)
     encoded = targets.encode(table, loss if isinstance(loss, str) else None, loaded.name, other, known)
     labels = target_tensor(encoded.values, np.arange(table.total), torch.float64)
@@ -152,21 +157,41 @@ def _from_table(loaded: Loaded, table: Table, name: str, loss: Loss) -> _Whole:
     return _Whole(samples, line, tests=table.tests)
 
 
+def _refuse_width(loaded: Loaded, table: Table, width: int) -> None:
+    """Refuse rows that a module can't take because they have another number of features, naming columns left out."""
+    takes = modules.features(loaded.module)
+    if takes is None or takes == width:
+        return
+    what = f"{width:,} features, but {loaded.name} takes {takes:,}"
+    hint = f"use a model that takes {width:,}"
+    if table.columns is not None and table.width is not None and table.width > width:
+        dropped = sorted(set(range(1, table.width + 1)).difference(table.columns.tolist()))
+        one = len(dropped) == 1
+        left_out = f"the constant column{'' if one else 's'} {listed(dropped, SHOWN)} {'is' if one else 'are'} left out"
+        what = f"{left_out}, which leaves {what}"
+        hint += ", or save all columns in a `.npz` file"
+    elif takes > width:
+        hint += f"; `--features {takes}` where LIBSVM text ends in columns that no row has"
+    raise InputError(what, table.name, hint)
+
+
 def _inputs(loaded: Loaded, table: Table) -> tuple[Tensor, tuple[str, ...]]:
-    """The inputs as the module takes them, in float64 but for images, and how they were read."""
+    """The inputs as the module takes them, in float32 where it is in that format, and how they were read."""
     everything = np.arange(table.total)
+    model, dtype = loaded.module, modules.home(loaded.module)[0]
     if loaded.network is not None:
-        inputs, divisor, notes = inputs_for(loaded.network, table)
+        inputs, divisor, notes = inputs_for(loaded.network, table, modules.channels(model))
         if loaded.network.name == "resnet20":
             networks.refuse_images(inputs.shape[1:])
-        return floating(inputs, everything, divisor, torch.float64), notes
-    if head(loaded.module) == "image":
+        return floating(inputs, everything, divisor, dtype), notes
+    if head(model) == "image":
         return images.standardised(table, loaded)
-    if not modules.wants_images(loaded.module):
-        return floating(table.inputs, everything, table.divisor, torch.float64), table.notes
+    if not modules.wants_images(model):
+        return floating(table.inputs, everything, table.divisor, dtype), pixels.described(table)
     if table.images is not None:
-        return floating(table.images, everything, 1.0, torch.float32), (SCALED,)
-    return floating(table.inputs, everything, table.divisor, torch.float32), table.notes
+        return floating(table.images, everything, 1.0, dtype), (SCALED,)
+    table = pixels.fitted(table, modules.channels(model))
+    return floating(table.inputs, everything, table.divisor, dtype), pixels.described(table)
 
 
 def _without_padding(samples: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,9 @@ from diagnose.inputs.data.tables import Array, Rows, Table, Text
 from diagnose.settings import Family, Loss, Resolved, Settings, task_name
 from estimators.results import Finding
 
+BLOCK = 1 << 20
+"""Numbers that are copied or looked at together."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -65,10 +68,21 @@ def held_out(rows: int, index: Array, tests: int, seed: int, labelled: Array | N
 
 
 def floating(inputs: Array, index: Array, divisor: float, dtype: torch.dtype) -> Tensor:
+    """Some rows in floating point, copied a few at a time: another copy of all would be the largest in memory."""
     kind = np.float32 if dtype == torch.float32 else np.float64
+    chosen = np.empty((len(index), *inputs.shape[1:]), dtype=kind)
+    step = max(1, BLOCK // max(1, inputs[:1].size))
     with np.errstate(over="ignore"):  # too large for the format: found as infinity afterwards
-        tensor = torch.from_numpy(np.ascontiguousarray(inputs[index].astype(kind)))
-    return tensor if divisor == 1.0 else tensor / divisor
+        for start in range(0, len(index), step):
+            chosen[start : start + step] = inputs[index[start : start + step]]
+    tensor = torch.from_numpy(chosen)
+    return tensor if divisor == 1.0 else tensor.div_(divisor)
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all numbers are, looked at in pieces: what is computed on the way is larger than they are."""
+    step = max(1, BLOCK // max(1, tensor[:1].numel()))
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(tensor, step))
 
 
 def target_tensor(values: Array, index: Array, dtype: torch.dtype) -> Tensor:

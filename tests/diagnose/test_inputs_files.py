@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
+import lzma
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from diagnose.errors import InputError
 from diagnose.inputs import open_task
@@ -154,7 +159,7 @@ def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
         ("rows.gz", gzip.compress(b""), "empty file"),
         ("rows", b"1 1:1\n\xff\xfe", "not a text file"),
         ("rows.npz", b"not an archive", "not a .npz archive"),
-        ("rows.parquet", b"PAR1", "not a kind of data"),
+        ("rows.parquet", b"PAR1", "Parquet, not a kind of data"),
         ("rows.csv", b"a,b\n", "`.csv` data"),
         ("rows.jsonl", b"{}\n", "no row of a known kind"),
         ("rows.json.gz", gzip.compress(b"[]"), "no rows"),
@@ -165,6 +170,112 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, w
     path.write_bytes(content)
     with pytest.raises(InputError, match=what):
         catalogue.load(path)
+
+
+ROW = b"1 1:1\n"
+ARROW = b"ARROW1\x00\x00"
+FORMATS: list[tuple[str, bytes, str, str]] = [
+    ("a.bz2", bz2.compress(ROW), "bzip2", "bunzip2"),
+    ("a.txt", bz2.compress(ROW), "bzip2", "bunzip2"),
+    ("a.svm.xz", lzma.compress(ROW), "xz", "unxz"),
+    ("a.json.zst", b"\x28\xb5\x2f\xfd\x00", "Zstandard", "unzstd"),
+    ("a.lz4", b"\x04\x22\x4d\x18\xff", "LZ4", "unlz4"),
+    ("a.parquet", b"PAR1", "Parquet", "numpy.savez"),
+    ("rows", b"PAR1\x15", "Parquet", "numpy.savez"),
+    ("rows.arrow", ARROW, "Arrow", "numpy.savez"),
+    ("rows.gz", gzip.compress(ARROW), "Arrow", "numpy.savez"),
+    ("rows.json", ARROW, "Arrow", "numpy.savez"),
+    ("a.npy", b"\x93NUMPY", "a NumPy array", "numpy.savez"),
+    ("a", b"\x93NUMPY\x01", "a NumPy array", "numpy.savez"),
+    ("a.h5", b"\x89HDF\r\n\x1a\n", "HDF5", "numpy.savez"),
+    ("a.mat", b"MATLAB 5.0 MAT-file", "MATLAB", "numpy.savez"),
+    ("a.png", b"\x89PNG\r\n\x1a\n", "a PNG image", "`.npz`"),
+    ("a.jpg", b"\xff\xd8\xff\xe0", "a JPEG image", "`.npz`"),
+    ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\x00\x00\x08\x03\x00"), "the IDX format of MNIST", "numpy.savez"),
+    ("a.pdf", b"%PDF-1.7", "PDF", "`.txt`"),
+    ("a.db", b"SQLite format 3\x00", "an SQLite database", "`.jsonl`"),
+    ("a.xls", b"\xd0\xcf\x11\xe0", "an old Excel", "`.jsonl`"),
+    ("a.pt", b"", "a file of torch.save", "give it as MODEL"),
+    ("a.safetensors", b"", "safetensors", "give it as MODEL"),
+    ("a.bin", b"\x08\0\0\0\0\0\0\0{", "safetensors", "give it as MODEL"),
+    ("a.gguf", b"GGUF\x03", "a GGUF model", "give it as MODEL"),
+    ("a.data", b"\x80\x04\x95", "a Python pickle", "numpy.savez"),
+    ("a.svm", "1 1:1".encode("utf-16"), "text in UTF-16", "UTF-8"),
+    ("a.svm", b"version https://git-lfs.github.com/spec/v1", "a pointer to a large file", "git lfs pull"),
+    ("a.json", b"<!DOCTYPE html><html>", "a web page", "fetch the file itself"),
+    ("a.mtx", b"%%MatrixMarket matrix", "a Matrix Market file", "dump_svmlight_file"),
+    ("a.zip", b"", "a zip archive", "unzip"),
+    ("a.tar.gz", b"", "a tar archive", "tar -xf"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "what", "hint"), FORMATS)
+def test_other_formats_are_named_with_a_way_out(
+    tmp_path: Path, name: str, content: bytes, what: str, hint: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        catalogue.load(tmp_path / name)
+    assert what in refused.value.what
+    assert "text file" not in refused.value.what
+    assert hint in refused.value.hint
+
+
+def test_what_a_zip_archive_is(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "table", "w") as archive:
+        archive.writestr("[Content_Types].xml", "x" * 9000)
+    np.savez(tmp_path / "arrays.npz", x=np.ones((2, 2)), y=np.ones(2))
+    (tmp_path / "arrays.npz").rename(tmp_path / "arrays.dat")
+    torch.save({"a": torch.ones(2)}, tmp_path / "model.dat")
+    (tmp_path / "bundle").mkdir()
+    with tarfile.open(tmp_path / "rows", "w") as bundle:
+        bundle.add(tmp_path / "bundle", "bundle")
+    for name, what in (
+        ("table", "an Excel or Office file"),
+        ("arrays.dat", "a `.npz` archive under another name"),
+        ("model.dat", "a checkpoint of torch.save"),
+        ("rows", "a tar archive"),
+    ):
+        with pytest.raises(InputError) as refused:
+            catalogue.load(tmp_path / name)
+        assert refused.value.what == f"{what}, not a kind of data that is read"
+
+
+def test_text_that_only_starts_like_an_archive_is_text(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes(b"BZh is what a bzip2 file starts with, and Rar! another one")
+    assert isinstance(catalogue.load(tmp_path / "t.txt"), Text)
+
+
+@pytest.mark.parametrize(
+    ("word", "what", "hint"),
+    [
+        ("hf:imdb", "data `hf:imdb`", "to_json(FILE)"),
+        ("stanfordnlp/imdb", "no such file", "to_json(FILE)"),
+        ("tatsu-lab/alpaca", "no such file", "did you mean `alpaca`?"),
+        ("hf:tatsu-lab/alpaca", "data `hf:tatsu-lab/alpaca`", "did you mean `alpaca`?"),
+        ("folder/rows.svm", "no such file", "check the path"),
+        ("/folder/rows", "no such file", "check the path"),
+    ],
+)
+def test_data_sets_of_the_hub_have_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, what: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refused:
+        catalogue.load(word)
+    assert refused.value.what == what
+    assert hint in refused.value.hint
+
+
+def test_a_file_of_another_kind_in_the_data_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "did you mean `rcv1`?" for `rcv1`."""
+    monkeypatch.setenv("DIAGNOSE_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "rcv1.bz2").write_bytes(bz2.compress(ROW))
+    with pytest.raises(InputError) as refused:
+        catalogue.load("rcv1")
+    assert refused.value.what == "bzip2, not a kind of data that is read"
+    assert refused.value.where.endswith("rcv1.bz2")
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

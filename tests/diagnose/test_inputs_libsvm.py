@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from diagnose.errors import InputError
-from diagnose.inputs.data import files
+from diagnose.inputs.data import files, memory
 from diagnose.inputs.data.libsvm import parse
 from diagnose.inputs.data.tables import Table
 
@@ -73,6 +75,68 @@ def test_too_few_features_asked_for() -> None:
 def test_a_table_beyond_the_memory_is_refused_before_it_is_made() -> None:
     with pytest.raises(InputError, match="GB as a dense table"):
         parse("1 999999999999:1\n0 1:1", "rows.svm")
+    with pytest.raises(InputError, match="more than 18 digits"):
+        parse("1 99999999999999999999:1\n0 1:1", "rows.svm")
+
+
+def test_the_peak_decides_not_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that fits, beside samples that don't: 8 kB, of which opening takes 2.1 times as much."""
+    row = "1 1000:1\n"
+    monkeypatch.setattr(memory, "available", lambda: 16_000)
+    with pytest.raises(InputError, match="1 rows of 1,000 features"):
+        parse(row, "rows.svm")
+    monkeypatch.setattr(memory, "available", lambda: 17_000)
+    assert parse(row, "rows.svm").inputs.shape == (1, 1000)
+
+
+def test_a_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 4 kB\n")
+    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "limit").write_text("3000\n")
+    monkeypatch.setattr(memory, "SYSTEM", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "max", tmp_path / "none"))
+    assert memory.available() == 4096
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "limit",))
+    assert memory.available() == 3000
+    monkeypatch.setattr(memory, "SYSTEM", tmp_path / "none")
+    assert memory.available() == 3000
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+import torch
+from diagnose.inputs import open_task
+from diagnose.settings import Settings
+path, kind = sys.argv[1], sys.argv[2]
+
+
+def largest():  # of this process alone: what getrusage says starts at the size of the one that started it
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+
+open_task("logreg", "breast-cancer", Settings(dtype=kind))
+named = sys.argv[3] == "named"
+model = "logreg" if named else torch.nn.Linear(12_500, 2, dtype=getattr(torch, kind))
+before = largest()
+open_task(model, path, Settings(dtype=kind) if named else Settings())
+print(largest() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is told by /proc")
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("model", ["named", "own"])
+def test_the_peak_of_opening_a_wide_table(tmp_path: Path, kind: str, model: str) -> None:
+    """200 MB as a table; in a process of its own, whose largest size is that of opening it."""
+    path = tmp_path / "wide.svm"
+    values = " ".join(f"{column}:0.5" for column in range(500, 12_501, 500))  # no page of memory stays unused
+    path.write_text("".join(f"{row % 2} {values}\n" for row in range(2000)))
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK, str(path), kind, model], capture_output=True, text=True, check=True
+    )
+    tables = int(result.stdout) / (8 * 2000 * 12_500)
+    assert 1.2 < tables < memory.PEAK
 
 
 def test_a_file_of_fifty_thousand_rows_opens_in_seconds(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from diagnose.settings import printable, task_name
 FOLDER = "DIAGNOSE_DATA"
 GZIPPED = ("", ".svm", ".libsvm", ".txt", ".json", ".jsonl")
 ENDINGS = (*(ending + gz for ending in GZIPPED for gz in ("", ".gz")), ".npz")
+HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+"""OWNER/NAME, as data sets of the Hugging Face hub are called."""
+FROM_HUB = (
+    "this version takes nothing from the hub: save its rows of `text` and `label` or `instruction` and `output` with "
+    "`datasets.load_dataset(NAME, split=SPLIT).to_json(FILE)`, and give that `.jsonl` file"
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def load(data: str | Path, features: int | None = None) -> Table | Text | Rows:
     """
     word = str(data)
     if word.startswith("hf:"):
-        raise InputError(f"data `{printable(word)}`", NOT_YET, f"use one of {', '.join(embedded.NAMES)}, or a file")
+        raise InputError(f"data `{printable(word)}`", NOT_YET, _hub_hint(word.removeprefix("hf:")))
     if word in embedded.NAMES:
         _refuse_features(features, word)
         return embedded.load(word)
@@ -90,7 +97,9 @@ def find(word: str) -> Path:
     if os.path.lexists(path):  # a folder, a pipe, a broken link: opening it says what is wrong
         return path
     if path.name != word:
-        raise InputError("no such file", printable(word), "check the path")
+        named = path.suffix.lower() in (*filter(None, ENDINGS), ".csv")  # owner/name may hold a dot as well
+        hub = HUB.fullmatch(word) and not named and not path.parent.exists()
+        raise InputError("no such file", printable(word), _hub_hint(word) if hub else "check the path")
     raise _unknown(word, folder)
 
 
@@ -123,7 +132,17 @@ def _candidates(folder: Path, word: str) -> list[Path]:
         parts = sorted(path for path in folder.glob("*.npz") if path.name.startswith((word + "_", word + "-")))
     except OSError:
         parts = []
-    return [*exact, *parts]
+    try:
+        others = sorted(path for path in folder.iterdir() if path.name.startswith(word + "."))
+    except OSError:
+        others = []
+    return [*exact, *parts, *others]  # one of another kind last: opening it says which
+
+
+def _hub_hint(word: str) -> str:
+    """What to do about a data set of the hub."""
+    name = word.rpartition("/")[2]
+    return f"did you mean `{name}`?" if name in (*KNOWN, *embedded.NAMES) else FROM_HUB
 
 
 def _unknown(word: str, folder: str | None) -> InputError:
@@ -143,7 +162,10 @@ def _unknown(word: str, folder: str | None) -> InputError:
     if Path(word).suffix:
         return InputError(what, shown, f"check the path, or put the file into {place}")
     return InputError(
-        what, shown, f"use {', '.join(embedded.NAMES)}, a path, or put {shown} or {shown}.gz into {place}"
+        what,
+        shown,
+        f"use {', '.join(embedded.NAMES)}, a path, or put {shown} or {shown}.gz into {place}; "
+        "of the Hugging Face hub nothing is fetched",
     )
 
 

@@ -36,8 +36,10 @@ def table(name: str) -> Table:
     }
     raw, targets = readers[name](return_X_y=True)
     inputs, kept = standardised(np.asarray(raw, dtype=np.float64))
-    dropped = raw.shape[1] - kept.size
-    how = f"without {dropped} constant column{'s' if dropped > 1 else ''}" if dropped else "(no constant columns)"
+    width = int(raw.shape[1])
+    dropped = sorted(set(range(1, width + 1)).difference((kept + 1).tolist()))
+    columns = f"constant column{'s' if len(dropped) > 1 else ''} ({', '.join(map(str, dropped))} of {width})"
+    how = f"without {len(dropped)} {columns}" if dropped else "(no constant columns)"
     notes: tuple[str, ...] = (f"features standardised {how}",)
     if name == "diabetes":
         values = np.asarray(targets, dtype=np.float64)
@@ -47,10 +49,11 @@ def table(name: str) -> Table:
             targets=(values - values.mean()) / values.std(),
             task="regression",
             columns=kept + 1,
+            width=width,
             notes=(*notes, "targets standardised"),
         )
     images = (raw / 16.0).reshape(-1, 1, 8, 8) if name == "digits" else None
-    return Table(name=name, inputs=inputs, targets=targets, columns=kept + 1, notes=notes, images=images)
+    return Table(name=name, inputs=inputs, targets=targets, columns=kept + 1, notes=notes, images=images, width=width)
 
 
 def standardised(raw: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diagnose.errors import InputError
-from diagnose.inputs.data import arrays, libsvm, rows
+from diagnose.inputs.data import arrays, formats, libsvm, rows
 from diagnose.inputs.data.tables import Rows, Table, Text
 from diagnose.schema import NOT_YET
 from diagnose.settings import printable
@@ -17,7 +17,6 @@ from diagnose.settings import printable
 GZIP = b"\x1f\x8b"
 JSON = (".json", ".jsonl")
 LATER = (".csv",)
-NOT_DATA = (".pt", ".pt2", ".pth", ".safetensors", ".npy", ".parquet", ".pkl", ".pickle", ".zip", ".tar")
 READ_HERE = "LIBSVM text under any name, `.npz`, `.txt`, `.json` or `.jsonl`, each but `.npz` also with `.gz`"
 
 
@@ -31,19 +30,21 @@ def load(path: Path, features: int | None = None) -> Table | Text | Rows:
     ending = _ending(path)
     if ending in LATER:
         raise InputError(f"`{ending}` data: {shown}", NOT_YET, f"this version reads {READ_HERE}")
-    if ending in NOT_DATA:
-        raise InputError(f"`{ending}` is not a kind of data that is read", shown, f"give {READ_HERE}")
+    formats.refuse_ending(ending, shown)
     content = read(path)
     if ending == ".npz":
         return arrays.parse(content, shown)
+    formats.refuse_packed(content, shown)
     if ending == ".txt":
         return Text(shown, np.frombuffer(content, dtype=np.uint8))
+    formats.refuse_binary(content, shown)
     if ending in JSON:
         return rows.parse(content, shown, one_a_line=ending == ".jsonl")
     try:
         text = content.decode("utf-8-sig")
+        del content  # the text is as large, and the table is yet to come
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise InputError("not a text file", f"{shown}, line {line}", libsvm.FORM) from None
     return libsvm.parse(text, shown, features)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diagnose.errors import InputError
+from diagnose.inputs.data import pixels
 from diagnose.inputs.data.tables import Table
 from diagnose.inputs.models.networks import seeded
 from diagnose.settings import printable
@@ -78,7 +79,10 @@ def table(samples: tuple[Tensor, Tensor], name: str) -> Table:
         targets = targets[:, 0]
     if targets.dim() != 1:
         raise InputError(f"targets of shape {tuple(targets.shape)}", name, "give one target for each row")
-    return Table(name, _array(inputs), _array(targets), notes=("features as they are",))
+    x, y = _array(inputs), _array(targets)
+    if x.ndim in (3, 4):
+        return pixels.table(name, x, y, ())
+    return Table(name, x, y, notes=("features as they are",))
 
 
 def refuse_non_finite(tensor: Tensor, name: str) -> None:

@@ -28,6 +28,8 @@ class Table:
         divisor: what the inputs are divided by when they are used (255 for pixels of one byte).
         images: the same rows as pixels, shape (n, C, H, W), where ``inputs`` is a flat form of them.
         tests: how many of the last rows are the file's test part: never trained on, and not counted in ``rows``.
+        layout: of images among arrays, how they lay in the file: "NHW", "NHWC" or "NCHW".
+        width: columns in the file, where some were left out.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Table:
     divisor: float = 1.0
     images: Array | None = None
     tests: int = 0
+    layout: str = ""
+    width: int | None = None
 
     @property
     def rows(self) -> int:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diagnose.errors import InputError
+from diagnose.inputs.data.classes import Classes, class_numbers, whole_numbers
 from diagnose.inputs.data.tables import Array, Table
-from diagnose.settings import listed, printable
+from diagnose.settings import printable
 
 MANY = 20
 """With more labels than this, and a different one for every second row, they are numbers and no classes."""
-GENERIC = re.compile(r"LABEL_\d+")
-"""What transformers calls classes that nobody named."""
-LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -29,19 +24,11 @@ class Encoded:
     note: str
 
 
-@dataclass(frozen=True)
-class Classes:
-    """What a classifier that exists tells apart: its number of outputs, and their names where it has any."""
-
-    outputs: int
-    names: Mapping[str, int] = field(default_factory=dict)
-
-
 def encode(table: Table, loss: str | None, model: str, instead: str, known: Classes | None = None) -> Encoded:
     """The targets of a table for a loss; None: a function, which takes the numbers of the file.
 
     Classes are numbered by :func:`class_numbers` for a model that exists, else in the order of their labels; for
-    the logistic loss the smaller label is -1.
+    the logistic loss the smaller label is -1. Numbers written as text are numbers.
 
     Args:
         model: name of the model, for messages.
@@ -54,70 +41,53 @@ def encode(table: Table, loss: str | None, model: str, instead: str, known: Clas
         InputError: labels that do not fit the loss, a single class, a label that only the test part has.
     """
     if loss is None or loss == "squared":
-        if table.targets.dtype.kind == "U":
-            hint = "leave `--loss squared` out" if loss else "number the classes"
-            raise InputError("labels are words, not numbers", table.name, hint)
-        whole = loss is None and table.targets.dtype.kind != "f"
+        targets = _numbers(table, loss)
+        whole = loss is None and targets.dtype.kind != "f"
         note = "numbers to predict" if loss else "targets as in the file"
-        return Encoded(table.targets.astype(np.int64 if whole else np.float64), 1, note)
-    labels = _classes(table, model, instead)
-    count = len(labels)
+        return Encoded(targets.astype(np.int64 if whole else np.float64), 1, note)
+    whole_targets = whole_numbers(table.targets) if table.targets.dtype.kind == "U" else None
+    read = table if whole_targets is None else replace(table, targets=whole_targets)
+    labels = _classes(read, model, instead, known)
     if loss == "logistic":
-        if count > 2:
-            hint = "use `softmax`" if model == "logreg" else "use `--loss cross-entropy`"
-            raise InputError(f"{count} classes, but {model} with the logistic loss takes 2", table.name, hint)
-        values = np.where(table.targets == labels[1], 1.0, -1.0)
-        read = f" (label {_label(labels[0])} is -1, {_label(labels[1])} is +1)"
-        return Encoded(values, 1, "2 classes" + ("" if list(labels) == [-1, 1] else read))
+        return _two_classes(read, labels, model, known)
     if known is not None:
-        values, note = class_numbers(table.targets, known, model, table.name)
-        return Encoded(values, known.outputs, note)
-    return Encoded(np.searchsorted(labels, table.targets).astype(np.int64), count, f"{count} classes")
+        hint = "use `--loss logistic`" if len(labels) == 2 else "give a classifier with an output for each class"
+        values, note = class_numbers(table.targets, known, model, table.name, hint)
+        return Encoded(values, known.outputs or len(labels), note)
+    count = len(labels)
+    return Encoded(np.searchsorted(labels, read.targets).astype(np.int64), count, f"{count} classes")
 
 
-def class_numbers(labels: Array, known: Classes, model: str, name: str) -> tuple[NDArray[np.int64], str]:
-    """The output of a model that each label stands for, and how it was found.
-
-    By the model's own names where these hold all labels; else whole numbers as they are, where all are outputs;
-    else in the order of the labels, where that is no guess against anything that the model says.
-
-    Args:
-        labels: shape (n,), whole numbers or words.
-        name: of the data, for messages.
-
-    Raises:
-        InputError: a model with one output, more classes than outputs, labels that the model can't place.
-    """
-    if known.outputs == 1:
-        raise InputError(f"{model} has one output", name, "give a classifier with two classes or more")
-    distinct, which = np.unique(labels, return_inverse=True)
-    words = labels.dtype.kind == "U"
-    classes: list[int | str] = [str(label) if words else int(label) for label in distinct]
-    count = f"{len(classes):,} classes"
-    if len(classes) > known.outputs:
-        raise InputError(f"{count}, {model} has {known.outputs}", name, "use a model with as many outputs")
-    if all(str(label) in known.names for label in classes):
-        numbers, how = [known.names[str(label)] for label in classes], "numbered by the model's names"
-    elif not words and all(0 <= int(label) < known.outputs for label in classes):
-        numbers, how = [int(label) for label in classes], "numbered as in the file"
-    else:
-        _refuse_a_guess(classes, words, known, model, name)
-        numbers, how = list(range(len(classes))), "numbered in sorted order"
-    return np.asarray(numbers, dtype=np.int64)[which], f"{count}, {how}"
+def _numbers(table: Table, loss: str | None) -> Array:
+    """Targets that are numbers, also as text."""
+    targets = table.targets
+    if targets.dtype.kind != "U":
+        return targets
+    whole = whole_numbers(targets)
+    try:
+        values: Array = targets.astype(np.float64) if whole is None else whole
+    except ValueError:
+        values = np.asarray([np.nan])
+    if not np.isfinite(values).all():
+        hint = "leave `--loss squared` out" if loss else "number the classes"
+        raise InputError("labels are words, not numbers", table.name, hint)
+    return values
 
 
-def _refuse_a_guess(classes: list[int | str], words: bool, known: Classes, model: str, name: str) -> None:
-    """The order of the labels says nothing where the model names its classes or has more of them."""
-    named = [word for word in known.names if not GENERIC.fullmatch(word)]
-    if words and named:
-        what = f"labels {listed(classes, LISTED)}, {model} knows {listed(named, LISTED)}"
-        raise InputError(what, name, "name the classes as the model does, or by their numbers from 0")
-    if not words and len(classes) != known.outputs:
-        what = f"labels {listed(classes, LISTED)}, {model} has the outputs 0 to {known.outputs - 1}"
-        raise InputError(what, name, "number the classes as the model does")
+def _two_classes(table: Table, labels: Array, model: str, known: Classes | None) -> Encoded:
+    """-1 for the smaller label, +1 for the other one; the order of two words says nothing to a trained model."""
+    if len(labels) > 2:
+        hint = "use `softmax`" if model == "logreg" else "use `--loss cross-entropy`"
+        raise InputError(f"{len(labels)} classes, but {model} with the logistic loss takes 2", table.name, hint)
+    first, second = map(_label, labels)
+    if known is not None and not known.random and labels.dtype.kind == "U":
+        what = f"labels {first}, {second}, and {model} does not say which of them is +1"
+        raise InputError(what, table.name, "give them as -1 and 1")
+    read = "" if list(labels) == [-1, 1] else f" (label {first} is -1, {second} is +1)"
+    return Encoded(np.where(table.targets == labels[1], 1.0, -1.0), 1, f"2 classes{read}")
 
 
-def _classes(table: Table, model: str, instead: str) -> Array:
+def _classes(table: Table, model: str, instead: str, known: Classes | None) -> Array:
     """The distinct labels of the training part in ascending order."""
     targets = table.targets
     if table.task == "regression":
@@ -129,7 +99,8 @@ def _classes(table: Table, model: str, instead: str) -> Array:
     labels: Array = np.unique(targets[: table.rows])
     if len(labels) == 1:
         raise InputError(f"a single class, label {_label(labels[0])}", table.name, "give rows of two classes or more")
-    if len(labels) > MANY and 2 * len(labels) > table.rows:
+    expected = known is not None and known.outputs is not None and len(labels) <= known.outputs
+    if len(labels) > MANY and 2 * len(labels) > table.rows and not expected:
         raise InputError(f"{len(labels):,} different labels in {table.rows:,} rows", table.name, instead)
     unknown = ~np.isin(targets, labels)
     if unknown.any():

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 from diagnose.errors import InputError
 from diagnose.inputs.models import checkpoints, factories, networks, pretrained
-from diagnose.inputs.models.catalogue import NETWORKS, Network, named
+from diagnose.inputs.models.catalogue import FROM_HUB, NETWORKS, Network, named
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.schema import NOT_YET
 from diagnose.settings import Settings, printable
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
 LATER = (".pt2", ".gguf", ".onnx")
+HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+"""OWNER/NAME, as models of the Hugging Face hub are called."""
 WAYS = "a built-in name, a checkpoint, a folder or config.json of transformers, or `package.module:factory`"
 
 
@@ -33,7 +36,9 @@ def open_model(word: str, settings: Settings) -> Network | Loaded:
             return network
         return Loaded(networks.build(network, (), 0, settings.seed), network.name, network.form, network=network)
     shown, path = printable(word), Path(word)
-    if word.startswith("hf:") or word.lower().endswith(LATER):
+    if word.startswith("hf:"):
+        raise InputError(f"model `{shown}`", NOT_YET, FROM_HUB)
+    if word.lower().endswith(LATER):
         raise InputError(f"model `{shown}`", NOT_YET, f"give {WAYS}")
     if word and os.path.isdir(word):
         return pretrained.open_folder(path, settings)
@@ -44,6 +49,8 @@ def open_model(word: str, settings: Settings) -> Network | Loaded:
     if factories.FORM.fullmatch(word):
         _refuse_architecture(settings, "a factory makes its own model")
         return factories.open_factory(word, settings.seed)
+    if HUB.fullmatch(word) and not path.parent.exists() and not word.lower().endswith(FILES):
+        raise InputError("no such file or folder", shown, FROM_HUB)
     if word.lower().endswith(FILES) or "/" in word:
         raise InputError("no such file", shown, _nearest_file(path))
     return named(word)

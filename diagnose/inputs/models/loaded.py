@@ -20,6 +20,7 @@ class Loaded:
         form: in words, for the line that says what was understood: class and origin of the weights.
         folder: where its tokenizer and image processor may lie.
         network: the built-in architecture that it is, which says its losses and what it takes.
+        random: its weights are random, so that it has numbered no classes.
     """
 
     module: nn.Module
@@ -27,3 +28,4 @@ class Loaded:
     form: str
     folder: Path | None = None
     network: Network | None = None
+    random: bool = False

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from diagnose.errors import InputError
+from diagnose.inputs.data.classes import Classes
 from diagnose.inputs.data.objects import Samples
-from diagnose.inputs.data.targets import Classes
 from diagnose.settings import Family, Loss
 from estimators.heads import evaluating, input_embedding, transformer
 from estimators.module_state import unchanged
@@ -51,6 +52,16 @@ def wants_images(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
+def channels(model: nn.Module) -> int | None:
+    """Channels of the images that the first convolution in two dimensions takes; None without one."""
+    return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def features(model: nn.Module) -> int | None:
+    """Numbers of a row that the first linear layer takes; None without one."""
+    return next((module.in_features for module in model.modules() if isinstance(module, nn.Linear)), None)
+
+
 def positions(model: nn.Module) -> int | None:
     """Longest sequence of a transformers model, None where it does not say."""
     inner = transformer(model) or model
@@ -74,27 +85,52 @@ def vocabulary(model: nn.Module) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
-def classes(model: nn.Module, inputs: Tensor | None = None) -> Classes | None:
-    """What a classifier tells apart: by its config, else by what it returns for these inputs, shape (1, C).
+def classes(model: nn.Module, output: Any = None, random: bool = False) -> Classes:
+    """What a classifier tells apart: by its config, else by what it returned for one sample.
 
-    None where neither tells; what forward has against the inputs is said when the problem is opened.
+    Args:
+        random: its weights are random.
     """
     config = getattr(transformer(model), "config", None)
     outputs = getattr(config, "num_labels", None)
     if isinstance(outputs, int):
-        named = getattr(config, "label2id", None)
-        names = named.items() if isinstance(named, dict) else ()
-        return Classes(outputs, {str(word): number for word, number in names if isinstance(number, int)})
-    if inputs is None:
-        return None
+        names, doubtful = _class_names(config)
+        return Classes(outputs, names, doubtful, random)
+    scores = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(scores, Tensor) or scores.dim() not in (1, 2):
+        return Classes(None, random=random)
+    return Classes(int(scores[:1].numel()), random=random)
+
+
+def _class_names(config: Any) -> tuple[dict[str, int], frozenset[str]]:
+    """The output of each name that a config gives, and the names that it gives to several outputs.
+
+    ``id2label`` is what the model answers with, ``label2id`` what it was trained from; either may hold the generic
+    names where only the other one was filled in. Keys and values are whole numbers, or text of them as JSON has it.
+    """
+    by_number, by_name = getattr(config, "id2label", None), getattr(config, "label2id", None)
+    pairs = [(str(name), number) for number, name in by_number.items()] if isinstance(by_number, dict) else []
+    pairs += [(str(name), number) for name, number in by_name.items()] if isinstance(by_name, dict) else []
+    places: dict[str, set[int]] = {}
+    for name, number in pairs:
+        whole = int(number) if isinstance(number, str) and number.isdecimal() else number
+        if isinstance(whole, int) and not isinstance(whole, bool):
+            places.setdefault(name, set()).add(whole)
+    names = {name: numbers.pop() for name, numbers in places.items() if len(numbers) == 1}
+    return names, frozenset(places.keys() - names.keys())
+
+
+def returned(model: nn.Module, inputs: Tensor) -> Any:
+    """What forward returns for these inputs, in evaluation mode and leaving buffers as they are; an exception of its
+    own comes back as the value, since what forward has against the inputs is said when the problem is opened.
+    """
     dtype, device = home(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with evaluating(model), unchanged(model), torch.no_grad():
         try:
-            output = functional_call(model, buffers, (inputs.to(device, dtype, copy=True),))
-        except Exception:
-            return None
-    return Classes(int(output.shape[1])) if isinstance(output, Tensor) and output.dim() == 2 else None
+            return functional_call(model, buffers, (inputs.to(device, dtype, copy=True),))
+        except Exception as error:
+            return error
 
 
 def cast(samples: Samples, loss: Loss, dtype: torch.dtype, device: torch.device) -> Samples:

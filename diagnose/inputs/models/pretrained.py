@@ -65,9 +65,8 @@ def open_config(path: Path, settings: Settings) -> Loaded:
     with seeded(settings.seed), silent(), _refusals(cls, path.name):
         _refuse_beyond_memory(cls, ready, path.name)
         model = cls(ready)
-    return Loaded(
-        model.eval(), printable(path.name), f"{cls.__name__}, weights at random, seed {settings.seed}", path.parent
-    )
+    form = f"{cls.__name__}, weights at random, seed {settings.seed}"
+    return Loaded(model.eval(), printable(path.name), form, path.parent, random=True)
 
 
 def configured(cls: Any, config: Mapping[str, Any], where: str) -> Any:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnose.errors import InputError
+from diagnose.inputs.data.classes import class_numbers
 from diagnose.inputs.data.tables import Array, Rows, Text
-from diagnose.inputs.data.targets import class_numbers
 from diagnose.inputs.models import modules
 from diagnose.inputs.text import blocks, cutting
 from diagnose.inputs.text.cutting import Row
@@ -47,7 +47,14 @@ class Encoded:
     costly: bool
 
 
-def encode(source: Text | Rows, module: nn.Module, model: str, tokenizer: Tokenizer, settings: Settings) -> Encoded:
+def encode(
+    source: Text | Rows,
+    module: nn.Module,
+    model: str,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    random: bool = False,
+) -> Encoded:
     """Text for the head of the model, cut to ``--max-length`` or the default of its kind.
 
     Text is cut into blocks. Of rows, causal models get prompt and answer with labels on the answer, masked models
@@ -58,6 +65,7 @@ def encode(source: Text | Rows, module: nn.Module, model: str, tokenizer: Tokeni
         module: a module without a known head is taken for a causal one that has no attention mask; it gets labels
             that are shifted already, the next token at each position.
         model: its name, for messages.
+        random: its weights are random, so that it has numbered no classes.
 
     Raises:
         InputError: data that the head can't use, a length beyond the positions, no row with a label left, a
@@ -72,7 +80,7 @@ def encode(source: Text | Rows, module: nn.Module, model: str, tokenizer: Tokeni
         tensors, line = _blocks(source, kind, tokenizer, size, settings.seed)
         _refuse_unknown(tensors, np.arange(len(tensors["labels"])), "block", module, model, source.name)
         return Encoded(tensors, size, line, (), costly)
-    return _rows(source, kind, module, model, tokenizer, size, positions, settings.seed, costly)
+    return _rows(source, kind, module, model, tokenizer, size, positions, settings.seed, costly, random)
 
 
 def _refuse_unfit(source: Text | Rows, kind: Kind | None, tokenizer: Tokenizer, model: str) -> None:
@@ -134,6 +142,7 @@ def _rows(
     positions: int | None,
     seed: int,
     costly: bool,
+    random: bool,
 ) -> Encoded:
     part = "answer" if source.kind == "instruction" and kind != "masked" else "text"
     every = list(_cut(source, kind, tokenizer, size))
@@ -145,8 +154,7 @@ def _rows(
     tensors = _shifted(_tensors(rows, _filler(module, kind, tokenizer), attention=kind is not None), kind)
     how = ""
     if kind == "sequence":
-        known = modules.classes(module)
-        assert known is not None  # every classifier of transformers counts its labels
+        known = modules.classes(module, random=random)
         labels, how = class_numbers(np.asarray(source.labels), known, model, source.name)
         tensors["labels"] = torch.from_numpy(labels[numbers])
     _refuse_unknown(tensors, np.asarray(numbers), "row", module, model, source.name)
