@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from estimators import heads, losses
+from estimators.causality import refuse_later_tokens
 from estimators.errors import InputError
 from estimators.results import Finding
 
@@ -45,6 +46,7 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
             # Under a limit the chunk that fits is not known yet.
             _check_every_sample(problem, chunk if problem.memory_bytes is None else PROBE)
         _check_losses(problem, few)
+        refuse_later_tokens(problem)
         _check_own_loss(problem)
         unused = _check_gradient(problem, few)
         _check_second_derivative(problem, few)

@@ -20,14 +20,15 @@ from estimators.errors import InputError
 Kind = Literal["causal", "masked", "seq2seq", "sequence", "image"]
 KINDS: Mapping[str, Kind] = {
     "ForCausalLM": "causal",
+    "WithLMHeadModel": "masked",
     "LMHeadModel": "causal",
     "ForMaskedLM": "masked",
     "ForConditionalGeneration": "seq2seq",
     "ForSequenceClassification": "sequence",
     "ForImageClassification": "image",
 }
-"""Class names by their ending. Causal models shift their labels by one; sequence-to-sequence models feed them,
-shifted, to the decoder."""
+"""Class names by their ending, the first that fits. Causal models shift their labels by one; those of XLM and Flaubert,
+``WithLMHeadModel``, do not; sequence-to-sequence models feed them, shifted, to the decoder."""
 IGNORED = -100
 
 

@@ -1,0 +1,174 @@
+"""Whether a next-token model sees the tokens that it is to predict: told by what it does, not by what it is called."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators import heads, losses
+from estimators.errors import InputError
+from estimators.heads import IGNORED
+
+if TYPE_CHECKING:
+    from estimators.problem import Parameters, Problem, Samples
+
+ROWS = 4
+"""Samples among which the one with most labels is taken, and rows that go through the model: it and its variants."""
+ROUNDING = 2.0**-16
+"""Share of the spread of the scores, in float32 and finer: routing to experts, whose sums get other lengths when other
+tokens come, moved a score by up to 7e-7; the least that an encoder with random weights showed was 1.5e-3."""
+COARSE_ROUNDING = 2.0**-5
+NUDGE = 1e-2
+"""Weights that are all 0, as those of gates at their start, would hide what a model sees: they are moved so far."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One sample of a next-token task.
+
+    Args:
+        tokens: what the model reads, shape (T,) or (T, width) for embeddings.
+        key: their name among the samples, None for the inputs of a pair.
+        places: where the token of each label is read, shape (m,), ascending.
+        shifted: whether the score of a label stands one position before it, as with causal heads.
+        pool: tokens that labelled positions hold, which alterations are taken from.
+    """
+
+    sample: Samples
+    tokens: Tensor
+    key: str | None
+    places: Tensor
+    shifted: bool
+    pool: Tensor
+
+
+def refuse_later_tokens(problem: Problem) -> None:
+    """InputError for a next-token task whose model sees its labels: scores move with tokens that come after them.
+
+    Next-token tasks are those of causal heads and of decoders, and those whose labels are the next inputs. One sample
+    goes through with its labelled tokens altered from the first, the middle and the last on; the scores of the labels
+    up to there must stay.
+
+    Cost: a forward pass over :data:`ROWS` samples, two where the first gives no finite scores.
+    """
+    task = _task(problem) if problem.loss_name == "cross-entropy" else None
+    if task is None:
+        return
+    count = task.places.numel()
+    cuts = sorted({0, count // 2, count - 1})
+    rows = _rows(task, cuts)
+    scores = _scores(problem, _without_zeros(problem.parameters), rows, task.shifted)
+    if not all(bool(torch.isfinite(row).all()) for row in scores):
+        scores = _scores(problem, problem.parameters, rows, task.shifted)
+    share = COARSE_ROUNDING if problem.precision in losses.COARSE else ROUNDING
+    bound = share * float(scores[0].double().std())
+    for cut, row in zip(cuts, scores[1:], strict=True):
+        if float((row - scores[0])[: cut + 1].abs().max()) > bound:
+            raise _refusal(problem.model)
+
+
+def _task(problem: Problem) -> _Task | None:
+    """The sample with most labels among the first few; None where no label is a token that is read later."""
+    samples = problem.take(slice(0, ROWS))
+    inputs, labels = (samples, samples["labels"]) if isinstance(samples, dict) else ({"": samples[0]}, samples[1])
+    if labels.dim() != 2 or labels.is_floating_point():
+        return None
+    kind = heads.head(problem.model)
+    shifted = kind == "causal"
+    if kind == "seq2seq":
+        key = next((name for name in ("decoder_input_ids", "decoder_inputs_embeds") if name in inputs), None)
+    elif shifted:
+        key = next((name for name in ("", "input_ids", "inputs_embeds") if name in inputs), None)
+    else:
+        key = next((name for name, tokens in inputs.items() if name != "labels" and _next_inputs(tokens, labels)), None)
+    if key is None or inputs[key].shape[:2] != labels.shape:
+        return None
+    counted = labels != IGNORED
+    # A label is read at its own position by causal heads, one further on by what is fed labels shifted right.
+    read = torch.zeros_like(counted)
+    read[:, 1:] = counted[:, 1:] if shifted else counted[:, :-1]
+    row = int(read.sum(1).argmax())
+    places = read[row].nonzero()[:, 0]
+    if not places.numel():
+        return None
+    pool = inputs[key][read]
+    one = problem.take(slice(row, row + 1))
+    return _Task(
+        one, inputs[key][row], key or None, places, shifted, pool if pool.is_floating_point() else torch.unique(pool)
+    )
+
+
+def _next_inputs(tokens: Tensor, labels: Tensor) -> bool:
+    """Whether every label is the input that follows it, and not just the input beside it."""
+    if tokens.shape != labels.shape or tokens.is_floating_point():
+        return False
+    counted = labels[:, :-1] != IGNORED
+    following, beside = (part[counted] == labels[:, :-1][counted] for part in (tokens[:, 1:], tokens[:, :-1]))
+    return bool(counted.any()) and bool(following.all()) and not bool(beside.all())
+
+
+def _rows(task: _Task, cuts: list[int]) -> Samples:
+    """The sample as it is and, for each cut, with its labelled tokens altered from there on."""
+    tokens = task.tokens.expand(1 + len(cuts), *task.tokens.shape).clone()
+    for row, cut in zip(tokens[1:], cuts, strict=True):
+        row[task.places[cut:]] = _others(row[task.places[cut:]], task.pool)
+    if not isinstance(task.sample, dict):
+        return tokens, task.sample[1].expand(len(tokens), -1)
+    rows = {name: value.expand(len(tokens), *value.shape[1:]) for name, value in task.sample.items()}
+    return {**rows, str(task.key): tokens}
+
+
+def _others(tokens: Tensor, pool: Tensor) -> Tensor:
+    """Another token of the pool for each; where the pool has one alone, 0 or 1; embeddings with the other sign."""
+    if tokens.is_floating_point():
+        return -tokens
+    if pool.numel() == 1:
+        return (tokens == 0).to(tokens.dtype)
+    return pool[(torch.searchsorted(pool, tokens) + 1) % pool.numel()]
+
+
+def _without_zeros(parameters: Parameters) -> Parameters:
+    """The parameters with those that are all 0 moved a little."""
+    generator = torch.Generator().manual_seed(0)
+    moved = dict(parameters)
+    for name, value in parameters.items():
+        if not bool(value.any()):
+            moved[name] = (NUDGE * torch.randn(value.shape, generator=generator)).to(value)
+    return moved
+
+
+def _scores(problem: Problem, parameters: Parameters, rows: Samples, shifted: bool) -> list[Tensor]:
+    """Scores of the labels of each row, shape (m, vocabulary)."""
+    rows = problem.trimmed(rows)
+    labels = rows["labels"] if isinstance(rows, dict) else rows[1]
+    with torch.no_grad():
+        logits = losses.prediction(problem.output(parameters, rows))
+    counted = labels[0] != IGNORED
+    offset = int(shifted)
+    return [row[: len(counted) - 1][counted[offset : len(counted) - 1 + offset]] for row in logits]
+
+
+def _refusal(model: nn.Module) -> InputError:
+    inner: Any = heads.transformer(model)
+    name = type(inner or model).__name__
+    what = "the model sees the tokens that it is to predict: its scores change with tokens that come after them"
+    if inner is not None and getattr(inner.config, "is_decoder", None) is False:
+        masked = _masked_class(type(inner))
+        other = f", or give {masked} in its place (there under `architectures`)" if masked else ""
+        return InputError(what, name, f"set `is_decoder` to true in its config (config.json){other}")
+    hint = "mask the positions that come later in its attention, or give a model that fills in masked tokens"
+    return InputError(what, name, hint)
+
+
+def _masked_class(cls: type) -> str | None:
+    """The class for masked tokens that stands beside one for the next."""
+    for base in cls.__mro__:
+        for ending in ("ForCausalLM", "LMHeadModel"):
+            name = base.__name__.removesuffix(ending) + "ForMaskedLM"
+            if base.__name__.endswith(ending) and hasattr(sys.modules.get(base.__module__), name):
+                return name
+    return None
