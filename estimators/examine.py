@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from estimators import heads, losses
 from estimators.causality import refuse_later_tokens
 from estimators.errors import InputError
+from estimators.own_loss import refuse_another_loss
 from estimators.results import Finding
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
             _check_every_sample(problem, chunk if problem.memory_bytes is None else PROBE)
         _check_losses(problem, few)
         refuse_later_tokens(problem)
-        _check_own_loss(problem)
+        refuse_another_loss(problem)
         unused = _check_gradient(problem, few)
         _check_second_derivative(problem, few)
     return min(problem.n, chunk), (*_module_findings(problem.model), *_parameter_findings(problem, unused))
@@ -282,34 +283,6 @@ def _check_losses(problem: Problem, few: Samples) -> None:
             "the loss of a sample depends on the other samples of its batch",
             type(problem.model).__name__,
             "no per-sample gradient exists; replace layers that use statistics of the batch",
-        )
-
-
-def _check_own_loss(problem: Problem) -> None:
-    """Where a transformers model gives a loss itself, ours is that of one sequence alone."""
-    if problem.loss_name != "cross-entropy" or not isinstance(problem.samples, dict):
-        return
-    other = heads.other_loss(problem.model)
-    if other is not None:
-        raise InputError(
-            f"the model is made for another loss: problem_type {other}",
-            type(problem.model).__name__,
-            "give the loss as a function, or set `problem_type` to null if each sample has one class",
-        )
-    one = problem.take(slice(0, 1))
-    assert isinstance(one, dict)
-    with torch.no_grad():
-        theirs = heads.own_loss(problem.model, {**problem._fixed, **problem.parameters}, one)
-        if theirs is None:
-            return
-        ours = problem.losses(problem.parameters, problem.trimmed(one))[0]
-    # Equal up to rounding (1e-7 in float32, 5e-3 in bfloat16, as measured); a balancing term may be 1e-3 of the loss.
-    tolerance = 2e-2 if problem.precision in losses.COARSE else 1e-5
-    if not abs(float(ours) - float(theirs)) <= tolerance * max(abs(float(theirs)), 0.1):
-        raise InputError(
-            f"the model's own loss of a sample is {float(theirs):.6g}, cross-entropy of its labels {float(ours):.6g}",
-            type(problem.model).__name__,
-            "give the loss as a function (output, targets) -> one loss for each sample",
         )
 
 

@@ -73,7 +73,7 @@ def output_head(model: nn.Module) -> nn.Module | None:
 
 def arguments(model: nn.Module) -> dict[str, Any]:
     """What forward is told besides the tensors: no cache of keys and values, which nothing here would read."""
-    return {"use_cache": False} if "use_cache" in _accepted(model) else {}
+    return {"use_cache": False} if _is_named(model, "use_cache") else {}
 
 
 def with_decoder_inputs(model: nn.Module, samples: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -97,7 +97,7 @@ def with_decoder_inputs(model: nn.Module, samples: dict[str, Tensor]) -> dict[st
 
 def keeps_logits(model: nn.Module) -> bool:
     """Whether the model can be asked for the logits at some positions alone."""
-    return head(model) == "causal" and "logits_to_keep" in _accepted(model)
+    return head(model) == "causal" and _is_named(model, "logits_to_keep")
 
 
 def labelled_positions(samples: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,7 +168,7 @@ def other_loss(model: nn.Module) -> str | None:
 def own_loss(model: nn.Module, state: Mapping[str, Tensor], samples: dict[str, Tensor]) -> Tensor | None:
     """The loss that a model computes itself when it is given labels, as those of transformers do; None without one."""
     inner = transformer(model) or model
-    if "labels" not in inspect.signature(inner.forward).parameters:
+    if not (accepts(model, "labels") and "labels" in inspect.signature(inner.forward).parameters):
         return None
     config: Any = getattr(inner, "config", None)
     before = getattr(config, "problem_type", None)
@@ -185,6 +185,17 @@ def own_loss(model: nn.Module, state: Mapping[str, Tensor], samples: dict[str, T
     return loss if isinstance(loss, Tensor) else None
 
 
-def _accepted(model: nn.Module) -> frozenset[str]:
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether forward has an argument of this name, or takes any; of what wraps a transformers model, both do."""
+
+    def takes(module: nn.Module) -> bool:
+        known = inspect.signature(module.forward).parameters
+        return name in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
+
+    return takes(model) and takes(transformer(model) or model)
+
+
+def _is_named(model: nn.Module, name: str) -> bool:
+    """Whether a transformers model has an argument of this name, which what wraps it hands on."""
     inner = transformer(model)
-    return frozenset() if inner is None else frozenset(inspect.signature(inner.forward).parameters)
+    return inner is not None and name in inspect.signature(inner.forward).parameters and accepts(model, name)

@@ -35,7 +35,7 @@ from diagnose.inputs.sampling import (
 from diagnose.inputs.text import tokenizers
 from diagnose.inputs.text.encoded import encode
 from diagnose.settings import Loss, Settings, printable, resolve, task_name
-from estimators.heads import Kind, head
+from estimators.heads import Kind, accepts, head
 from estimators.losses import labelled
 from estimators.results import Finding
 
@@ -120,7 +120,7 @@ def _samples_for(loaded: Loaded, data: Any, settings: Settings, loss: Loss) -> _
         encoded = encode(source, model, loaded.name, tokenizer, settings)
         counted = COUNTED["causal"] if head(model) is None else ""
         samples: Samples = encoded.tensors
-        if not modules.takes(model, "input_ids"):
+        if not accepts(model, "input_ids"):
             samples = encoded.tensors["input_ids"], encoded.tensors["labels"]
         return _Whole(samples, encoded.line, counted, encoded.length, encoded.costly, encoded.findings)
     refuse_length(settings, name)
