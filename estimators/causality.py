@@ -32,7 +32,7 @@ class _Task:
 
     Args:
         tokens: what the model reads, shape (T,) or (T, width) for embeddings.
-        key: their name among the samples, None for the inputs of a pair.
+        key: their name among the samples, empty for the inputs of a pair.
         places: where the token of each label is read, shape (m,), ascending.
         shifted: whether the score of a label stands one position before it, as with causal heads.
         pool: tokens that labelled positions hold, which alterations are taken from.
@@ -40,7 +40,7 @@ class _Task:
 
     sample: Samples
     tokens: Tensor
-    key: str | None
+    key: str
     places: Tensor
     shifted: bool
     pool: Tensor
@@ -80,11 +80,12 @@ def _task(problem: Problem) -> _Task | None:
     kind = heads.head(problem.model)
     shifted = kind == "causal"
     if kind == "seq2seq":
-        key = next((name for name in ("decoder_input_ids", "decoder_inputs_embeds") if name in inputs), None)
+        names = ["decoder_input_ids", "decoder_inputs_embeds"]
     elif shifted:
-        key = next((name for name in ("", "input_ids", "inputs_embeds") if name in inputs), None)
+        names = ["", "input_ids", "inputs_embeds"]
     else:
-        key = next((name for name, tokens in inputs.items() if name != "labels" and _next_inputs(tokens, labels)), None)
+        names = [name for name, tokens in inputs.items() if name != "labels" and _next_inputs(tokens, labels)]
+    key = next((name for name in names if name in inputs), None)
     if key is None or inputs[key].shape[:2] != labels.shape:
         return None
     counted = labels != IGNORED
@@ -98,7 +99,7 @@ def _task(problem: Problem) -> _Task | None:
     pool = inputs[key][read]
     one = problem.take(slice(row, row + 1))
     return _Task(
-        one, inputs[key][row], key or None, places, shifted, pool if pool.is_floating_point() else torch.unique(pool)
+        one, inputs[key][row], key, places, shifted, pool if pool.is_floating_point() else torch.unique(pool)
     )
 
 
@@ -119,7 +120,7 @@ def _rows(task: _Task, cuts: list[int]) -> Samples:
     if not isinstance(task.sample, dict):
         return tokens, task.sample[1].expand(len(tokens), -1)
     rows = {name: value.expand(len(tokens), *value.shape[1:]) for name, value in task.sample.items()}
-    return {**rows, str(task.key): tokens}
+    return {**rows, task.key: tokens}
 
 
 def _others(tokens: Tensor, pool: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def output_head(model: nn.Module) -> nn.Module | None:
 
 def arguments(model: nn.Module) -> dict[str, Any]:
     """What forward is told besides the tensors: no cache of keys and values, which nothing here would read."""
-    return {"use_cache": False} if _is_named(model, "use_cache") else {}
+    return {"use_cache": False} if has_argument(model, "use_cache") else {}
 
 
 def with_decoder_inputs(model: nn.Module, samples: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -97,7 +97,7 @@ def with_decoder_inputs(model: nn.Module, samples: dict[str, Tensor]) -> dict[st
 
 def keeps_logits(model: nn.Module) -> bool:
     """Whether the model can be asked for the logits at some positions alone."""
-    return head(model) == "causal" and _is_named(model, "logits_to_keep")
+    return head(model) == "causal" and has_argument(model, "logits_to_keep")
 
 
 def labelled_positions(samples: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -195,7 +195,7 @@ def accepts(model: nn.Module, name: str) -> bool:
     return takes(model) and takes(transformer(model) or model)
 
 
-def _is_named(model: nn.Module, name: str) -> bool:
+def has_argument(model: nn.Module, name: str) -> bool:
     """Whether a transformers model has an argument of this name, which what wraps it hands on."""
     inner = transformer(model)
     return inner is not None and name in inspect.signature(inner.forward).parameters and accepts(model, name)

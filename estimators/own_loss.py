@@ -1,4 +1,4 @@
-"""The loss that a transformers model gives itself, against the one that is measured; where they part, what to change."""
+"""The loss that a transformers model gives itself against the one that is measured, and what to change."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _theirs(problem: Problem, one: dict[str, Tensor]) -> float | None:
 
 
 def _equal(problem: Problem, ours: float, theirs: float) -> bool:
-    """Equal up to rounding (1e-7 in float32, 5e-3 in bfloat16, as measured); a balancing term may be 1e-3 of the loss."""
+    """Up to rounding (1e-7 in float32, 5e-3 in bfloat16, as measured); a balancing term may be 1e-3 of the loss."""
     tolerance = 2e-2 if problem.precision in losses.COARSE else 1e-5
     return abs(ours - theirs) <= tolerance * max(abs(theirs), 0.1)
 

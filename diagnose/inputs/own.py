@@ -39,7 +39,7 @@ from estimators.heads import Kind, accepts, head
 from estimators.losses import labelled
 from estimators.results import Finding
 
-PADDED = {"input_ids", "attention_mask", "labels"}
+PADDED = {"input_ids", "attention_mask", "token_type_ids", "labels"}
 """Tensors of a padded sequence with one entry for each token."""
 LANGUAGE = ("causal", "masked", "seq2seq")
 DEFAULT = "cross-entropy"

@@ -32,7 +32,7 @@ from tests.transformers_cases import (
 )
 
 SEEN = "sees the tokens that it is to predict"
-ENCODERS = {
+ENCODERS: dict[str, dict[str, Any]] = {
     "BertLMHeadModel": {},
     "RobertaForCausalLM": {"max_position_embeddings": 12},
     "CamembertForCausalLM": {"max_position_embeddings": 12},
@@ -64,7 +64,7 @@ def fresh(name: str, **settings: Any) -> nn.Module:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoder_as_causal_model(name: str, make: Callable[..., nn.Module]) -> None:
     """Refused; with is_decoder true, as the refusal says, taken."""
-    settings = {**SMALL, **HEADS, **ENDS, "pad_token_id": 0, **ENCODERS[name]}
+    settings: dict[str, Any] = {**SMALL, **HEADS, **ENDS, "pad_token_id": 0, **ENCODERS[name]}
     with pytest.raises(InputError, match=SEEN) as refused:
         Problem(make(name, **settings), answers())
     assert refused.value.where == name

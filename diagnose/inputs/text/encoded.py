@@ -147,6 +147,9 @@ def _rows(
     if kind == "sequence":
         known = modules.classes(module)
         assert known is not None  # every classifier of transformers counts its labels
+        if _tells_types(module) and any(row.types is not None for row in rows):
+            types = [np.zeros_like(row.tokens) if row.types is None else row.types for row in rows]
+            tensors["token_type_ids"] = cutting.padded(types, 0)
         labels, how = class_numbers(np.asarray(source.labels), known, model, source.name)
         tensors["labels"] = torch.from_numpy(labels[numbers])
     _refuse_unknown(tensors, np.asarray(numbers), "row", module, model, source.name)
@@ -164,8 +167,20 @@ def _cut(source: Rows, kind: Kind | None, tokenizer: Tokenizer, size: int) -> It
         texts = source.texts
         if source.kind == "instruction":
             texts = tuple(prompt + answer for prompt, answer in zip(source.texts, source.answers, strict=True))
+        if kind == "sequence" and source.pairs:
+            return _paired(source, tokenizer, size)
         return (cutting.framed(body, tokenizer, size) for body in tokenizer.encode(texts))
     return (cutting.causal(text, None, tokenizer, size) for text in tokenizer.encode(source.texts))
+
+
+def _paired(source: Rows, tokenizer: Tokenizer, size: int) -> Iterator[Row]:
+    """Rows of one text or of two."""
+    if tokenizer.pair is None:
+        hint = "leave `text_pair` out, or name another tokenizer with `--tokenizer`"
+        raise InputError("the tokenizer puts two texts together in a way that is not read", tokenizer.form, hint)
+    seconds = tokenizer.encode([second or "" for second in source.pairs])
+    for first, second, given in zip(tokenizer.encode(source.texts), seconds, source.pairs, strict=True):
+        yield cutting.paired(first, second, tokenizer.pair, size) if given else cutting.framed(first, tokenizer, size)
 
 
 def _masked(rows: Iterator[Row] | list[Row], tokenizer: Tokenizer, seed: int, framed: bool) -> Iterator[Row]:
@@ -197,6 +212,12 @@ def _shifted(tensors: dict[str, Tensor], kind: Kind | None) -> dict[str, Tensor]
     labels = torch.full_like(tensors["labels"], IGNORED)
     labels[:, :-1] = tensors["labels"][:, 1:]
     return {**tensors, "labels": labels}
+
+
+def _tells_types(module: nn.Module) -> bool:
+    """Whether the model takes two types of tokens."""
+    types = getattr(getattr(heads.transformer(module), "config", None), "type_vocab_size", None)
+    return heads.has_argument(module, "token_type_ids") and (types is None or types > 1)
 
 
 def _filler(module: nn.Module, kind: Kind | None, tokenizer: Tokenizer) -> int:
@@ -234,8 +255,12 @@ def _line(
     count = len(source.texts)
     of = f"{count:,} rows" if source.whole is None else f"{count:,} of {source.whole:,} rows"
     read = [f"{_title(source)}: {of}", tokenizer.form, *source.notes]
+    pairs = sum(bool(pair) for pair in source.pairs)
     if source.kind == "labelled" and kind != "sequence":
         read.append("labels not used")
+        read += [f"`text_pair` of {pairs:,} not used"] if pairs else []
+    elif pairs:
+        read.append(f"{pairs:,} with `text_pair` as second text")
     tokens = sum(row.tokens.size for row in rows)
     held = [f"cut to {size}: {len(rows):,} usable rows", f"{tokens:,} tokens"]
     if kind == "sequence":
