@@ -22,6 +22,7 @@ from estimators.results import Finding
 if TYPE_CHECKING:
     from estimators.problem import Problem, Samples
 
+NO_PADDING = "set `pad_token_id` in its config to the number of the token that fills short rows"
 PROBE = 4
 STAGE = "opening"
 OUTER_NUMBERS = 1 << 22
@@ -69,6 +70,9 @@ def examine_others(problem: Problem) -> None:
 
 def refuse_unmade(model: nn.Module) -> None:
     """InputError for parameters and buffers without numbers, and for parameters that are no plain real ones."""
+    if isinstance(model, torch.jit.ScriptModule):
+        hint = "give the torch.nn.Module that it was made from, filled with its state_dict()"
+        raise InputError("a TorchScript program, whose parameters cannot be varied", type(model).__name__, hint)
     parameters = dict(model.named_parameters())
     for name, tensor in [*parameters.items(), *model.named_buffers()]:
         if is_lazy(tensor) or tensor.is_meta:
@@ -185,7 +189,7 @@ def _returned(problem: Problem, start: int, stop: int) -> Any:
         raise InputError(
             "the model cannot take these samples",
             f"{type(problem.model).__name__}: {reason}",
-            "compare the shape and type of one sample with what forward takes",
+            NO_PADDING if heads.lacks_padding(error) else "compare the shape and type of one sample with what forward takes",
         ) from error
 
 

@@ -38,9 +38,16 @@ def transformer(model: nn.Module) -> nn.Module | None:
 
 
 def head(model: nn.Module) -> Kind | None:
-    """What the model is trained for; None for a module that is no transformers model with a known head."""
+    """What the model is trained for; None for a module that is no transformers model with a known head.
+
+    Models of images and text are named as if they were encoder-decoders, and are causal: their config says which.
+    """
     inner = transformer(model)
-    return None if inner is None else kind(type(inner))
+    if inner is None:
+        return None
+    named = kind(type(inner))
+    alone = named == "seq2seq" and not getattr(inner.config, "is_encoder_decoder", True)
+    return "causal" if alone else named
 
 
 def kind(cls: type) -> Kind | None:
@@ -116,6 +123,11 @@ def labelled_positions(samples: dict[str, Tensor]) -> dict[str, Tensor]:
     first, last = columns.new_zeros(1), columns.new_full((1,), labels.shape[1] - 1)
     kept = {"labels": labels[:, torch.cat([first, columns + 1])], "logits_to_keep": torch.cat([columns, last])}
     return {**samples, **kept}
+
+
+def lacks_padding(error: BaseException) -> bool:
+    """Whether a classifier of transformers refused several rows, as it finds their ends by a padding token."""
+    return isinstance(error, ValueError) and "no padding token is defined" in str(error)
 
 
 def dropout_rates(model: nn.Module) -> list[float]:

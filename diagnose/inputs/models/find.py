@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 from diagnose.errors import InputError
-from diagnose.inputs.models import checkpoints, factories, networks, pretrained
+from diagnose.inputs.models import checkpoints, factories, hints, networks, pretrained
 from diagnose.inputs.models.catalogue import NETWORKS, Network, named
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.schema import NOT_YET
 from diagnose.settings import Settings, printable
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
+MISSPELT = 0.85
+"""Share of letters in common from which on a word is a built-in name, misspelt."""
 LATER = (".pt2", ".gguf", ".onnx")
 WAYS = "a built-in name, a checkpoint, a folder or config.json of transformers, or `package.module:factory`"
 
@@ -41,12 +44,30 @@ def open_model(word: str, settings: Settings) -> Network | Loaded:
         if path.suffix.lower() == ".json":
             return pretrained.open_config(path, settings)
         return checkpoints.open_file(path, settings)
-    if factories.FORM.fullmatch(word):
+    if factories.FORM.fullmatch(word) and not word.partition(":")[0].endswith(".py"):
         _refuse_architecture(settings, "a factory makes its own model")
         return factories.open_factory(word, settings.seed)
+    if re.fullmatch(r"[\w/]+\.py:\w+", word):
+        hint = f"write it as a module: `{shown.replace('.py:', ':').replace('/', '.')}`"
+        raise InputError("a file instead of a module", shown, hint)
+    if _on_the_hub(word):
+        raise InputError("no such model or folder here", shown, hints.HUB)
     if word.lower().endswith(FILES) or "/" in word:
         raise InputError("no such file", shown, _nearest_file(path))
     return named(word)
+
+
+def _on_the_hub(word: str) -> bool:
+    """Whether a word that names nothing here begins, after the name of an owner, as models of the hub do."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    owner, _, name = word.rpartition("/")
+    if "/" in owner or "." in owner or (owner and Path(owner).exists()):
+        return False
+    if difflib.get_close_matches(word, NETWORKS, n=1, cutoff=MISSPELT):
+        return False
+    begin = re.match(r"[a-z]+\d*", name.lower())
+    return begin is not None and begin[0] in CONFIG_MAPPING_NAMES and not name.lower().endswith(FILES)
 
 
 def _refuse_architecture(settings: Settings, what: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diagnose.errors import InputError, out_of_memory
 from diagnose.inputs.models import reading, weights
-from diagnose.inputs.models.architectures import CONFIG, class_of, silent
+from diagnose.inputs.models.architectures import CONFIG, class_of, refuse_other_inputs, silent
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.weights import Misfit
@@ -74,7 +74,8 @@ def configured(cls: Any, config: Mapping[str, Any], where: str) -> Any:
     """The configuration object of a class.
 
     Raises:
-        InputError: a configuration of another kind of model, quantised, or refused by the class.
+        InputError: a configuration of another kind of model, quantised, of one that takes more than text or images,
+            or refused by the class.
     """
     if config.get("quantization_config"):
         raise InputError("quantised weights are not measured", where, "give the model in float32 or bfloat16")
@@ -83,7 +84,9 @@ def configured(cls: Any, config: Mapping[str, Any], where: str) -> Any:
         hint = f"use a class of {printable(kind)}"
         raise InputError(f"a configuration of {printable(kind)}, not of {cls.__name__}", where, hint)
     with silent(), _refusals(cls, where):
-        return cls.config_class.from_dict({key: value for key, value in config.items() if key not in CHOSEN_HERE})
+        ready = cls.config_class.from_dict({key: value for key, value in config.items() if key not in CHOSEN_HERE})
+    refuse_other_inputs(cls, ready, where)
+    return ready
 
 
 def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -> tuple[nn.Module, list[str]]:

@@ -145,6 +145,7 @@ def _rows(
     tensors = _shifted(_tensors(rows, _filler(module, kind, tokenizer), attention=kind is not None), kind)
     how = ""
     if kind == "sequence":
+        _refuse_without_padding(module, model, tokenizer)
         known = modules.classes(module)
         assert known is not None  # every classifier of transformers counts its labels
         if _tells_types(module) and any(row.types is not None for row in rows):
@@ -212,6 +213,20 @@ def _shifted(tensors: dict[str, Tensor], kind: Kind | None) -> dict[str, Tensor]
     labels = torch.full_like(tensors["labels"], IGNORED)
     labels[:, :-1] = tensors["labels"][:, 1:]
     return {**tensors, "labels": labels}
+
+
+def _refuse_without_padding(module: nn.Module, model: str, tokenizer: Tokenizer) -> None:
+    """Try two rows of one token: a classifier that finds the end of a row by its padding refuses them without one."""
+    inner = heads.transformer(module)
+    if inner is None or getattr(inner.config, "pad_token_id", None) is not None:
+        return
+    try:
+        with torch.no_grad(), heads.evaluating(module):
+            module(input_ids=torch.zeros(2, 1, dtype=torch.long, device=modules.home(module)[1]))
+    except Exception as error:  # anything else is told where the samples go through
+        if heads.lacks_padding(error):
+            hint = f"set `pad_token_id` in its config (config.json): `{tokenizer.pad}` pads with its tokenizer"
+            raise InputError("the classifier has no padding token, by which it finds the end", model, hint) from None
 
 
 def _tells_types(module: nn.Module) -> bool:
