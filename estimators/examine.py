@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from estimators.problem import Problem, Samples
 
 NO_PADDING = "set `pad_token_id` in its config to the number of the token that fills short rows"
+COMPARE = "compare the shape and type of one sample with what forward takes"
 PROBE = 4
 STAGE = "opening"
 OUTER_NUMBERS = 1 << 22
@@ -189,7 +190,7 @@ def _returned(problem: Problem, start: int, stop: int) -> Any:
         raise InputError(
             "the model cannot take these samples",
             f"{type(problem.model).__name__}: {reason}",
-            NO_PADDING if heads.lacks_padding(error) else "compare the shape and type of one sample with what forward takes",
+            NO_PADDING if heads.lacks_padding(error) else COMPARE,
         ) from error
 
 

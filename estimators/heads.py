@@ -94,12 +94,27 @@ def with_decoder_inputs(model: nn.Module, samples: dict[str, Tensor]) -> dict[st
         return samples
     if "decoder_input_ids" in samples or "decoder_inputs_embeds" in samples or head(model) != "seq2seq":
         return samples
-    shift = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
-    if shift is None:
-        raise InputError(
-            "the decoder has no inputs", type(inner).__name__, "add a tensor under `decoder_input_ids` to the samples"
+    shift: Any = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
+    start, pad = (getattr(inner.config, name, None) for name in ("decoder_start_token_id", "pad_token_id"))
+    try:
+        if shift is None and isinstance(start, int) and isinstance(pad, int):
+            shifted = _shifted(samples["labels"], start, pad)
+        else:
+            shifted = shift(labels=samples["labels"])
+    except (TypeError, ValueError):  # no such method, or a config that lacks what it takes
+        hint = (
+            "set `decoder_start_token_id` and `pad_token_id` in its config (config.json); in Python a tensor under "
+            "`decoder_input_ids` among the samples does as well"
         )
-    return {**samples, "decoder_input_ids": shift(labels=samples["labels"])}
+        raise InputError("the decoder has no inputs", type(inner).__name__, hint) from None
+    return {**samples, "decoder_input_ids": shifted}
+
+
+def _shifted(labels: Tensor, start: int, pad: int) -> Tensor:
+    """Labels one to the right behind the start token, padding for those that are ignored."""
+    shifted = labels.roll(1, dims=-1)
+    shifted[..., 0] = start
+    return shifted.masked_fill(shifted == IGNORED, pad)
 
 
 def keeps_logits(model: nn.Module) -> bool:

@@ -253,6 +253,79 @@ class Logits(nn.Module):
     assert Problem(opened.model, samples).loss() == pytest.approx(sum(each) / 2, rel=1e-5)
 
 
+def test_pickled_weights_in_a_folder(tmp_path: Path) -> None:
+    model = cases.gpt2()
+    saving: Any = model
+    saving.save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "m" / "pytorch_model.bin")
+    hint = refused(tmp_path / "m").hint
+    file, cls = re.findall(r"`(.*) --architecture (\w+)`", hint)[0]
+    opened = open_model(file, Settings(architecture=cls))
+    assert isinstance(opened, Loaded)
+    assert all(torch.equal(opened.module.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert f"`--architecture {cls}`" in refused(Path(file)).hint
+    assert opened.folder == tmp_path / "m"
+
+
+def test_an_encoder_decoder_whose_config_lacks_its_start(tmp_path: Path) -> None:
+    saving: Any = cases.t5()
+    saving.save_pretrained(tmp_path / "m")
+    cases.saved(tmp_path / "m", ("", "[EOS]"))
+    edited(tmp_path / "m", decoder_start_token_id=None)
+    data = rows_of(tmp_path, {"instruction": "a b", "output": "c"}, {"instruction": "d", "output": "e f"})
+    opened, _ = open_task(tmp_path / "m", data, Settings())
+    with pytest.raises(InputError, match="the decoder has no inputs") as caught:
+        Problem(opened.model, opened.samples)
+    assert "set `decoder_start_token_id` and `pad_token_id` in its config" in caught.value.hint
+    edited(tmp_path / "m", decoder_start_token_id=cases.PAD, pad_token_id=cases.PAD)
+    opened, _ = open_task(tmp_path / "m", data, Settings())
+    Problem(opened.model, opened.samples)
+
+
+@pytest.mark.parametrize("family", ["Blenderbot", "BlenderbotSmall", "M2M100", "NllbMoe"])
+def test_decoders_that_shift_their_labels_in_forward_alone(family: str) -> None:
+    """Their inputs are made as forward makes them: the opening holds the loss against their own."""
+    parts = {"layers": 1, "attention_heads": 2, "ffn_dim": 8}
+    size = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in parts.items()}
+    size |= {"d_model": 8, "max_position_embeddings": 32}
+    ends = {"pad_token_id": 1, "decoder_start_token_id": 2, "router_aux_loss_coef": 0.0}
+    model: Any = cases.made(family, "ForConditionalGeneration", vocab_size=32, **size, **ends)
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, 32, (4, 5), generator=g)
+    labels[0, 3:] = -100
+    samples = {"input_ids": torch.randint(3, 32, (4, 6), generator=g), "labels": labels}
+    with torch.no_grad():
+        rows = [{name: value[row : row + 1] for name, value in samples.items()} for row in range(4)]
+        each = [float(model(**one).loss) for one in rows]
+    assert Problem(model, samples).loss() == pytest.approx(sum(each) / 4, rel=1e-5)
+
+
+def test_a_routing_loss(tmp_path: Path) -> None:
+    """Its entry in config.json; or, in Python, a function as loss for the same folder and file."""
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 2, "num_local_experts": 2, "output_router_logits": True}
+    saving: Any = cases.made("Mixtral", "ForCausalLM", vocab_size=cases.VOCABULARY, **shape, **more)
+    saving.save_pretrained(tmp_path / "m")
+    cases.saved(tmp_path / "m")
+    data = rows_of(tmp_path, {"text": "a b c d e"}, {"text": "b c a"}, {"text": "d d a"})
+    opened, _ = open_task(tmp_path / "m", data, Settings())
+    with pytest.raises(InputError, match="the model's own loss") as caught:
+        Problem(opened.model, opened.samples)
+    assert "set `output_router_logits` to false in its config (config.json)" in caught.value.hint
+    assert "in Python, give the loss as a function (output, targets) -> one loss for each sample" in caught.value.hint
+
+    def loss(output: Any, targets: Tensor) -> Tensor:
+        each = nn.functional.cross_entropy(output.logits[:, :-1].mT, targets[:, 1:], reduction="none")
+        return each.sum(1)
+
+    found = diagnose.run(tmp_path / "m", data, loss=loss, out=tmp_path / "out", training=False, quiet=True)
+    assert found.noise.l1 > 0
+    edited(tmp_path / "m", output_router_logits=False)
+    opened, _ = open_task(tmp_path / "m", data, Settings())
+    Problem(opened.model, opened.samples)
+
+
 # -- images and text -------------------------------------------------------------------------------
 
 

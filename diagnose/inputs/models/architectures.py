@@ -64,15 +64,19 @@ def unknown_architecture(name: str, where: str) -> InputError:
     )
 
 
+def named_class(config: Mapping[str, Any]) -> str | None:
+    """The class that a configuration names first."""
+    listed = config.get("architectures")
+    return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
+
+
 def class_of(config: Mapping[str, Any], folder: Path, settings: Settings) -> Any:
     """The class that a configuration names, else the one of --architecture.
 
     Raises:
         InputError: none or both of them, no such class, one without a head that is measured, code without trust.
     """
-    listed = config.get("architectures")
-    named = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
-    asked = settings.architecture
+    named, asked = named_class(config), settings.architecture
     if named is None and asked is None:
         if "model_type" not in config:
             raise InputError("no configuration of a model", CONFIG, "it has `architectures` and `model_type`")

@@ -159,7 +159,9 @@ def _suggestion(tensors: Mapping[str, Tensor], beside: Path, found: Mapping[Any,
         if network.name != "cnn" and _fits(network, tensors):
             return f"its tensors fit `--architecture {network.name}`"
     if beside.is_file():
-        return f"give its folder, whose {architectures.CONFIG} names it, or `--architecture`"
+        named = architectures.named_class(reading.plain_json(beside))
+        way = f"`--architecture {printable(named)}`" if named else "`--architecture` with a class of transformers"
+        return f"name it with {way}, for the {architectures.CONFIG} beside it"
     reader = hints.SAFETENSORS if reading.is_safetensors(path) else hints.TORCH
     inside = "".join(f'["{key}"]' for key in _nesting(found))
     return (
