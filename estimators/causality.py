@@ -1,4 +1,7 @@
-"""Whether a next-token model sees the tokens that it is to predict: told by what it does, not by what it is called."""
+"""What a language model sees of the tokens around its labels: a next-token model none of them, a masked one both sides.
+
+The first is told by what it does, not by what it is called.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,15 @@ class _Task:
     places: Tensor
     shifted: bool
     pool: Tensor
+
+
+def refuse_one_sided(problem: Problem) -> None:
+    """InputError for a model of masked tokens whose config lets it see what comes before them alone."""
+    inner: Any = heads.transformer(problem.model)
+    if heads.head(problem.model) == "masked" and getattr(inner.config, "is_decoder", False) is True:
+        what = "the model fills in masked tokens from those before them alone: its config has is_decoder true"
+        hint = "set `is_decoder` to false in its config (config.json), or give a class for the next token"
+        raise InputError(what, type(inner).__name__, hint)
 
 
 def refuse_later_tokens(problem: Problem) -> None:

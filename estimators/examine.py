@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from estimators import heads, losses
-from estimators.causality import refuse_later_tokens
+from estimators.causality import refuse_later_tokens, refuse_one_sided
 from estimators.errors import InputError
 from estimators.own_loss import refuse_another_loss
 from estimators.results import Finding
@@ -49,6 +49,7 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
             # Under a limit the chunk that fits is not known yet.
             _check_every_sample(problem, chunk if problem.memory_bytes is None else PROBE)
         _check_losses(problem, few)
+        refuse_one_sided(problem)
         refuse_later_tokens(problem)
         refuse_another_loss(problem)
         unused = _check_gradient(problem, few)

@@ -77,6 +77,16 @@ def test_an_encoder_as_causal_model(name: str, make: Callable[..., nn.Module]) -
     Problem(make(f"{stem}ForMaskedLM", **settings), masked())
 
 
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "Electra"])
+def test_a_masked_model_that_looks_back_alone(family: str) -> None:
+    """What transformers warns of, and the warning is muted."""
+    settings: dict[str, Any] = {**SMALL, **HEADS, "max_position_embeddings": 12, "pad_token_id": 0}
+    with pytest.raises(InputError, match="is_decoder true") as refused:
+        Problem(built(f"{family}ForMaskedLM", **settings, is_decoder=True), masked())
+    assert refused.value.hint.startswith("set `is_decoder` to false")
+    Problem(built(f"{family}ForMaskedLM", **settings, is_decoder=False), masked())
+
+
 @pytest.mark.parametrize("name", ["XLMWithLMHeadModel", "FlaubertWithLMHeadModel"])
 def test_a_head_of_that_name_fills_in_masked_tokens(name: str) -> None:
     """Its own loss, which the opening compares, does not shift the labels."""

@@ -133,8 +133,11 @@ def _kind(row: Mapping[str, Any], place: str) -> Kind:
         return "labelled" if "label" in row else "text"
     if any(key in row for key in NEEDS["instruction"]):
         return "instruction"
-    keys = ", ".join(f'"{printable(key)[:40]}"' for key in list(row)[:8]) or "none"
-    raise InputError(f"no row of a known kind (its keys: {keys})", place, FORM)
+    raise InputError(f"no row of a known kind (its keys: {_keys(row)})", place, FORM)
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    return ", ".join(f'"{printable(key)[:40]}"' for key in list(row)[:8]) or "none"
 
 
 def _check(row: Mapping[str, Any], kind: Kind, place: str) -> None:
@@ -143,7 +146,8 @@ def _check(row: Mapping[str, Any], kind: Kind, place: str) -> None:
     for key in needs:
         if key not in row:
             article = "an" if kind == "instruction" else "a"
-            raise InputError(f'"{key}" is missing ({article} {kind} row needs {", ".join(needs)})', place)
+            what = f'"{key}" is missing ({article} {kind} row needs {", ".join(needs)})'
+            raise InputError(what, place, f"rename the key that holds it; those of the row are {_keys(row)}")
         value = row[key]
         if key == "label" and not isinstance(value, str):
             if isinstance(value, bool) or not isinstance(value, int):

@@ -65,6 +65,7 @@ def encode(source: Text | Rows, module: nn.Module, model: str, tokenizer: Tokeni
     """
     kind = heads.head(module)
     _refuse_unfit(source, kind, tokenizer, model)
+    _refuse_loss(settings, kind, module, model)
     positions = modules.positions(module)
     costly = isinstance(source, Rows) and source.kind == "instruction" and isinstance(tokenizer, Bytes)
     size = blocks.length(settings.max_length, positions, model, BYTES_LENGTH if costly else blocks.DEFAULT_LENGTH)
@@ -95,6 +96,17 @@ def _refuse_unfit(source: Text | Rows, kind: Kind | None, tokenizer: Tokenizer, 
             tokenizer.form,
             "name a tokenizer that has one with `--tokenizer`",
         )
+
+
+def _refuse_loss(settings: Settings, kind: Kind | None, module: nn.Module, model: str) -> None:
+    """Losses by name other than cross-entropy take one number for each sample, as classifiers of one output give it."""
+    if settings.loss not in ("squared", "logistic"):
+        return
+    outputs = getattr(getattr(heads.transformer(module), "config", None), "num_labels", None)
+    if kind != "sequence" or outputs != 1:
+        scores = "classes" if kind == "sequence" else "tokens"
+        what = f"{model} scores {scores}, which the {settings.loss} loss does not take"
+        raise InputError(what, "--loss", "leave it out: it is cross-entropy")
 
 
 def _blocks(
