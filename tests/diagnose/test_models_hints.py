@@ -320,6 +320,7 @@ def test_a_routing_loss(tmp_path: Path) -> None:
         return each.sum(1)
 
     found = diagnose.run(tmp_path / "m", data, loss=loss, out=tmp_path / "out", training=False, quiet=True)
+    assert found.noise.l1 is not None
     assert found.noise.l1 > 0
     edited(tmp_path / "m", output_router_logits=False)
     opened, _ = open_task(tmp_path / "m", data, Settings())
@@ -330,14 +331,15 @@ def test_a_routing_loss(tmp_path: Path) -> None:
 
 
 def llava() -> Any:
-    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = transformers.CLIPVisionConfig(**small, image_size=4, patch_size=2)
     text = transformers.LlamaConfig(**small, num_key_value_heads=2, vocab_size=32, max_position_embeddings=32)
     config = transformers.LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=31, vision_feature_layer=-1
     )
     torch.manual_seed(0)
-    return transformers.LlavaForConditionalGeneration(config).eval()
+    model: Any = transformers.LlavaForConditionalGeneration(config)
+    return model.eval()
 
 
 def test_images_with_text_are_refused_by_the_command_and_measured_in_python(tmp_path: Path) -> None:
@@ -357,6 +359,7 @@ def test_images_with_text_are_refused_by_the_command_and_measured_in_python(tmp_
         each = [float(model(**{name: value[i : i + 1] for name, value in samples.items()}).loss) for i in range(5)]
     assert Problem(model, samples).loss() == pytest.approx(sum(each) / 5, rel=1e-5)
     found = diagnose.run(model, samples, out=tmp_path / "out", training=False, quiet=True)
+    assert found.noise.l1 is not None
     assert found.noise.l1 > 0
 
 

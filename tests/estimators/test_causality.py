@@ -208,3 +208,25 @@ def test_labels_of_each_token_are_no_next_tokens() -> None:
         (inputs, labels),
         lambda output, targets: F.cross_entropy(output.mT, targets, reduction="none").mean(1),
     )
+
+
+def test_embeddings_as_inputs() -> None:
+    """What forward reads may be embeddings instead of tokens."""
+    for decoder, sees in ((False, True), (True, False)):
+        model: Any = built("BertLMHeadModel", **SMALL, **HEADS, is_decoder=decoder)
+        samples = unpadded()
+        with torch.no_grad():
+            embeds = model.bert.embeddings.word_embeddings(samples["input_ids"])
+        named = {"inputs_embeds": embeds, "labels": samples["labels"]}
+        if sees:
+            with pytest.raises(InputError, match=SEEN):
+                Problem(model, named)
+        else:
+            Problem(model, named)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_half_precision_tells_encoders_as_well(dtype: torch.dtype) -> None:
+    with pytest.raises(InputError, match=SEEN):
+        Problem(built("BertLMHeadModel", **SMALL, **HEADS).to(dtype), text())
+    Problem(built("BertLMHeadModel", **SMALL, **HEADS, is_decoder=True).to(dtype), text())

@@ -59,7 +59,7 @@ def open_model(word: str, settings: Settings) -> Network | Loaded:
 
 def _on_the_hub(word: str) -> bool:
     """Whether a word that names nothing here begins, after the name of an owner, as models of the hub do."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
     owner, _, name = word.rpartition("/")
     if "/" in owner or "." in owner or (owner and Path(owner).exists()):
@@ -67,7 +67,7 @@ def _on_the_hub(word: str) -> bool:
     if difflib.get_close_matches(word, NETWORKS, n=1, cutoff=MISSPELT):
         return False
     begin = re.match(r"[a-z]+\d*", name.lower())
-    return begin is not None and begin[0] in CONFIG_MAPPING_NAMES and not name.lower().endswith(FILES)
+    return begin is not None and begin[0] in CONFIG_MAPPING and not name.lower().endswith(FILES)
 
 
 def _refuse_architecture(settings: Settings, what: str) -> None:
