@@ -11,15 +11,19 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from estimators import coupling, heads, losses
+from estimators.causality import refuse_later_tokens, refuse_one_sided
 from estimators.errors import InputError, first_line
 from estimators.graphs import dense_parts
 from estimators.lookups import NoRow, RefusedNumbers
 from estimators.module_checks import module_findings, weights_precision
+from estimators.own_loss import refuse_another_loss
 from estimators.results import Finding
 
 if TYPE_CHECKING:
     from estimators.problem import Problem, Samples
 
+NO_PADDING = "set `pad_token_id` in its config to the number of the token that fills short rows"
+COMPARE = "compare the shape and type of one sample with what forward takes"
 PROBE = 4
 STAGE = "opening"
 OUTER_NUMBERS = 1 << 22
@@ -47,7 +51,9 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
         coupling.check_losses(problem, few)
         # Under a limit the chunk that fits is not known yet.
         coupling.refuse_coupled(problem, chunk if problem.memory_bytes is None else PROBE)
-        _check_own_loss(problem)
+        refuse_one_sided(problem)
+        refuse_later_tokens(problem)
+        refuse_another_loss(problem)
         unused = _check_gradient(problem, few)
     findings = (
         *_module_findings(problem.model),
@@ -75,6 +81,9 @@ def examine_others(problem: Problem) -> None:
 
 def refuse_unmade(model: nn.Module) -> None:
     """InputError for parameters and buffers without numbers, and for parameters that are no plain real ones."""
+    if isinstance(model, torch.jit.ScriptModule):
+        hint = "give the torch.nn.Module that it was made from, filled with its state_dict()"
+        raise InputError("a TorchScript program, whose parameters cannot be varied", type(model).__name__, hint)
     parameters = dict(model.named_parameters())
     for name, tensor in [*parameters.items(), *model.named_buffers()]:
         if is_lazy(tensor) or tensor.is_meta:
@@ -191,7 +200,7 @@ def _returned(problem: Problem, start: int, stop: int) -> Any:
         raise InputError(
             "the model cannot take these samples",
             f"{type(problem.model).__name__}: {first_line(error)}",
-            "compare the shape and type of one sample with what forward takes",
+            NO_PADDING if heads.lacks_padding(error) else COMPARE,
         ) from error
 
 
@@ -228,34 +237,6 @@ def _whole_numbers(problem: Problem, sample: int) -> str:
     inputs = [t for name, t in one.items() if name != "labels"] if isinstance(one, dict) else [one[0]]
     ends = [end for t in inputs if not t.is_floating_point() and t.numel() for end in torch.aminmax(t.long())]
     return f" with numbers from {int(min(ends))} to {int(max(ends))}" if ends else ""
-
-
-def _check_own_loss(problem: Problem) -> None:
-    """Where a transformers model gives a loss itself, ours is that of one sequence alone."""
-    if problem.loss_name != "cross-entropy" or not isinstance(problem.samples, dict):
-        return
-    other = heads.other_loss(problem.model)
-    if other is not None:
-        raise InputError(
-            f"the model is made for another loss: problem_type {other}",
-            type(problem.model).__name__,
-            "give the loss as a function, or set `problem_type` to null if each sample has one class",
-        )
-    one = problem.take(slice(0, 1))
-    assert isinstance(one, dict)
-    with torch.no_grad():
-        theirs = problem.own_loss(one)
-        if theirs is None:
-            return
-        ours = problem.losses(problem.parameters, problem.trimmed(one))[0]
-    # Equal up to rounding (1e-7 in float32, 5e-3 in bfloat16, as measured); a balancing term may be 1e-3 of the loss.
-    tolerance = 2e-2 if problem.precision in losses.COARSE else 1e-5
-    if not abs(float(ours) - float(theirs)) <= tolerance * max(abs(float(theirs)), 0.1):
-        raise InputError(
-            f"the model's own loss of a sample is {float(theirs):.6g}, cross-entropy of its labels {float(ours):.6g}",
-            type(problem.model).__name__,
-            "give the loss as a function (output, targets) -> one loss for each sample",
-        )
 
 
 def _check_gradient(problem: Problem, few: Samples) -> list[str]:

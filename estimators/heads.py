@@ -20,14 +20,15 @@ from estimators.errors import InputError
 Kind = Literal["causal", "masked", "seq2seq", "sequence", "image"]
 KINDS: Mapping[str, Kind] = {
     "ForCausalLM": "causal",
+    "WithLMHeadModel": "masked",
     "LMHeadModel": "causal",
     "ForMaskedLM": "masked",
     "ForConditionalGeneration": "seq2seq",
     "ForSequenceClassification": "sequence",
     "ForImageClassification": "image",
 }
-"""Class names by their ending. Causal models shift their labels by one; sequence-to-sequence models feed them,
-shifted, to the decoder."""
+"""Class names by their ending, the first that fits. Causal models shift their labels by one; those of XLM and Flaubert,
+``WithLMHeadModel``, do not; sequence-to-sequence models feed them, shifted, to the decoder."""
 IGNORED = -100
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 """Classes that wrap a module, and under which name they hold it."""
@@ -58,9 +59,16 @@ def transformer(model: nn.Module) -> nn.Module | None:
 
 
 def head(model: nn.Module) -> Kind | None:
-    """What the model is trained for; None for a module that is no transformers model with a known head."""
+    """What the model is trained for; None for a module that is no transformers model with a known head.
+
+    Models of images and text are named as if they were encoder-decoders, and are causal: their config says which.
+    """
     inner = transformer(model)
-    return None if inner is None else kind(type(inner))
+    if inner is None:
+        return None
+    named = kind(type(inner))
+    alone = named == "seq2seq" and not getattr(inner.config, "is_encoder_decoder", True)
+    return "causal" if alone else named
 
 
 def kind(cls: type) -> Kind | None:
@@ -93,7 +101,7 @@ def output_head(model: nn.Module) -> nn.Module | None:
 
 def arguments(model: nn.Module) -> dict[str, Any]:
     """What forward is told besides the tensors: no cache of keys and values, which nothing here would read."""
-    return {"use_cache": False} if "use_cache" in _accepted(model) else {}
+    return {"use_cache": False} if has_argument(model, "use_cache") else {}
 
 
 def with_decoder_inputs(model: nn.Module, samples: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,17 +115,32 @@ def with_decoder_inputs(model: nn.Module, samples: dict[str, Tensor]) -> dict[st
         return samples
     if "decoder_input_ids" in samples or "decoder_inputs_embeds" in samples or head(model) != "seq2seq":
         return samples
-    shift = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
-    if shift is None:
-        raise InputError(
-            "the decoder has no inputs", type(inner).__name__, "add a tensor under `decoder_input_ids` to the samples"
+    shift: Any = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
+    start, pad = (getattr(inner.config, name, None) for name in ("decoder_start_token_id", "pad_token_id"))
+    try:
+        if shift is None and isinstance(start, int) and isinstance(pad, int):
+            shifted = _shifted(samples["labels"], start, pad)
+        else:
+            shifted = shift(labels=samples["labels"])
+    except (TypeError, ValueError):  # no such method, or a config that lacks what it takes
+        hint = (
+            "set `decoder_start_token_id` and `pad_token_id` in its config (config.json); in Python a tensor under "
+            "`decoder_input_ids` among the samples does as well"
         )
-    return {**samples, "decoder_input_ids": shift(labels=samples["labels"])}
+        raise InputError("the decoder has no inputs", type(inner).__name__, hint) from None
+    return {**samples, "decoder_input_ids": shifted}
+
+
+def _shifted(labels: Tensor, start: int, pad: int) -> Tensor:
+    """Labels one to the right behind the start token, padding for those that are ignored."""
+    shifted = labels.roll(1, dims=-1)
+    shifted[..., 0] = start
+    return shifted.masked_fill(shifted == IGNORED, pad)
 
 
 def keeps_logits(model: nn.Module) -> bool:
     """Whether the model can be asked for the logits at some positions alone."""
-    return head(model) == "causal" and "logits_to_keep" in _accepted(model)
+    return head(model) == "causal" and has_argument(model, "logits_to_keep")
 
 
 def labelled_positions(samples: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -136,6 +159,11 @@ def labelled_positions(samples: dict[str, Tensor]) -> dict[str, Tensor]:
     first, last = columns.new_zeros(1), columns.new_full((1,), labels.shape[1] - 1)
     kept = {"labels": labels[:, torch.cat([first, columns + 1])], "logits_to_keep": torch.cat([columns, last])}
     return {**samples, **kept}
+
+
+def lacks_padding(error: BaseException) -> bool:
+    """Whether a classifier of transformers refused several rows, as it finds their ends by a padding token."""
+    return isinstance(error, ValueError) and "no padding token is defined" in str(error)
 
 
 def dropout_rates(model: nn.Module) -> list[float]:
@@ -188,7 +216,7 @@ def other_loss(model: nn.Module) -> str | None:
 def own_loss(model: nn.Module, state: Mapping[str, Tensor], samples: dict[str, Tensor]) -> Tensor | None:
     """The loss that a model computes itself when it is given labels, as those of transformers do; None without one."""
     inner = transformer(model) or model
-    if "labels" not in inspect.signature(inner.forward).parameters:
+    if not (accepts(model, "labels") and "labels" in inspect.signature(inner.forward).parameters):
         return None
     config: Any = getattr(inner, "config", None)
     before = getattr(config, "problem_type", None)
@@ -205,6 +233,17 @@ def own_loss(model: nn.Module, state: Mapping[str, Tensor], samples: dict[str, T
     return loss if isinstance(loss, Tensor) else None
 
 
-def _accepted(model: nn.Module) -> frozenset[str]:
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether forward has an argument of this name, or takes any; of what wraps a transformers model, both do."""
+
+    def takes(module: nn.Module) -> bool:
+        known = inspect.signature(module.forward).parameters
+        return name in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
+
+    return takes(model) and takes(transformer(model) or model)
+
+
+def has_argument(model: nn.Module, name: str) -> bool:
+    """Whether a transformers model has an argument of this name, which what wraps it hands on."""
     inner = transformer(model)
-    return frozenset() if inner is None else frozenset(inspect.signature(inner.forward).parameters)
+    return inner is not None and name in inspect.signature(inner.forward).parameters and accepts(model, name)

@@ -60,8 +60,8 @@ class Problem:
 
     Raises:
         InputError: nothing to differentiate, NaN in the weights, a loss that is not finite, differs between
-            two evaluations, or couples the samples; targets that do not fit; a forward that changes its parameters;
-            TorchScript; a memory limit that nothing fits into.
+            two evaluations, or couples the samples; a next-token model that sees its labels; targets that do not fit; a
+            forward that changes its parameters; TorchScript; a memory limit that nothing fits into.
     """
 
     def __init__(

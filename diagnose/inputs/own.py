@@ -35,11 +35,11 @@ from diagnose.inputs.sampling import (
 from diagnose.inputs.text import tokenizers
 from diagnose.inputs.text.encoded import encode
 from diagnose.settings import Loss, Settings, listed, printable, resolve, task_name
-from estimators.heads import Kind, head
+from estimators.heads import Kind, accepts, head
 from estimators.losses import labelled
 from estimators.results import Finding
 
-PADDED = {"input_ids", "attention_mask", "labels"}
+PADDED = {"input_ids", "attention_mask", "token_type_ids", "labels"}
 """Tensors of a padded sequence with one entry for each token."""
 LANGUAGE = ("causal", "masked", "seq2seq")
 DEFAULT = "cross-entropy"
@@ -122,7 +122,7 @@ def _samples_for(loaded: Loaded, data: Any, settings: Settings, loss: Loss) -> _
         encoded = encode(source, model, loaded.name, tokenizer, settings, loaded.random)
         counted = COUNTED["causal"] if head(model) is None else ""
         samples: Samples = encoded.tensors
-        if not modules.takes(model, "input_ids"):
+        if not accepts(model, "input_ids"):
             samples = encoded.tensors["input_ids"], encoded.tensors["labels"]
         return _Whole(samples, encoded.line, counted, encoded.length, encoded.costly, encoded.findings)
     refuse_length(settings, name)

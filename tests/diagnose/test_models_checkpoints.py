@@ -377,7 +377,10 @@ def test_a_state_dict_takes_the_config_beside_it(tmp_path: Path) -> None:
     found = opened(tmp_path / "x.pt", architecture="GPT2LMHeadModel")
     assert same(found.module, model.state_dict())
     assert found.folder == tmp_path
-    assert "give its folder" in refused(tmp_path / "x.pt").hint
+    hint = "name it with `--architecture` with a class of transformers, for the config.json beside it"
+    assert refused(tmp_path / "x.pt").hint == hint
+    model.save_pretrained(tmp_path)
+    assert "`--architecture GPT2LMHeadModel`" in refused(tmp_path / "x.pt").hint
 
 
 def test_an_ordered_dict_with_metadata_is_a_state_dict(tmp_path: Path) -> None:

@@ -504,3 +504,15 @@ def test_no_text_of_the_data_is_said(made: Make, tmp_path: Path) -> None:
         said = refused(source, cases.bert(1) if not settings else cases.bert(), made("[CLS]", "[SEP]"), **settings)
         assert "secret" not in f"{said} {said.hint}"
         assert "hidden" not in f"{said} {said.hint}"
+
+
+# -- losses ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_scores_of_tokens_and_classes_have_one_loss(made: Make, loss: Any) -> None:
+    for module in (cases.gpt2(), cases.bert(), nn.Embedding(9, 9)):
+        found = refused(texts("a b"), module, made(), loss=loss)
+        assert (found.where, found.hint) == ("--loss", "leave it out: it is cross-entropy")
+    assert "scores classes" in refused(labelled(("a", 0), ("b", 1)), cases.bert(2), made(), loss=loss).what
+    encode(texts("a b"), cases.gpt2(), "m", made(), Settings(loss="cross-entropy"))

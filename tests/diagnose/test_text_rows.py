@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from diagnose.errors import InputError
 from diagnose.inputs.data import catalogue, rows
+from diagnose.inputs.data.instructions import prompt
 from diagnose.inputs.data.tables import Rows
 
 TWO = [{"instruction": "Add", "input": "1 and 2", "output": "3"}, {"instruction": "Greet", "output": "Hello"}]
@@ -44,7 +45,7 @@ def test_the_template_with_and_without_input() -> None:
 @pytest.mark.parametrize("context", [{}, {"input": None}, {"input": ""}])
 def test_an_input_may_be_missing_null_or_empty(context: dict[str, Any]) -> None:
     content = json.dumps([{"instruction": "{x} \\n", "output": "", **context}]).encode()
-    assert rows.parse(content, "a.json", one_a_line=False).texts == (rows.prompt("{x} \\n", ""),)
+    assert rows.parse(content, "a.json", one_a_line=False).texts == (prompt({"instruction": "{x} \\n"}),)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_every_form_of_a_file_holds_the_same_rows(tmp_path: Path, name: str, con
     (tmp_path / name).write_bytes(content)
     found = opened(tmp_path / name)
     assert found.answers == ("3", "Hello")
-    assert found.texts == tuple(rows.prompt(row["instruction"], row.get("input", "")) for row in TWO)
+    assert found.texts == tuple(prompt(row) for row in TWO)
     assert found.title == name
 
 

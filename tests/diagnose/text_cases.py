@@ -23,7 +23,8 @@ def ids(text: str) -> list[int]:
 
 
 def saved(folder: Path, around: tuple[str, str] = ("", ""), names: tuple[str, ...] = tuple(NAMES), **more: Any) -> Path:
-    """A tokenizer of single letters in a folder; ``around`` is what it puts before and behind a text."""
+    """A tokenizer of single letters in a folder; ``around`` is what it puts before and behind a text, ``pair`` the
+    template of two, with which it tells types of tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -33,14 +34,16 @@ def saved(folder: Path, around: tuple[str, str] = ("", ""), names: tuple[str, ..
     if any(around):
         single = " ".join(filter(None, (around[0], "$A", around[1])))
         tokens = [(word, vocabulary[word]) for word in around if word]
-        inner.post_processor = processors.TemplateProcessing(single=single, special_tokens=tokens)
+        inner.post_processor = processors.TemplateProcessing(
+            single=single, pair=more.get("pair"), special_tokens=tokens
+        )
     if "truncate" in more:
         inner.enable_truncation(more["truncate"])
         inner.enable_padding(length=50)
     wrapped: Any = PreTrainedTokenizerFast
-    wrapped(
-        tokenizer_object=inner, model_max_length=4, **{f"{name}_token": NAMES[name] for name in names}
-    ).save_pretrained(folder)
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if "pair" in more else [])]
+    special = {f"{name}_token": NAMES[name] for name in names}
+    wrapped(tokenizer_object=inner, model_max_length=4, model_input_names=inputs, **special).save_pretrained(folder)
     return folder
 
 

@@ -138,7 +138,7 @@ def _balanced() -> nn.Module:
         ("not a tensor or an output with logits", _headless),
         ("the model's own loss", _unshifted),
         ("the model's own loss", _own_class),
-        ("the model's own loss", _xlnet),
+        ("sees the tokens that it is to predict", _xlnet),
         ("the model's own loss", _balanced),
     ],
 )

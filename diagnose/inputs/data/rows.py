@@ -8,23 +8,25 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from diagnose.errors import InputError
+from diagnose.inputs.data import instructions, values
 from diagnose.inputs.data.tables import Rows
 from diagnose.settings import printable
 
 Kind = Literal["instruction", "text", "labelled"]
 NEEDS: Mapping[Kind, tuple[str, ...]] = {
-    "instruction": ("instruction", "output"),
+    "instruction": instructions.NEEDS,
     "labelled": ("text", "label"),
     "text": ("text",),
 }
-FORM = "a row has `instruction` and `output` (and `input`), or `text` and `label`, or `text` alone"
-PREAMBLE = "Below is an instruction that describes a task"
-REQUEST = "Write a response that appropriately completes the request."
-WITH_INPUT = (
-    f"{PREAMBLE}, paired with an input that provides further context. {REQUEST}\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+OPTIONAL: Mapping[Kind, tuple[str, ...]] = {
+    "instruction": instructions.OPTIONAL,
+    "labelled": ("text_pair",),
+    "text": (),
+}
+FORM = (
+    "a row has `instruction` and `output` (and `input`, `system`, `history`), or `text` and `label` (and `text_pair`), "
+    "or `text` alone"
 )
-WITHOUT_INPUT = f"{PREAMBLE}. {REQUEST}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n"
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,18 @@ def parse(content: bytes, name: str, one_a_line: bool) -> Rows:
     for one in found:
         _check(_object(one), kind, one.place)
     objects = [one.value for one in found]
+    notes = values.unused(objects, (*NEEDS[kind], *OPTIONAL[kind]))
     if kind == "instruction":
-        prompts = tuple(prompt(row["instruction"], row.get("input") or "") for row in objects)
-        return Rows(name, kind, prompts, answers=tuple(row["output"] for row in objects))
+        prompts = tuple(instructions.prompt(row) for row in objects)
+        more = values.holding(objects, ("system", "history"))
+        notes = (*([f"with {' and '.join(more)} rows"] if more else []), *notes)
+        return Rows(name, kind, prompts, answers=tuple(row["output"] for row in objects), notes=notes)
     texts = tuple(row["text"] for row in objects)
     if kind == "text":
-        return Rows(name, kind, texts)
+        return Rows(name, kind, texts, notes=notes)
     _check_labels(found)
-    return Rows(name, kind, texts, labels=tuple(row["label"] for row in objects))
-
-
-def prompt(instruction: str, context: str) -> str:
-    """The template of Stanford Alpaca, up to where the answer starts."""
-    template = WITH_INPUT if context else WITHOUT_INPUT
-    return template.format(instruction=instruction, input=context)
+    pairs = tuple(row.get("text_pair") for row in objects) if any(row.get("text_pair") for row in objects) else ()
+    return Rows(name, kind, texts, labels=tuple(row["label"] for row in objects), notes=notes, pairs=pairs)
 
 
 def _list(text: str, name: str) -> list[_Found]:
@@ -86,7 +86,7 @@ def _list(text: str, name: str) -> list[_Found]:
     if isinstance(value, dict) and any(key in value for keys in NEEDS.values() for key in keys):
         return [_Found(value, f"{name}, row 1")]
     if not isinstance(value, list):
-        raise InputError(f"{_kind_of_value(value)}, not a list of rows", name, "give a list of objects: " + FORM)
+        raise InputError(f"{values.named(value)}, not a list of rows", name, "give a list of objects: " + FORM)
     return [_Found(row, f"{name}, row {number}") for number, row in enumerate(value, start=1)]
 
 
@@ -122,7 +122,7 @@ def _decoded(text: str, name: str, line: int | None = None) -> Any:
 
 def _object(found: _Found) -> Mapping[str, Any]:
     if not isinstance(found.value, dict):
-        raise InputError(f"{_kind_of_value(found.value)}, not an object", found.place, FORM)
+        raise InputError(f"{values.named(found.value)}, not an object", found.place, FORM)
     return found.value
 
 
@@ -133,8 +133,11 @@ def _kind(row: Mapping[str, Any], place: str) -> Kind:
         return "labelled" if "label" in row else "text"
     if any(key in row for key in NEEDS["instruction"]):
         return "instruction"
-    keys = ", ".join(f'"{printable(key)[:40]}"' for key in list(row)[:8]) or "none"
-    raise InputError(f"no row of a known kind (its keys: {keys})", place, FORM)
+    raise InputError(f"no row of a known kind (its keys: {_keys(row)})", place, FORM)
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    return ", ".join(f'"{printable(key)[:40]}"' for key in list(row)[:8]) or "none"
 
 
 def _check(row: Mapping[str, Any], kind: Kind, place: str) -> None:
@@ -143,18 +146,18 @@ def _check(row: Mapping[str, Any], kind: Kind, place: str) -> None:
     for key in needs:
         if key not in row:
             article = "an" if kind == "instruction" else "a"
-            raise InputError(f'"{key}" is missing ({article} {kind} row needs {", ".join(needs)})', place)
+            what = f'"{key}" is missing ({article} {kind} row needs {", ".join(needs)})'
+            raise InputError(what, place, f"rename the key that holds it; those of the row are {_keys(row)}")
         value = row[key]
-        if key == "label":
-            if not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InputError(f'"label" is {_kind_of_value(value)}, neither text nor a whole number', place)
-        elif not isinstance(value, str):
-            raise InputError(f'"{key}" is {_kind_of_value(value)}, not text', place)
-    if kind == "instruction" and not isinstance(row.get("input"), (str, type(None))):
-        raise InputError(f'"input" is {_kind_of_value(row["input"])}, not text', place)
-    for key in (*needs, "input") if kind == "instruction" else needs:
-        if isinstance(row.get(key), str) and not _encodable(row[key]):
-            raise InputError(f'"{key}" holds half of a surrogate pair, which is no character', place)
+        if key == "label" and not isinstance(value, str):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InputError(f'"label" is {values.named(value)}, neither text nor a whole number', place)
+        else:
+            values.check_text(value, key, place)
+    if kind == "instruction":
+        instructions.check(row, place)
+    if kind == "labelled":
+        values.check_text(row.get("text_pair"), "text_pair", place, optional=True)
 
 
 def _check_labels(found: Sequence[_Found]) -> None:
@@ -162,25 +165,5 @@ def _check_labels(found: Sequence[_Found]) -> None:
     first = type(found[0].value["label"])
     for one in found:
         if type(one.value["label"]) is not first:
-            here, before = _kind_of_value(one.value["label"]), _kind_of_value(found[0].value["label"])
+            here, before = values.named(one.value["label"]), values.named(found[0].value["label"])
             raise InputError(f'"label" is {here}, but {before} in the first row', one.place)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _kind_of_value(value: Any) -> str:
-    """A JSON value in words, without its content."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    for kind, word in ((str, "text"), ((int, float), "a number"), (list, "a list")):
-        if isinstance(value, kind):
-            return word
-    return "an object"

@@ -93,6 +93,7 @@ class Rows:
         notes: in words, how the file was read.
         title: the name that was given, with the file's where that says more; empty: as ``name``.
         whole: rows of the set that this file is a part of, None where the file is all of it.
+        pairs: the second text of each labelled row, None or empty for none; empty where no row has one.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Rows:
     notes: tuple[str, ...] = ()
     title: str = ""
     whole: int | None = None
+    pairs: tuple[str | None, ...] = ()
 
 
 def checked(table: Table) -> Table:

@@ -20,6 +20,9 @@ from estimators.heads import KINDS, kind
 
 CONFIG = "config.json"
 TRUST = "`--trust-remote-code` runs it, if you trust its origin"
+TOKENS = "input_ids"
+OTHER_PARTS = ("vision_config", "audio_config", "audio_encoder", "vision_encoder", "text_encoder", "decoder_config")
+"""Parts of a configuration that speak of inputs besides text."""
 HEADS = "…" + ", …".join(KINDS)
 
 
@@ -61,15 +64,19 @@ def unknown_architecture(name: str, where: str) -> InputError:
     )
 
 
+def named_class(config: Mapping[str, Any]) -> str | None:
+    """The class that a configuration names first."""
+    listed = config.get("architectures")
+    return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
+
+
 def class_of(config: Mapping[str, Any], folder: Path, settings: Settings) -> Any:
     """The class that a configuration names, else the one of --architecture.
 
     Raises:
         InputError: none or both of them, no such class, one without a head that is measured, code without trust.
     """
-    listed = config.get("architectures")
-    named = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
-    asked = settings.architecture
+    named, asked = named_class(config), settings.architecture
     if named is None and asked is None:
         if "model_type" not in config:
             raise InputError("no configuration of a model", CONFIG, "it has `architectures` and `model_type`")
@@ -114,6 +121,29 @@ def _class_from_folder(auto_map: Mapping[str, Any], name: str, folder: Path, set
     if kind(cls) is None or getattr(cls, "config_class", None) is None:
         raise InputError(f"{printable(name)} has no head that is measured", CONFIG, f"these are: {HEADS}")
     return cls
+
+
+def refuse_other_inputs(cls: Any, config: Any, where: str) -> None:
+    """Refuse a class whose samples no data of the command can be: images with text, sound, tensors of its own.
+
+    Raises:
+        InputError: naming what it takes.
+    """
+    head = kind(cls)
+    if head == "image":
+        return
+    parts = sorted(set(getattr(config, "sub_configs", None) or ()) & set(OTHER_PARTS))
+    main = getattr(cls, "main_input_name", TOKENS)
+    takes = f"`{main}`, not tokens of text" if main != TOKENS else f"more than text (`{parts[0]}`)" if parts else None
+    if takes is None and head == "seq2seq" and not getattr(config, "is_encoder_decoder", False):
+        takes = "prompt and answer in one sequence, not apart as its name says"
+    if takes is None or (head != "seq2seq" and main == TOKENS):
+        return
+    hint = (
+        "give a model of text alone or an image classifier; in Python `diagnose.run(model, samples)` takes a mapping "
+        "of all tensors that it needs, with `labels`"
+    )
+    raise InputError(f"{cls.__name__} takes {takes}", where, hint)
 
 
 def _with_head(name: str) -> str:

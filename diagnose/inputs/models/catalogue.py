@@ -14,23 +14,11 @@ HIDDEN = 64
 CLASSES = 10
 """Classes of a resnet20 that is written before it has seen data."""
 
-FROM_HUB = (
-    "this version takes nothing from the hub: write the model to a folder with "
-    "`from_pretrained(NAME).save_pretrained(FOLDER)` of its transformers class, its tokenizer too, and give the folder"
-)
-ON_HUB = re.compile(
-    r"(?:xlm-|distil|tiny|mobile|open|code)?-?(?:gpt2?|bert|roberta|albert|electra|deberta|t5|bart|opt|llama|mistral|"
-    r"mixtral|qwen|gemma|phi|pythia|bloom|falcon|smollm|vit|deit|swin|convnext)(?:[-_.\d]\S*)?",
-    re.ASCII | re.IGNORECASE,
-)
-"""Names that models of the hub have without an owner, such as ``gpt2`` and ``bert-base-uncased``."""
 IN_TORCHVISION = re.compile(
     r"(?:wide_)?resnet(?:18|34|50|101|152)\w*|vgg\d\w+|densenet\d+|(?:efficientnet|mobilenet|convnext|vit|swin)_\w+",
     re.ASCII,
 )
 """Names of functions of torchvision.models."""
-TYPO = 0.8
-"""How alike a name is to a built-in one that was meant."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +101,8 @@ def named(name: str) -> Network:
 
 
 def _meant(name: str) -> str:
-    """What an unknown name may stand for: a built-in one misspelt, a model of torchvision or of the hub."""
+    """What an unknown name may stand for: a built-in one misspelt, or a model of torchvision."""
     if IN_TORCHVISION.fullmatch(name):
         return f"`torchvision.models:{name}` makes one with random weights, where torchvision is installed"
-    near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=TYPO)
-    if not near and ON_HUB.fullmatch(name):
-        return FROM_HUB
-    near = near or difflib.get_close_matches(name, NETWORKS, n=1)
+    near = difflib.get_close_matches(name, NETWORKS, n=1)
     return f"did you mean `{near[0]}`?" if near else f"use one of {', '.join(NETWORKS)}"

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diagnose.errors import InputError
-from diagnose.inputs.models import architectures, networks, pretrained, reading, weights
+from diagnose.inputs.models import architectures, hints, networks, pretrained, reading, weights
 from diagnose.inputs.models.catalogue import NETWORKS, Network
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.settings import Settings, printable
@@ -38,13 +38,13 @@ def open_file(path: Path, settings: Settings) -> Loaded:
         return Loaded(weights.owned(found.cpu().eval()), where, form)
     if not isinstance(found, Mapping):
         what = f"{where}: it holds a {printable(type(found).__name__)}"
-        raise InputError("no model in the file", what, reading.STATE_DICT_HINT)
+        raise InputError("no model in the file", what, hints.TENSORS)
     tensors = _state_dict(found, where)
     beside = path.parent / architectures.CONFIG
     name, config = _named(found, where)
     if name is None:
         if settings.architecture is None:
-            raise InputError("a state dict without its architecture", where, _suggestion(tensors, beside))
+            raise InputError("a state dict without its architecture", where, _suggestion(tensors, beside, found, path))
         name = str(settings.architecture)
     elif settings.architecture is not None:
         raise InputError(f"the file names its architecture, {printable(name)}", "--architecture", "leave it out")
@@ -81,20 +81,29 @@ def _named(found: Mapping[Any, Any], where: str) -> tuple[str | None, dict[str, 
 
 def _state_dict(found: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     """The tensors by name, from the place where training checkpoints keep them."""
-    for _ in range(len(NESTED)):
-        inner = next((found[key] for key in NESTED if isinstance(found.get(key), Mapping)), None)
-        if inner is None:
-            break
-        found = inner
+    for key in _nesting(found):
+        found = found[key]
     tensors = {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if tensors and len(tensors) == len(found):
         return tensors
     if found.keys() >= OPTIMIZER or isinstance(found.get("optimizer"), Mapping):
-        raise InputError("the state of an optimizer, no weights", where, reading.STATE_DICT_HINT)
+        raise InputError("the state of an optimizer, no weights", where, hints.TENSORS)
     keys = ", ".join(printable(key) for key in list(found)[: weights.LISTED]) or "nothing"
     odd = next((name for name in found if name not in tensors), None)
     what = f"`{printable(odd)}` is no tensor" if tensors else f"it holds {keys}"
-    raise InputError("no state dict in the file", f"{where}: {what}", reading.STATE_DICT_HINT)
+    raise InputError("no state dict in the file", f"{where}: {what}", hints.TENSORS)
+
+
+def _nesting(found: Mapping[Any, Any]) -> list[str]:
+    """The keys under which training checkpoints keep the tensors by name, the outermost first."""
+    keys: list[str] = []
+    while len(keys) < len(NESTED):
+        key = next((key for key in NESTED if isinstance(found.get(key), Mapping)), None)
+        if key is None:
+            break
+        keys.append(key)
+        found = found[key]
+    return keys
 
 
 def _built_in(
@@ -146,14 +155,21 @@ def _last(name: str) -> str:
     return name
 
 
-def _suggestion(tensors: Mapping[str, Tensor], beside: Path) -> str:
+def _suggestion(tensors: Mapping[str, Tensor], beside: Path, found: Mapping[Any, Any], path: Path) -> str:
     """The way to name the architecture of a state dict; the built-in one where its tensors fit exactly."""
     for network in NETWORKS.values():
         if network.name != "cnn" and _fits(network, tensors):
             return f"its tensors fit `--architecture {network.name}`"
     if beside.is_file():
-        return f"give its folder, whose {architectures.CONFIG} names it, or `--architecture`"
-    return "name it with `--architecture`: a built-in name or a class of transformers"
+        named = architectures.named_class(reading.plain_json(beside))
+        way = f"`--architecture {printable(named)}`" if named else "`--architecture` with a class of transformers"
+        return f"name it with {way}, for the {architectures.CONFIG} beside it"
+    reader = hints.SAFETENSORS if reading.is_safetensors(path) else hints.TORCH
+    inside = "".join(f'["{key}"]' for key in _nesting(found))
+    return (
+        "name it with `--architecture`: a built-in name, or a class of transformers whose config.json is beside it; "
+        + hints.factory(str(path), reader, inside)
+    )
 
 
 def _fits(network: Network, tensors: Mapping[str, Tensor]) -> bool:

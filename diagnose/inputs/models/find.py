@@ -8,13 +8,15 @@ import re
 from pathlib import Path
 
 from diagnose.errors import InputError
-from diagnose.inputs.models import checkpoints, factories, networks, pretrained
-from diagnose.inputs.models.catalogue import FROM_HUB, NETWORKS, Network, named
+from diagnose.inputs.models import checkpoints, factories, hints, networks, pretrained
+from diagnose.inputs.models.catalogue import IN_TORCHVISION, NETWORKS, Network, named
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.schema import NOT_YET
 from diagnose.settings import Settings, printable
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
+MISSPELT = 0.85
+"""Share of letters in common from which on a word is a built-in name, misspelt."""
 LATER = (".pt2", ".gguf", ".onnx")
 HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 """OWNER/NAME, as models of the Hugging Face hub are called."""
@@ -37,7 +39,7 @@ def open_model(word: str, settings: Settings) -> Network | Loaded:
         return Loaded(networks.build(network, (), 0, settings.seed), network.name, network.form, network=network)
     shown, path = printable(word), Path(word)
     if word.startswith("hf:"):
-        raise InputError(f"model `{shown}`", NOT_YET, FROM_HUB)
+        raise InputError(f"model `{shown}`", NOT_YET, hints.HUB)
     if word.lower().endswith(LATER):
         raise InputError(f"model `{shown}`", NOT_YET, f"give {WAYS}")
     if word and os.path.isdir(word):
@@ -46,14 +48,31 @@ def open_model(word: str, settings: Settings) -> Network | Loaded:
         if path.suffix.lower() == ".json":
             return pretrained.open_config(path, settings)
         return checkpoints.open_file(path, settings)
-    if factories.FORM.fullmatch(word):
+    if factories.FORM.fullmatch(word) and not word.partition(":")[0].endswith(".py"):
         _refuse_architecture(settings, "a factory makes its own model")
         return factories.open_factory(word, settings.seed)
-    if HUB.fullmatch(word) and not path.parent.exists() and not word.lower().endswith(FILES):
-        raise InputError("no such file or folder", shown, FROM_HUB)
+    if re.fullmatch(r"[\w/]+\.py:\w+", word):
+        hint = f"write it as a module: `{shown.replace('.py:', ':').replace('/', '.')}`"
+        raise InputError("a file instead of a module", shown, hint)
+    if _on_the_hub(word):
+        raise InputError("no such model or folder here", shown, hints.HUB)
     if word.lower().endswith(FILES) or "/" in word:
         raise InputError("no such file", shown, _nearest_file(path))
     return named(word)
+
+
+def _on_the_hub(word: str) -> bool:
+    """Whether a word that names nothing here is OWNER/NAME, or begins as models of the hub without an owner do."""
+    if word.lower().endswith(FILES) or IN_TORCHVISION.fullmatch(word):
+        return False
+    if HUB.fullmatch(word):
+        return not Path(word).parent.exists()
+    if "/" in word or difflib.get_close_matches(word, NETWORKS, n=1, cutoff=MISSPELT):
+        return False
+    from transformers import CONFIG_MAPPING
+
+    begin = re.match(r"[a-z]+\d*", word.lower())
+    return begin is not None and begin[0] in CONFIG_MAPPING
 
 
 def _refuse_architecture(settings: Settings, what: str) -> None:

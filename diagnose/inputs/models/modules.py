@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any
 
 import torch
@@ -39,12 +38,6 @@ def family(model: nn.Module, samples: Samples) -> Family:
     if labels.dim() > 1 and (inputs is None or not inputs.is_floating_point()):
         return "language"
     return "linear" if inputs is not None and isinstance(model, nn.Linear) else "network"
-
-
-def takes(model: nn.Module, name: str) -> bool:
-    """Whether forward has an argument of this name, or takes any."""
-    known = inspect.signature((transformer(model) or model).forward).parameters
-    return name in known or any(each.kind is each.VAR_KEYWORD for each in known.values())
 
 
 def wants_images(model: nn.Module) -> bool:

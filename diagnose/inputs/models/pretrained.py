@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diagnose.errors import InputError, out_of_memory
 from diagnose.inputs.models import reading, weights
-from diagnose.inputs.models.architectures import CONFIG, class_of, silent
+from diagnose.inputs.models.architectures import CONFIG, class_of, named_class, refuse_other_inputs, silent
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.weights import Misfit
@@ -43,7 +43,8 @@ def open_folder(folder: Path, settings: Settings) -> Loaded:
     where = printable(folder.name or folder.resolve().name)
     reading.check_folder(folder, where)
     if (folder / "adapter_config.json").is_file():
-        raise InputError("an adapter without its model", where, "save the whole: `model.merge_and_unload()`")
+        hint = "save the whole: `model.merge_and_unload().save_pretrained(FOLDER)`"
+        raise InputError("an adapter without its model", where, hint)
     if not (folder / CONFIG).is_file():
         raise InputError(f"no {CONFIG} in the folder", where, "give a folder that save_pretrained wrote, or a file")
     config = reading.plain_json(folder / CONFIG)
@@ -73,7 +74,8 @@ def configured(cls: Any, config: Mapping[str, Any], where: str) -> Any:
     """The configuration object of a class.
 
     Raises:
-        InputError: a configuration of another kind of model, quantised, or refused by the class.
+        InputError: a configuration of another kind of model, quantised, of one that takes more than text or images,
+            or refused by the class.
     """
     if config.get("quantization_config"):
         raise InputError("quantised weights are not measured", where, "give the model in float32 or bfloat16")
@@ -82,7 +84,9 @@ def configured(cls: Any, config: Mapping[str, Any], where: str) -> Any:
         hint = f"use a class of {printable(kind)}"
         raise InputError(f"a configuration of {printable(kind)}, not of {cls.__name__}", where, hint)
     with silent(), _refusals(cls, where):
-        return cls.config_class.from_dict({key: value for key, value in config.items() if key not in CHOSEN_HERE})
+        ready = cls.config_class.from_dict({key: value for key, value in config.items() if key not in CHOSEN_HERE})
+    refuse_other_inputs(cls, ready, where)
+    return ready
 
 
 def restored(cls: Any, config: Any, tensors: Mapping[str, Tensor], where: str) -> tuple[nn.Module, list[str]]:
@@ -183,8 +187,12 @@ def _tensors(folder: Path, where: str) -> dict[str, Tensor]:
         for part in parts:
             found.update(reading.safetensors(folder / part))
         return found
-    if any(folder.glob("pytorch_model*.bin*")):
+    pickled = folder / "pytorch_model.bin"
+    if pickled.is_file() or any(folder.glob("pytorch_model*.bin*")):
         hint = "load it with transformers and `save_pretrained` it, which writes safetensors"
+        if pickled.is_file():
+            named = printable(named_class(reading.plain_json(folder / CONFIG)) or "CLASS")
+            hint = f"give the file with its class, `{printable(pickled)} --architecture {named}`, or {hint}"
         raise InputError("weights as pickled pytorch_model.bin", where, hint)
     hint = f"give `{printable(folder / CONFIG)}` for random weights"
     raise InputError(f"no weights ({WEIGHTS}) in the folder", where, hint)

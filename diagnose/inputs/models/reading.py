@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from diagnose.errors import InputError
+from diagnose.inputs.models import hints
 from diagnose.inputs.models.networks import seeded
 from diagnose.settings import printable
 
-STATE_DICT_HINT = "save the tensors alone: `torch.save(model.state_dict(), FILE)`"
 AGAIN = "copy or save it again"
 REFUSED = re.compile(r"unsupported (?:(?:global|class)\S* (?:GLOBAL )?([\w.]+)|operand)", re.IGNORECASE)
 """What torch says of a pickle that is more than tensors; an operand it does not know is one of a newer pickle."""
@@ -47,7 +47,7 @@ def read(path: Path, trust_pickle: bool) -> Any:
         raise InputError("empty file", where, AGAIN)
     if start.startswith(LFS):
         raise _pointer(where)
-    if start[8:9] == b"{" and start[7:8] == b"\0":
+    if _is_safetensors(start):
         return safetensors(path)
     zipped = start.startswith(b"PK")
     if not zipped and not start.startswith(b"\x80"):
@@ -55,6 +55,16 @@ def read(path: Path, trust_pickle: bool) -> Any:
     if zipped:
         _check_archive(path, where)
     return _unpickled(path, where, zipped, trust_pickle)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file that can be read is one of safetensors."""
+    with path.open("rb") as file:
+        return _is_safetensors(file.read(64))
+
+
+def _is_safetensors(start: bytes) -> bool:
+    return start[8:9] == b"{" and start[7:8] == b"\0"
 
 
 def safetensors(path: Path) -> dict[str, Tensor]:
@@ -138,7 +148,9 @@ def _check_archive(path: Path, where: str) -> None:
     except (zipfile.BadZipFile, OSError):
         raise InputError("a damaged checkpoint, or a zip file of something else", where, AGAIN) from None
     if "constants.pkl" in parts:
-        raise InputError("a TorchScript program, no checkpoint", where, STATE_DICT_HINT)
+        raise InputError(
+            "a TorchScript program, no checkpoint", where, hints.factory(str(path), hints.SCRIPT, ".state_dict()")
+        )
     if "data.pkl" not in parts:
         raise InputError("a zip file of something else", where, "give what torch.save or safetensors wrote")
 
@@ -158,7 +170,11 @@ def _unpickled(path: Path, where: str, zipped: bool, trust_pickle: bool) -> Any:
         return _trusted(path, where, zipped)
     such = f" such as {printable(refused[1])}" if refused[1] else ""
     what = f"it holds Python objects{such}, which run code when read"
-    raise InputError("a pickled file", f"{where}: {what}", f"{STATE_DICT_HINT}; or `--trust-pickle` if you trust it")
+    if refused[1] and refused[1].startswith("__main__."):
+        raise InputError("a pickled file", f"{where}: {what}", hints.OF_A_SCRIPT)
+    raise InputError("a pickled file", f"{where}: {what}", f"{hints.TENSORS}; or `--trust-pickle` if you trust it")
+
+
 
 
 def _trusted(path: Path, where: str, zipped: bool) -> Any:
@@ -167,4 +183,5 @@ def _trusted(path: Path, where: str, zipped: bool) -> Any:
             return torch.load(path, weights_only=False, map_location="cpu", mmap=zipped)
     except Exception as error:  # unpickling runs whatever the file names
         what = f"{where}: {type(error).__name__}: {first_line(error)}"
-        raise InputError("the pickled objects cannot be loaded", what, f"{STATE_DICT_HINT} where it loads") from error
+        hint = hints.OF_A_SCRIPT if "__main__" in str(error) else f"{hints.TENSORS} where it loads"
+        raise InputError("the pickled objects cannot be loaded", what, hint) from error

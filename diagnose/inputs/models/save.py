@@ -15,11 +15,11 @@ from torch import nn
 from diagnose.errors import DISK_FULL, InputError
 from diagnose.inputs.models import architectures, networks
 from diagnose.inputs.models.catalogue import CLASSES, NETWORKS, Network
+from diagnose.inputs.models.hints import FACTORY
 from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.weights import compared
 from diagnose.settings import printable
 
-FACTORY = "name a function that makes it, `package.module:factory`, in place of the file"
 PATHS = ("_name_or_path", "name_or_path", "_commit_hash", "auto_map")
 """Keys of a configuration that speak of the machine it was made on."""
 

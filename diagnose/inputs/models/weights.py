@@ -17,6 +17,7 @@ LEADING = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrappe
 INSIDE = LEADING[1:]
 """Those that also occur within a name, where a part of a model was wrapped."""
 COUNTER = "num_batches_tracked"
+OWN = "for a module of your own a function that makes it: `package.module:factory` in place of the file"
 LISTED = 3
 TRAINED = (".weight", ".bias")
 """Names that whole numbers have only where they were quantised."""
@@ -128,7 +129,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str, architectu
     clean = unwrapped(tensors, has, where)
     misfit = compared(has, clean)
     if misfit:
-        raise misfit.error(where, architecture, "name the architecture and the sizes that it was saved from")
+        raise misfit.error(where, architecture, f"name the architecture that it was saved from, or {OWN}")
     model.to(number_format(clean, where)).load_state_dict(clean, strict=False)
     return model.eval()
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diagnose.inputs.data.tables import Array
-from diagnose.inputs.text.tokenizers import Tokenizer
+from diagnose.inputs.text.tokenizers import Pair, Tokenizer
 from estimators.heads import IGNORED
 
 MASKED_SHARE = 0.15
@@ -24,12 +24,14 @@ class Row:
         labels: at every token, :data:`IGNORED` for none; of a sequence-to-sequence model the tokens of the answer.
         need: the shortest length at which a label is left; None: the row has none at any length.
         truncated: whether the cut took something.
+        types: which of two texts each token belongs to, 0 or 1; None for one text, or where the tokenizer tells none.
     """
 
     tokens: Array
     labels: Array
     need: int | None
     truncated: bool
+    types: Array | None = None
 
 
 def causal(prompt: Array, answer: Array | None, tokenizer: Tokenizer, size: int) -> Row:
@@ -54,6 +56,28 @@ def framed(body: Array, tokenizer: Tokenizer, size: int) -> Row:
     tokens = np.concatenate([before, kept, after])
     empty = np.full(tokens.size, IGNORED)
     return Row(tokens, empty, around + 1 if body.size else None, kept.size < body.size)
+
+
+def paired(first: Array, second: Array, pair: Pair, size: int) -> Row:
+    """Two texts as the tokenizer puts them together, the longer one cut first, down to half of the room each."""
+    room = max(size - pair.around, 0)
+    shorter = min(first.size, second.size)
+    if first.size + second.size > room:
+        shorter = min(shorter, room // 2)
+        longer = room - shorter
+    else:
+        longer = max(first.size, second.size)
+    one, two = (first[:longer], second[:shorter]) if first.size > second.size else (first[:shorter], second[:longer])
+    tokens = np.concatenate([pair.before, one, pair.between, two, pair.after]).astype(np.int64)
+    types = None
+    if pair.types is not None:
+        ends = np.cumsum([len(pair.before), 1, len(pair.between)])
+        counts = np.ones(len(pair.types), dtype=np.int64)
+        counts[ends[0]], counts[ends[2]] = one.size, two.size
+        types = np.repeat(np.asarray(pair.types, dtype=np.int64), counts)
+    total = first.size + second.size
+    empty = np.full(tokens.size, IGNORED)
+    return Row(tokens, empty, pair.around + 1 if total else None, one.size + two.size < total, types)
 
 
 def masked(row: Row, candidates: slice, mask: int, generator: torch.Generator) -> Row:

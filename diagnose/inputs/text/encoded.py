@@ -73,6 +73,7 @@ def encode(
     """
     kind = heads.head(module)
     _refuse_unfit(source, kind, tokenizer, model)
+    _refuse_loss(settings, kind, module, model)
     positions = modules.positions(module)
     costly = isinstance(source, Rows) and source.kind == "instruction" and isinstance(tokenizer, Bytes)
     size = blocks.length(settings.max_length, positions, model, BYTES_LENGTH if costly else blocks.DEFAULT_LENGTH)
@@ -103,6 +104,17 @@ def _refuse_unfit(source: Text | Rows, kind: Kind | None, tokenizer: Tokenizer, 
             tokenizer.form,
             "name a tokenizer that has one with `--tokenizer`",
         )
+
+
+def _refuse_loss(settings: Settings, kind: Kind | None, module: nn.Module, model: str) -> None:
+    """Losses by name other than cross-entropy take one number for each sample, as classifiers of one output give it."""
+    if settings.loss not in ("squared", "logistic"):
+        return
+    outputs = getattr(getattr(heads.transformer(module), "config", None), "num_labels", None)
+    if kind != "sequence" or outputs != 1:
+        scores = "classes" if kind == "sequence" else "tokens"
+        what = f"{model} scores {scores}, which the {settings.loss} loss does not take"
+        raise InputError(what, "--loss", "leave it out: it is cross-entropy")
 
 
 def _blocks(
@@ -154,7 +166,11 @@ def _rows(
     tensors = _shifted(_tensors(rows, _filler(module, kind, tokenizer), attention=kind is not None), kind)
     how = ""
     if kind == "sequence":
+        _refuse_without_padding(module, model, tokenizer)
         known = modules.classes(module, random=random)
+        if _tells_types(module) and any(row.types is not None for row in rows):
+            types = [np.zeros_like(row.tokens) if row.types is None else row.types for row in rows]
+            tensors["token_type_ids"] = cutting.padded(types, 0)
         labels, how = class_numbers(np.asarray(source.labels), known, model, source.name)
         tensors["labels"] = torch.from_numpy(labels[numbers])
     _refuse_unknown(tensors, np.asarray(numbers), "row", module, model, source.name)
@@ -172,8 +188,20 @@ def _cut(source: Rows, kind: Kind | None, tokenizer: Tokenizer, size: int) -> It
         texts = source.texts
         if source.kind == "instruction":
             texts = tuple(prompt + answer for prompt, answer in zip(source.texts, source.answers, strict=True))
+        if kind == "sequence" and source.pairs:
+            return _paired(source, tokenizer, size)
         return (cutting.framed(body, tokenizer, size) for body in tokenizer.encode(texts))
     return (cutting.causal(text, None, tokenizer, size) for text in tokenizer.encode(source.texts))
+
+
+def _paired(source: Rows, tokenizer: Tokenizer, size: int) -> Iterator[Row]:
+    """Rows of one text or of two."""
+    if tokenizer.pair is None:
+        hint = "leave `text_pair` out, or name another tokenizer with `--tokenizer`"
+        raise InputError("the tokenizer puts two texts together in a way that is not read", tokenizer.form, hint)
+    seconds = tokenizer.encode([second or "" for second in source.pairs])
+    for first, second, given in zip(tokenizer.encode(source.texts), seconds, source.pairs, strict=True):
+        yield cutting.paired(first, second, tokenizer.pair, size) if given else cutting.framed(first, tokenizer, size)
 
 
 def _masked(rows: Iterator[Row] | list[Row], tokenizer: Tokenizer, seed: int, framed: bool) -> Iterator[Row]:
@@ -205,6 +233,26 @@ def _shifted(tensors: dict[str, Tensor], kind: Kind | None) -> dict[str, Tensor]
     labels = torch.full_like(tensors["labels"], IGNORED)
     labels[:, :-1] = tensors["labels"][:, 1:]
     return {**tensors, "labels": labels}
+
+
+def _refuse_without_padding(module: nn.Module, model: str, tokenizer: Tokenizer) -> None:
+    """Try two rows of one token: a classifier that finds the end of a row by its padding refuses them without one."""
+    inner = heads.transformer(module)
+    if inner is None or getattr(inner.config, "pad_token_id", None) is not None:
+        return
+    try:
+        with torch.no_grad(), heads.evaluating(module):
+            module(input_ids=torch.zeros(2, 1, dtype=torch.long, device=modules.home(module)[1]))
+    except Exception as error:  # anything else is told where the samples go through
+        if heads.lacks_padding(error):
+            hint = f"set `pad_token_id` in its config (config.json): `{tokenizer.pad}` pads with its tokenizer"
+            raise InputError("the classifier has no padding token, by which it finds the end", model, hint) from None
+
+
+def _tells_types(module: nn.Module) -> bool:
+    """Whether the model takes two types of tokens."""
+    types = getattr(getattr(heads.transformer(module), "config", None), "type_vocab_size", None)
+    return heads.has_argument(module, "token_type_ids") and (types is None or types > 1)
 
 
 def _filler(module: nn.Module, kind: Kind | None, tokenizer: Tokenizer) -> int:
@@ -242,8 +290,12 @@ def _line(
     count = len(source.texts)
     of = f"{count:,} rows" if source.whole is None else f"{count:,} of {source.whole:,} rows"
     read = [f"{_title(source)}: {of}", tokenizer.form, *source.notes]
+    pairs = sum(bool(pair) for pair in source.pairs)
     if source.kind == "labelled" and kind != "sequence":
         read.append("labels not used")
+        read += [f"`text_pair` of {pairs:,} not used"] if pairs else []
+    elif pairs:
+        read.append(f"{pairs:,} with `text_pair` as second text")
     tokens = sum(row.tokens.size for row in rows)
     held = [f"cut to {size}: {len(rows):,} usable rows", f"{tokens:,} tokens"]
     if kind == "sequence":

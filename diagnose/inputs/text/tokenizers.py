@@ -32,6 +32,26 @@ PROBES = 5
 NAME_IT = "name the folder of its tokenizer with `--tokenizer`"
 
 
+@dataclass(frozen=True)
+class Pair:
+    """What a tokenizer puts around two texts and between them.
+
+    Args:
+        types: the type of each token before, of the first text, of each between, of the second text and of each
+            after; None where it tells none.
+    """
+
+    before: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    types: tuple[int, ...] | None = None
+
+    @property
+    def around(self) -> int:
+        """How many tokens that are."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+
 class Tokenizer(Protocol):
     """What encoding needs of a tokenizer; special tokens are None where it has none."""
 
@@ -59,6 +79,10 @@ class Tokenizer(Protocol):
     def after(self) -> tuple[int, ...]:
         """What it puts behind a text by itself, such as [SEP]."""
 
+    @property
+    def pair(self) -> Pair | None:
+        """How it puts two texts together; None where that could not be read."""
+
     def encode(self, texts: Sequence[str]) -> list[Array]:
         """Token numbers of each text, without what it puts around them."""
 
@@ -73,6 +97,7 @@ class Bytes:
     mask: int | None = None
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
+    pair: Pair | None = Pair()
 
     def encode(self, texts: Sequence[str]) -> list[Array]:
         return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
@@ -89,6 +114,7 @@ class Pretrained:
     before: tuple[int, ...]
     after: tuple[int, ...]
     tokenizer: Any
+    pair: Pair | None = None
 
     def encode(self, texts: Sequence[str]) -> list[Array]:
         """Raises InputError where a text holds what the tokenizer has no token for, not even an unknown one."""
@@ -160,6 +186,7 @@ def pretrained(folder: Path, place: str, trusted: bool = False) -> Pretrained:
         raise InputError("the tokenizer holds no tokens but special ones", shown, "save it again, or use another")
     with silent():
         before, after = _frame(tokenizer, words)
+        pair = _pair(tokenizer, words)
         end = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
         return Pretrained(
             form=f"tokens of {printable(folder.resolve().name)}",
@@ -169,6 +196,7 @@ def pretrained(folder: Path, place: str, trusted: bool = False) -> Pretrained:
             before=before,
             after=after,
             tokenizer=tokenizer,
+            pair=pair,
         )
 
 
@@ -198,7 +226,7 @@ def _plain(tokenizer: Any, texts: Sequence[str], special: bool = False) -> list[
 
 def _frame(tokenizer: Any, words: set[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the tokenizer puts in front of a text and behind it, read off words that it has tokens for."""
-    for probe in sorted(words, key=lambda word: (not word.isalpha(), word))[:PROBES]:
+    for probe in _probes(words):
         try:
             (inner,), (whole,) = _plain(tokenizer, [probe]), _plain(tokenizer, [probe], special=True)
         except Exception:  # a word that its own rules split into parts without a token
@@ -207,6 +235,30 @@ def _frame(tokenizer: Any, words: set[str]) -> tuple[tuple[int, ...], tuple[int,
             if inner and whole[start : start + len(inner)] == inner:
                 return tuple(whole[:start]), tuple(whole[start + len(inner) :])
     return (), ()
+
+
+def _pair(tokenizer: Any, words: set[str]) -> Pair | None:
+    """What the tokenizer puts around two texts and between them, read off one word given twice."""
+    for probe in _probes(words):
+        try:
+            (inner,) = _plain(tokenizer, [probe])
+            both = tokenizer(probe, probe, return_attention_mask=False)
+        except Exception:  # a word that its own rules split into parts without a token
+            continue
+        whole, size = both["input_ids"], len(inner)
+        at = [start for start in range(len(whole) - size + 1) if inner and whole[start : start + size] == inner]
+        if len(at) < 2 or at[0] + size > at[-1]:
+            continue
+        (first, second), types = (at[0], at[-1]), both.get("token_type_ids")
+        if types is not None:  # those within a text are all the same
+            types = (*types[: first + 1], *types[first + size : second + 1], *types[second + size :])
+        return Pair(tuple(whole[:first]), tuple(whole[first + size : second]), tuple(whole[second + size :]), types)
+    return None
+
+
+def _probes(words: set[str]) -> list[str]:
+    """Words to try, those of letters alone first."""
+    return sorted(words, key=lambda word: (not word.isalpha(), word))[:PROBES]
 
 
 def _first(*numbers: int | None) -> int | None:
