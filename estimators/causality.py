@@ -124,9 +124,7 @@ def _task(problem: Problem) -> _Task | None:
         return None
     pool = inputs[key][read]
     one = problem.take(slice(row, row + 1))
-    return _Task(
-        one, inputs[key][row], key, places, shifted, pool if pool.is_floating_point() else torch.unique(pool)
-    )
+    return _Task(one, inputs[key][row], key, places, shifted, pool if pool.is_floating_point() else torch.unique(pool))
 
 
 def _next_inputs(tokens: Tensor, labels: Tensor) -> bool:

@@ -226,9 +226,7 @@ def _resolved(density: Mapping[str, Any]) -> str:
     )
 
 
-def _diagonal_figure(
-    vectors: Mapping[str, Mapping[str, Any]], negative_fraction: float | None
-) -> tuple[Figure, ...]:
+def _diagonal_figure(vectors: Mapping[str, Mapping[str, Any]], negative_fraction: float | None) -> tuple[Figure, ...]:
     vector = vectors.get("hessian_diagonal", {})
     positive, negative = bins(vector, 1), bins(vector, -1)
     total = sum(int(getattr(v, "size", 0)) for v in vector.values())

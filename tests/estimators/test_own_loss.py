@@ -107,4 +107,3 @@ def test_a_loss_for_another_problem_names_the_entry() -> None:
     assert caught.value.hint.startswith("set `problem_type` to null in its config")
     model.config.problem_type = None
     Problem(model, samples)
-

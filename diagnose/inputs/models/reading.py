@@ -175,8 +175,6 @@ def _unpickled(path: Path, where: str, zipped: bool, trust_pickle: bool) -> Any:
     raise InputError("a pickled file", f"{where}: {what}", f"{hints.TENSORS}; or `--trust-pickle` if you trust it")
 
 
-
-
 def _trusted(path: Path, where: str, zipped: bool) -> Any:
     try:
         with importing_from_here(), seeded(0):
