@@ -1,7 +1,8 @@
 """Operations of torch whose own second derivative is missing or wrong, replaced by formulas that have the right one.
 
-Bags of embeddings have none. The fused kernel of weight normalisation has a wrong one without a word (torch 2.13, the
-first or the last dimension kept): products with the Hessian are 5 to 31% off and u'Hv differs from v'Hu.
+Bags of embeddings and the hard sigmoid have none. The fused kernel of weight normalisation has a wrong one without a
+word (torch 2.13, the first or the last dimension kept): products with the Hessian are 5 to 31% off and u'Hv differs
+from v'Hu.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ REWRITE = (
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """While it lasts, weight normalisation and bags of one row of tokens for each sample are their formulas."""
+    """While it lasts, weight normalisation, hard sigmoids and bags of one row of tokens for each sample are their
+    formulas."""
 
     def __torch_function__(
         self,
@@ -35,6 +37,8 @@ class TwiceDifferentiable(TorchFunctionMode):
     ) -> Any:
         if func is torch._weight_norm:
             return weight_norm(*args, **(kwargs or {}))
+        if func is F.hardsigmoid:
+            return hard_sigmoid(*args, **(kwargs or {}))
         if func is F.embedding_bag:
             named = SIGNATURE.bind(*args, **(kwargs or {}))
             named.apply_defaults()
@@ -52,6 +56,12 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     others = [i for i in range(v.dim()) if i != dim]
     squares = v.square().sum(others, keepdim=True) if others else v.square()
     return v * (g / squares.sqrt())
+
+
+def hard_sigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(x + 3, 0), 6) / 6."""
+    result = F.hardtanh(x + 3, 0.0, 6.0) / 6
+    return x.copy_(result) if inplace else result
 
 
 def bag(tokens: Tensor, weight: Tensor, mode: str, factors: Tensor | None, padding: int | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,9 +186,8 @@ def test_inside_objects_and_rows_the_reason_stands_beside_the_key() -> None:
     assert found == ["noise.tail_index.median", "noise.batch_scaling[1].l1"]
     assert part.batch_scaling is not None
     assert part.tail_index is not None
-    second: Mapping[str, Any]
-    first, second = part.batch_scaling
-    assert first == batches[0]
+    assert part.batch_scaling[0] == batches[0]
+    second: Any = part.batch_scaling[1]
     assert second == {"batch_size": 4, "l1": None, "l2": 0.5, "why": second["why"]}
     assert "infinite" in second["why"]["l1"]
     reasons: Any = part.tail_index["why"]

@@ -766,9 +766,34 @@ def test_batch_norm_by_the_batch_inside_of_forward_is_refused() -> None:
 # -- derivatives that torch does not have ----------------------------------------------------------
 
 
+class Kernel(nn.Module):
+    """torch's own kernel of the hard sigmoid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.aten.hardsigmoid(x)
+        return result
+
+
+class Clamped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / 6 + 0.5).clamp(0, 1)
+
+
 @pytest.mark.parametrize("layer", [nn.Hardsigmoid(), nn.Hardsigmoid(inplace=True)])
-def test_a_missing_second_derivative_is_refused_for_curvature_alone(layer: nn.Module) -> None:
-    problem = Problem(nn.Sequential(nn.Linear(4, 5), layer, nn.Linear(5, 3)).double(), (rows(), labels()))
+def test_hard_sigmoids_have_the_curvature_of_their_formula(layer: nn.Module) -> None:
+    first, last = nn.Linear(4, 5).double(), nn.Linear(5, 3).double()
+    ours, theirs = (
+        Problem(nn.Sequential(first, each, last), (rows(), labels())).hessian_vector_product(
+            {**{f"0.{k}": v for k, v in first.named_parameters()}, **{f"2.{k}": v for k, v in last.named_parameters()}}
+        )
+        for each in (layer, Clamped())
+    )
+    for name, part in theirs.items():
+        torch.testing.assert_close(ours[name], part, rtol=0, atol=1e-14)
+
+
+def test_a_missing_second_derivative_is_refused_for_curvature_alone() -> None:
+    problem = Problem(nn.Sequential(nn.Linear(4, 5), Kernel(), nn.Linear(5, 3)).double(), (rows(), labels()))
     assert float(noise(problem).vectors["0.weight"].min()) > 0
     for measure in (hessian_diagonal, smoothness, spectrum):
         with pytest.raises(InputError, match=r"no second derivative, so curvature cannot be measured: .*hardsigmoid"):
@@ -777,7 +802,7 @@ def test_a_missing_second_derivative_is_refused_for_curvature_alone(layer: nn.Mo
 
 def test_a_loss_without_second_derivative_is_refused_for_curvature_alone() -> None:
     def loss(output: Tensor, targets: Tensor) -> Tensor:
-        return F.hardsigmoid(output).sum(1)
+        return torch.ops.aten.hardsigmoid(output).sum(1)  # type: ignore[no-any-return]
 
     problem = Problem(nn.Linear(4, 3).double(), (rows(), labels()), loss)
     noise(problem)
