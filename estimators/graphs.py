@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +41,7 @@ class Graph:
         """
         if not self.edges:
             return ()
-        try:
+        with _told():
             return torch.autograd.grad(
                 list(self.edges.values()),
                 self.leaves,
@@ -48,14 +50,21 @@ class Graph:
                 allow_unused=True,
                 is_grads_batched=together,
             )
-        except RuntimeError as error:  # NotImplementedError is one
-            if not UNDERIVED.search(str(error)):
-                raise
-            raise InputError(
-                "a layer has no second derivative, so curvature cannot be measured",
-                str(error).partition(".")[0],
-                "write it with operations that can be differentiated twice",
-            ) from error
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """An InputError where torch has no second derivative of an operation."""
+    try:
+        yield
+    except RuntimeError as error:  # NotImplementedError is one
+        if not UNDERIVED.search(str(error)):
+            raise
+        raise InputError(
+            "a layer has no second derivative, so curvature cannot be measured",
+            str(error).partition(".")[0],
+            "write it with operations that can be differentiated twice",
+        ) from error
 
 
 def graph(problem: Problem, samples: Samples) -> Graph:
@@ -64,7 +73,8 @@ def graph(problem: Problem, samples: Samples) -> Graph:
     leaves = list(named.values())
     with TwiceDifferentiable():
         loss = problem.losses(named, samples).sum()
-    parts = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+    with _told():
+        parts = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
     return Graph(leaves, {i: get_gradient_edge(p) for i, p in enumerate(parts) if p is not None and p.requires_grad})
 
 

@@ -29,8 +29,7 @@ def form_quantile(count: int, level: float = LEVEL) -> float:
     One eigenvalue that outweighs all others asks for the widest: with x = chi^2_count/count the mean of the forms is
     lambda x and that of |Mu|^2 lambda^2 x, and |x - 1| <= c sqrt(2x/count) fails where x is low and nowhere else. Here
     c makes this as rare as said; it falls to the normal quantile: 3.2 for 3 forms, 2.8 for 4, 2.0 from 16 on. The
-    scatter of the forms themselves, with Student's t, would miss 11 to 25%: where all happen to be low they lie close,
-    too.
+    scatter of the forms themselves, with Student's t, would miss 11 to 25%: where all are low they lie close, too.
     """
     low = float(chi2.ppf(1 - level, count)) / count
     return max((1 - low) * math.sqrt(count / (2 * low)), float(norm.ppf(0.5 + level / 2)))

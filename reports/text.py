@@ -219,17 +219,16 @@ def _hessian_diagonal(part: Any) -> str | None:
 def _spectrum(part: Any) -> str | None:
     if part.largest is None:
         return None
-    ends = (number(end) if above_rounding(end, part.rounding) else "0 (within rounding)" for end in _ends(part))
+    ends = (
+        number(end) if above_rounding(end, part.rounding) else "0 (within rounding)"
+        for end in (part.smallest, part.largest)
+    )
     return f"eigenvalues from {' to '.join(ends)}"
 
 
-def _ends(part: Any) -> tuple[float, float]:
-    return part.smallest, part.largest
-
-
-def above_rounding(eigenvalue: float, rounding: float | None) -> bool:
-    """Whether an eigenvalue is told from 0; that of a zero Hessian is 0 without rounding."""
-    return not rounding or abs(eigenvalue) > rounding
+def above_rounding(eigenvalue: float | None, rounding: float | None) -> bool:
+    """Whether an eigenvalue is told from 0, as far as both are known; a zero Hessian has no rounding."""
+    return not rounding or eigenvalue is None or abs(eigenvalue) > rounding
 
 
 def _generalized_smoothness(part: Any) -> str | None:

@@ -175,13 +175,11 @@ class Layer:
 def _activations() -> Iterator[Layer]:
     """Functions of each number, and those over an axis."""
     plain = (
-        "CELU ELU GELU Hardshrink Hardswish Hardtanh LeakyReLU LogSigmoid Mish ReLU ReLU6 RReLU SELU SiLU "
+        "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish ReLU ReLU6 RReLU SELU SiLU "
         "Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink Identity"
     )
     for name in plain.split():
         yield Layer(name, getattr(nn, name))
-    missing = {"curvature": "torch says so by a RuntimeError, which is not caught"}
-    yield Layer("Hardsigmoid", nn.Hardsigmoid, curvature="second derivative", known=missing)
     yield Layer("GELU", lambda: nn.GELU("tanh"), kind="tanh")
     yield Layer("Softplus", lambda: nn.Softplus(3, 1), kind="with-threshold")
     yield Layer("ELU", lambda: nn.ELU(0.5, inplace=True), kind="in-place")
@@ -268,14 +266,7 @@ def _norms() -> Iterator[Layer]:
     yield Layer("LayerNorm", lambda: nn.LayerNorm((CHANNELS, LENGTH)), series)
     yield Layer("RMSNorm", lambda: nn.RMSNorm(6))
     yield Layer("LocalResponseNorm", lambda: nn.LocalResponseNorm(2, 0.5), images)
-    legacy = "opening differentiates twice, and torch's function raises a RuntimeError there"
-    yield Layer(
-        "CrossMapLRN2d",
-        lambda: nn.CrossMapLRN2d(2, 0.5),
-        images,
-        curvature="second derivative",
-        known={"gradients": legacy, "curvature": legacy},
-    )
+    yield Layer("CrossMapLRN2d", lambda: nn.CrossMapLRN2d(2, 0.5), images, curvature="second derivative")
 
 
 def _with_statistics(norm: Any, channels: int) -> nn.Module:
@@ -317,9 +308,8 @@ def _linear() -> Iterator[Layer]:
         yield Layer("EmbeddingBag", partial(nn.EmbeddingBag, VOCABULARY, 5, mode=mode), words, kind=mode, bare=True)
     adaptive = partial(nn.AdaptiveLogSoftmaxWithLoss, 6, 7, [2, 4])
     yield Layer("AdaptiveLogSoftmaxWithLoss", lambda: LogProbabilities(adaptive(div_value=2)))
-    empty = {"gradients": "parameters of size 0 are a RuntimeError of the layer rules"}
     wide = partial(adaptive, div_value=4)
-    yield Layer("AdaptiveLogSoftmaxWithLoss", lambda: LogProbabilities(wide()), kind="empty-tensor", known=empty)
+    yield Layer("AdaptiveLogSoftmaxWithLoss", lambda: LogProbabilities(wide()), kind="empty-tensor")
     for name in ("Sequential", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList"):
         yield Layer(name, Named)
 
@@ -369,14 +359,13 @@ def _block(two: Callable[[nn.Module], nn.Module], layer: Any, **settings: Any) -
 
 def _parametrized() -> Iterator[Layer]:
     """Weights that are functions of other weights, by torch's own tools."""
-    fused = {"products": "torch's fused weight norm has a wrong double backward"}
     new, old = nn.utils.parametrizations, nn.utils
     every: Any = None
-    yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4)), kind="weight-norm", known=fused)
-    yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4), dim=1), kind="weight-norm-last", known=fused)
+    yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4)), kind="weight-norm")
+    yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4), dim=1), kind="weight-norm-last")
     yield Layer("Linear", lambda: new.weight_norm(nn.Linear(6, 4), dim=every), kind="weight-norm-whole")
-    yield Layer("Linear", lambda: old.weight_norm(nn.Linear(6, 4)), kind="old-weight-norm", known=fused)
-    yield Layer("Conv2d", lambda: new.weight_norm(nn.Conv2d(4, 2, 2)), images, kind="weight-norm", known=fused)
+    yield Layer("Linear", lambda: old.weight_norm(nn.Linear(6, 4)), kind="old-weight-norm")
+    yield Layer("Conv2d", lambda: new.weight_norm(nn.Conv2d(4, 2, 2)), images, kind="weight-norm")
     yield Layer("Linear", lambda: new.spectral_norm(nn.Linear(6, 4)), kind="spectral-norm")
     yield Layer("Linear", lambda: old.spectral_norm(nn.Linear(6, 4)), kind="old-spectral-norm")
     for kind in ("matrix_exp", "cayley", "householder"):

@@ -113,8 +113,8 @@ def _causal() -> Iterator[Class]:
     for name in ["Ernie4_5_Moe", "GptOss", "GraniteMoe", "Mixtral", "Qwen2Moe"]:
         yield Class(f"{name}ForCausalLM", {**LANGUAGE, **EXPERTS}, text)
     yield Class("MambaForCausalLM", {**LANGUAGE, **RECURRENT}, text)
-    inner = {"products": "all but its last round of layers is under no_grad: what autograd gives is no gradient of f"}
-    yield Class("HrmTextForCausalLM", LANGUAGE, text, known={"gradients": inner["products"], **inner})
+    astray = "the gradient is not that of the loss"
+    yield Class("HrmTextForCausalLM", LANGUAGE, text, refused=astray)  # all but its last round is under no_grad
     own = "the model's own loss"
     yield Class("BartForCausalLM", PAIRED, text, refused=own)  # its labels are not shifted
 
@@ -126,11 +126,10 @@ def _others() -> Iterator[Class]:
     padding = partial(_without_padding, masked)  # these let padding into what they compute
     for name in ("ConvBert", "FNet", "Nystromformer"):
         yield Class(f"{name}ForMaskedLM", LANGUAGE, padding)
-    rough = dict.fromkeys(("gradients", "products"), "its backward is an estimate of its own, no gradient of f")
-    yield Class("YosoForMaskedLM", LANGUAGE, masked, known=rough)
-    for name in ["Bart", "Pegasus"]:
+    astray = "the gradient is not that of the loss"
+    yield Class("YosoForMaskedLM", LANGUAGE, masked, refused=astray)  # its backward is an estimate of its own
+    for name in ["Bart", "M2M100", "Pegasus"]:
         yield Class(f"{name}ForConditionalGeneration", PAIRED, pairs)
-    yield Class("M2M100ForConditionalGeneration", PAIRED, pairs, refused="the decoder has no inputs")
     for name in ["Bert", "DebertaV2", "GPT2", "Gemma2", "Llama"]:
         yield Class(f"{name}ForSequenceClassification", LANGUAGE, classified)
     for name in ["Beit", "DeiT", "Dinov2", "IJepa", "ViT", "ViTMSN"]:

@@ -278,7 +278,8 @@ def test_narrow_blocks_give_what_wide_ones_do() -> None:
     assert memory.columns(narrow, 5, memory.BLOCK, 14) == 1
     one, two = (hessian_one_norm(problem, probes=20) for problem in (wide, narrow))
     assert two.value == pytest.approx(one.value, rel=1e-4)
-    assert two.interval == pytest.approx(one.interval, rel=1e-3)
+    # There is no room for the probes' images: rows are taken to share nothing.
+    assert two.interval[0] < 0.95 * one.interval[0] < one.interval[1] < 0.95 * two.interval[1]
     assert two.cost.passes > one.cost.passes
     first, second = (update_sharpness(problem, ones(problem), batch_size=2).directions for problem in (wide, narrow))
     for rule, row in first.items():

@@ -246,6 +246,30 @@ def test_the_density_of_eigenvalues_is_drawn() -> None:
     assert "Too large a model." in render(replace(base, spectrum=none))
 
 
+def test_a_formed_spectrum_is_told_as_all_eigenvalues_and_rounding_as_zero() -> None:
+    base = made.finished()
+    formed = replace(
+        base.spectrum,
+        eigenvalues=[-4.8e-9, -1e-9, 2e-9, 0.1, 0.2],
+        smallest=-4.8e-9,
+        largest=0.2,
+        rounding=4e-6,
+        smallest_lower=-4.0048e-6,
+        smallest_upper=3.9952e-6,
+        largest_lower=0.2 - 4e-6,
+        largest_upper=0.2 + 4e-6,
+        confidence=1.0,
+        steps=5,
+    )
+    html = render(replace(base, spectrum=formed))
+    assert "0 are negative, 3 zero within rounding. They are all eigenvalues of the formed H." in html
+    assert "Only the ends approximate eigenvalues" not in html
+    assert "Ritz values, as drawn" not in html
+    assert f"exact to ±{number(4e-6, 2)}, rounding" in re.sub(r"</?[a-z][^>]*>", "", html).replace("&nbsp;", " ")
+    assert "eigenvalues from 0 (within rounding) to 0.2" in html
+    assert "Only the ends approximate eigenvalues" in page("finished")
+
+
 def table_of(html: str, caption: str) -> str:
     return html.partition(f"<caption>{caption}</caption>")[2].partition("</table>")[0]
 
