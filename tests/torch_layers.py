@@ -266,7 +266,8 @@ def _norms() -> Iterator[Layer]:
     yield Layer("LayerNorm", lambda: nn.LayerNorm((CHANNELS, LENGTH)), series)
     yield Layer("RMSNorm", lambda: nn.RMSNorm(6))
     yield Layer("LocalResponseNorm", lambda: nn.LocalResponseNorm(2, 0.5), images)
-    yield Layer("CrossMapLRN2d", lambda: nn.CrossMapLRN2d(2, 0.5), images, curvature="second derivative")
+    astray = "the gradient is not that of the loss"  # torch's own backward is off by up to its size
+    yield Layer("CrossMapLRN2d", lambda: nn.CrossMapLRN2d(2, 0.5), images, refused=astray)
 
 
 def _with_statistics(norm: Any, channels: int) -> nn.Module:
