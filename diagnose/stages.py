@@ -224,7 +224,9 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
 def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
     if bench.without_curvature is not None:
         return Update({"hessian_diagonal": absent(HessianDiagonal, bench.without_curvature)})
-    bound = replace(known.smoothness, vectors=_tensors(known.vectors["smoothness"], bench.problem))
+    # Absent where a number of it was not finite: then nothing cuts the bounds of the diagonal.
+    vector = known.vectors.get("smoothness")
+    bound = None if vector is None else replace(known.smoothness, vectors=_tensors(vector, bench.problem))
     runs = bench.lanczos_run()
     part = estimators.hessian_diagonal(
         bench.curvature,

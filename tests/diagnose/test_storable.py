@@ -184,13 +184,12 @@ def test_inside_objects_and_rows_the_reason_stands_beside_the_key() -> None:
     tails = {"median": math.nan, "lower": 1.0, "upper": 2.0}
     part, found = storable(replace(NOISE, batch_scaling=batches, tail_index=tails), "noise", "float32")
     assert found == ["noise.tail_index.median", "noise.batch_scaling[1].l1"]
-    assert part.batch_scaling is not None
-    assert part.tail_index is not None
-    assert part.batch_scaling[0] == batches[0]
-    second: Any = part.batch_scaling[1]
-    assert second == {"batch_size": 4, "l1": None, "l2": 0.5, "why": second["why"]}
-    assert "infinite" in second["why"]["l1"]
-    reasons: Any = part.tail_index["why"]
+    first, second = part.batch_scaling or ({}, {})
+    assert first == batches[0]
+    said: Any = second
+    assert said["l1"] is None
+    assert "infinite" in said["why"]["l1"]
+    reasons: Any = (part.tail_index or {})["why"]
     assert "not a number" in reasons["median"]
 
 
