@@ -129,10 +129,13 @@ def _compare_gradients(problem: Problem, company: Tensor, places: Tensor) -> Non
     found = _gradients((by.to(together) * together).sum(), list(leaves.values()))
     wanted, sizes = [torch.zeros_like(part) for part in found], [torch.zeros_like(part) for part in found]
     for weight, sample in zip(by, company[places], strict=True):
+        # The weight goes into the loss: a backward that is not linear is no coupling.
         loss = problem.losses(leaves, _samples(problem, sample[None])).sum()
-        for part, total, size in zip(_gradients(loss, list(leaves.values())), wanted, sizes, strict=True):
-            total += weight.to(part) * part
-            size += weight.abs().to(part) * part.abs()
+        for part, total, size in zip(
+            _gradients(weight.to(loss) * loss, list(leaves.values())), wanted, sizes, strict=True
+        ):
+            total += part
+            size += part.abs()
     if all(bool(torch.isfinite(part).all()) for part in wanted) and not _agree(found, wanted, sizes, problem.precision):
         raise _refusal(problem, "gradient")
 

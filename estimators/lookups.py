@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from estimators.errors import InputError
+from estimators.function_modes import FunctionMode
 
 UNNAMED = "an embedding"
 """A table that is no parameter but made of some."""
@@ -25,7 +25,7 @@ class NoRow(InputError):
     """A number that an embedding has no row for."""
 
 
-class RefusedNumbers(TorchFunctionMode):
+class RefusedNumbers(FunctionMode):
     """While it lasts, numbers that an embedding has no row for are refused before they are looked up: torch names
     no number, and on an accelerator it ends the process."""
 
@@ -33,15 +33,9 @@ class RefusedNumbers(TorchFunctionMode):
         super().__init__()
         self.model = model
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func in (F.embedding, F.embedding_bag):
-            given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs or {})
+            given = dict(zip(("input", "weight"), args, strict=False)) | dict(kwargs)
             numbers, rows = given["input"], given["weight"].shape[0]
             bad = numbers[(numbers < 0) | (numbers >= rows)]
             # embedding_bag takes the two in the other order as well
@@ -51,10 +45,10 @@ class RefusedNumbers(TorchFunctionMode):
                     hint="drop or renumber what the model has no row for, or build it with more rows; positions count "
                     "too: `--max-length` shortens sequences",
                 )
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
-class Watch(TorchFunctionMode):
+class Watch(FunctionMode):
     """While it lasts, notes how embeddings are looked up, and the formats of what depends on the parameters."""
 
     def __init__(self) -> None:
@@ -63,57 +57,39 @@ class Watch(TorchFunctionMode):
         self.paddings: set[tuple[int, int]] = set()
         self.formats: set[torch.dtype] = set()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func in LOOKUPS:
-            named = LOOKUPS[func].bind(*args, **(kwargs or {})).arguments
+            named = LOOKUPS[func].bind(*args, **kwargs).arguments
             self.sparse |= bool(named.get("sparse"))
             if func is F.embedding and named.get("padding_idx") is not None:
                 self.paddings.add((named["weight"].data_ptr(), named["padding_idx"] % named["weight"].shape[0]))
-        output = func(*args, **(kwargs or {}))
+        output = func(*args, **kwargs)
         if isinstance(output, Tensor) and output.requires_grad and output.is_floating_point():
             self.formats.add(output.dtype)
         return output
 
 
-class DenseGradients(TorchFunctionMode):
+class DenseGradients(FunctionMode):
     """While it lasts, gradients of embeddings are dense."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func in LOOKUPS:
-            named = LOOKUPS[func].bind(*args, **(kwargs or {})).arguments
+            named = LOOKUPS[func].bind(*args, **kwargs).arguments
             return func(**{**named, "sparse": False})
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
-class FreePadding(TorchFunctionMode):
+class FreePadding(FunctionMode):
     """While it lasts, a row of padding has a gradient like others: torch holds it fixed, on purpose."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func is F.embedding:
-            named = LOOKUPS[func].bind(*args, **(kwargs or {})).arguments
+            named = LOOKUPS[func].bind(*args, **kwargs).arguments
             return func(**{**named, "padding_idx": None})
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
-class ShiftedPadding(TorchFunctionMode):
+class ShiftedPadding(FunctionMode):
     """While it lasts, what an embedding looks up at its padding is another row; ``name`` None: notes which could be.
 
     ``names``: of weights by their address, empty for those that are no parameters to be measured.
@@ -125,15 +101,9 @@ class ShiftedPadding(TorchFunctionMode):
         self.names: dict[str, None] = {}
         self._named = names
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        named = LOOKUPS[func].bind(*args, **(kwargs or {})).arguments if func is F.embedding else {}
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        output = func(*args, **kwargs)
+        named = LOOKUPS[func].bind(*args, **kwargs).arguments if func is F.embedding else {}
         weight = named.get("weight")
         if named.get("padding_idx") is None or weight is None:
             return output

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from estimators.function_modes import FunctionMode
 
 SHORTER = (torch.float32, torch.float16, torch.bfloat16)
 CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 
 
-class InDouble(TorchFunctionMode):
+class InDouble(FunctionMode):
     """While it lasts, shorter number formats that a function is asked for are float64.
 
     Norms and softmaxes of transformers round to float32 whatever their input is: differences of such a loss drown in
     that, those of the same loss in float64 do not.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func in CASTS:
             func = Tensor.double
-        return func(*map(_wide, args), **{name: _wide(value) for name, value in (kwargs or {}).items()})
+        return func(*map(_wide, args), **{name: _wide(value) for name, value in kwargs.items()})
 
 
 def _wide(value: Any) -> Any:

@@ -8,13 +8,14 @@ from v'Hu.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from estimators.function_modes import FunctionMode
 
 SIGNATURE = inspect.signature(F.embedding_bag)
 REWRITE = (
@@ -24,28 +25,22 @@ REWRITE = (
 """What to do where a second derivative is wrong."""
 
 
-class TwiceDifferentiable(TorchFunctionMode):
+class TwiceDifferentiable(FunctionMode):
     """While it lasts, weight normalisation, hard sigmoids and bags of one row of tokens for each sample are their
     formulas."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func is torch._weight_norm:
-            return weight_norm(*args, **(kwargs or {}))
+            return weight_norm(*args, **kwargs)
         if func is F.hardsigmoid:
-            return hard_sigmoid(*args, **(kwargs or {}))
+            return hard_sigmoid(*args, **kwargs)
         if func is F.embedding_bag:
-            named = SIGNATURE.bind(*args, **(kwargs or {}))
+            named = SIGNATURE.bind(*args, **kwargs)
             named.apply_defaults()
             if named.arguments["input"].dim() == 2 and named.arguments["max_norm"] is None:
                 a = named.arguments
                 return bag(a["input"], a["weight"], a["mode"], a["per_sample_weights"], a["padding_idx"])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
