@@ -81,9 +81,6 @@ def examine_others(problem: Problem) -> None:
 
 def refuse_unmade(model: nn.Module) -> None:
     """InputError for parameters and buffers without numbers, and for parameters that are no plain real ones."""
-    if isinstance(model, torch.jit.ScriptModule):
-        hint = "give the torch.nn.Module that it was made from, filled with its state_dict()"
-        raise InputError("a TorchScript program, whose parameters cannot be varied", type(model).__name__, hint)
     parameters = dict(model.named_parameters())
     for name, tensor in [*parameters.items(), *model.named_buffers()]:
         if is_lazy(tensor) or tensor.is_meta:

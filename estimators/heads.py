@@ -46,7 +46,8 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
     for path, module in model.named_modules():
         where = path or type(model).__name__
         if isinstance(module, torch.jit.ScriptModule):
-            raise InputError("TorchScript is not measured", where, "give the module that it was made from")
+            hint = "give the torch.nn.Module that it was made from, filled with its state_dict()"
+            raise InputError("a TorchScript program, whose parameters cannot be varied", where, hint)
         spread = any(hasattr(parameter, "device_mesh") for parameter in module.parameters(recurse=False))
         if spread or type(module).__name__ == "FullyShardedDataParallel":
             raise InputError("parameters spread over processes are not measured", where, "gather them in one module")

@@ -112,7 +112,7 @@ def _rare(part: Noise, rows: int | None) -> str:
     share = part.rare_rows or 0.0
     text = (
         f"The intervals hold {unless_rare(share, 'the noise')}: what happens in fewer rows is in none of the "
-        f"{number(part.samples)} drawn in more than 2.5% of draws, and no number of the draw can show it."
+        f"{number(part.samples)} drawn in more than 2.5% of draws, and no number measured on them can show it."
     )
     if share <= BOUND:
         return text

@@ -658,7 +658,7 @@ def test_wrapped_modules_are_measured_as_the_module_inside(make: Callable[[], nn
 @pytest.mark.parametrize("inside", [False, True])
 def test_torchscript_is_refused(inside: bool) -> None:
     scripted = torch.jit.script(small())
-    with pytest.raises(InputError, match="TorchScript is not measured"):
+    with pytest.raises(InputError, match="a TorchScript program, whose parameters cannot be varied"):
         Problem(nn.Sequential(scripted, nn.Linear(3, 3).double()) if inside else scripted, (rows(), labels()))
 
 
