@@ -1,12 +1,13 @@
 """Whether samples depend on each other: then no gradient of a sample exists, and f changes with the chunks.
 
 Samples spread over the set, drawn by a seed, are held alone against companies of several sizes and orders: their
-losses, and their gradients, which statistics of the batch may enter where no loss shows it. Couplings that take more
-samples at once than :data:`COMPANY` are not looked for.
+losses, and their gradients, which statistics of the batch may enter where no loss shows it: those in a company of
+:data:`COMPANY`, losses in one of a whole chunk too.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from estimators import losses
 from estimators.errors import InputError, first_line
+from estimators.precision import LAST_PLACES, UNITS, InDouble, at_rounded_weights, double_copy
 
 if TYPE_CHECKING:
     from estimators.problem import Problem, Samples
@@ -54,28 +56,54 @@ def check_losses(problem: Problem, few: Samples) -> None:
 def refuse_coupled(problem: Problem, chunk: int, *, gradients: bool = True) -> None:
     """InputError where the loss of a sample, or its gradient, is another one in company than alone.
 
-    Cost: 8 samples forward alone and in groups of 4, up to 64 in company (at most ``chunk``, but 4 always), half of
-    those alone and the company backward too.
+    In float64 where the model has room for a copy, and beyond what rounding may do: kernels round a sum in one way for
+    one sample and in another for many.
+
+    Cost: 8 samples forward alone and in groups of 4, a chunk of them in company, half of those alone and a company of
+    64 backward too.
     """
     if problem.n == 1:
         return
     generator = torch.Generator().manual_seed(problem.n)
     probes = spread(problem.n, ALONE, generator)
-    size = min(problem.n, COMPANY, max(chunk, GROUP))
-    alone = _alone(problem, probes)
-    finite = torch.isfinite(alone)  # what is not is named with its sample when gradients are measured
-    for order in torch.split(torch.randperm(len(probes), generator=generator), min(size, GROUP)):
-        _compare(problem, _losses(problem, probes[order]), alone[order], finite[order])
     others = torch.randperm(problem.n, generator=generator)
-    company = torch.cat([probes, others[~torch.isin(others, probes)]])[:size]
-    company = company[torch.randperm(size, generator=generator)]
-    found = _losses(problem, company)
-    places = _places(probes[:size], company)
-    _compare(problem, found[places], alone[:size], finite[:size])
-    if gradients and bool(finite[:size].any()):
-        company = company[torch.isfinite(found).cpu()]
-        picked = probes[:size][finite[:size].cpu()][:GRADIENTS]
+    company = torch.cat([probes, others[~torch.isin(others, probes)]])[: min(problem.n, max(chunk, len(probes)))]
+    few = problem.subset(company)  # the probes come first
+    copy = double_copy(few)
+    with InDouble() if copy is not None else contextlib.nullcontext():
+        _check_company(few if copy is None else copy, len(probes), chunk, generator, gradients)
+
+
+def _check_company(problem: Problem, probes: int, chunk: int, generator: torch.Generator, gradients: bool) -> None:
+    """The first samples of a problem alone, in groups, and among all of them in a random order."""
+    first = torch.arange(probes)
+    alone = _alone(problem, first)
+    finite = torch.isfinite(alone)  # what is not is named with its sample when gradients are measured
+    floor = _rounding(problem, first, alone)
+    for order in torch.split(torch.randperm(probes, generator=generator), GROUP):
+        _compare(problem, _losses(problem, order), alone[order], finite[order], floor)
+    order = torch.randperm(problem.n, generator=generator)
+    for size in sorted({min(problem.n, COMPANY), min(problem.n, max(chunk, GROUP))}):
+        company = order[torch.isin(order, torch.arange(size))]
+        among = first[:size]
+        found = _losses(problem, company)
+        _compare(problem, found[_places(among, company)], alone[:size], finite[:size], floor)
+    company = order[torch.isin(order, torch.arange(min(problem.n, COMPANY)))]
+    if gradients and bool(finite.any()):
+        company = company[torch.isfinite(_losses(problem, company)).cpu()]
+        picked = first[finite.cpu()][:GRADIENTS]
         _compare_gradients(problem, company, _places(picked, company))
+
+
+def _rounding(problem: Problem, index: Tensor, alone: Tensor) -> float:
+    """What rounding may move a loss by: what a move of the weights in their last places does, and the last places of 1,
+    the size of what a softmax rounds, or of the loss where its errors are squared."""
+    moved = (_alone(at_rounded_weights(problem), index) - alone).double().abs()
+    eps = LAST_PLACES * torch.finfo(problem.precision).eps
+    known = moved[moved.isfinite()]
+    size = float(alone[alone.isfinite()].abs().max()) if bool(alone.isfinite().any()) else 0.0
+    largest = float(known.max()) if known.numel() else 0.0
+    return UNITS * largest + eps * (size if problem.loss_name == "squared" else max(size, 1.0))
 
 
 def spread(n: int, most: int, generator: torch.Generator) -> Tensor:
@@ -89,9 +117,10 @@ def _places(of: Tensor, among: Tensor) -> Tensor:
     return (among == of[:, None]).int().argmax(1)
 
 
-def close(a: Tensor, b: Tensor, precision: torch.dtype) -> bool:
+def close(a: Tensor, b: Tensor, precision: torch.dtype, floor: float = 0.0) -> bool:
+    """Whether two vectors are the same up to a ten-thousandth of the largest number, or to ``floor``."""
     scale = float(a.abs().max())
-    return bool((a - b).abs().max() <= (5e-2 if precision in losses.COARSE else 1e-4) * max(scale, 1e-12))
+    return bool((a - b).abs().max() <= (5e-2 if precision in losses.COARSE else 1e-4) * max(scale, 1e-12) + floor)
 
 
 # -- alone and in company --------------------------------------------------------------------------
@@ -116,28 +145,33 @@ def _alone(problem: Problem, probes: Tensor) -> Tensor:
         raise _refusal(problem, "loss", f" with one alone: {first_line(error)}") from error
 
 
-def _compare(problem: Problem, found: Tensor, alone: Tensor, finite: Tensor) -> None:
-    if bool(finite.any()) and not close(alone[finite], found[finite], problem.precision):
+def _compare(problem: Problem, found: Tensor, alone: Tensor, finite: Tensor, floor: float) -> None:
+    if bool(finite.any()) and not close(alone[finite], found[finite], problem.precision, floor):
         raise _refusal(problem, "loss")
 
 
 def _compare_gradients(problem: Problem, company: Tensor, places: Tensor) -> None:
     """The gradient of a weighted sum of losses in company against those of the same samples alone."""
     by = torch.tensor(WEIGHTS[: len(places)], dtype=torch.float64).to(problem.device)
-    leaves = problem.leaves()
-    together = problem.losses(leaves, _samples(problem, company))[places.to(problem.device)]
-    found = _gradients((by.to(together) * together).sum(), list(leaves.values()))
+
+    def together(there: Problem) -> Sequence[Tensor]:
+        leaves = there.leaves()
+        each = there.losses(leaves, _samples(there, company))[places.to(there.device)]
+        return _gradients((by.to(each) * each).sum(), list(leaves.values()))
+
+    found, leaves = together(problem), problem.leaves()
     wanted, sizes = [torch.zeros_like(part) for part in found], [torch.zeros_like(part) for part in found]
     for weight, sample in zip(by, company[places], strict=True):
         # The weight goes into the loss: a backward that is not linear is no coupling.
         loss = problem.losses(leaves, _samples(problem, sample[None])).sum()
-        for part, total, size in zip(
-            _gradients(weight.to(loss) * loss, list(leaves.values())), wanted, sizes, strict=True
-        ):
+        own = _gradients(weight.to(loss) * loss, list(leaves.values()))
+        for part, total, size in zip(own, wanted, sizes, strict=True):
             total += part
             size += part.abs()
-    finite = all(bool(torch.isfinite(part).all()) for part in (*wanted, *found))  # 0 times infinity is no coupling
-    if finite and not _agree(found, wanted, sizes, problem.precision):
+    shifted = [moved - part for moved, part in zip(together(at_rounded_weights(problem)), found, strict=True)]
+    tensors = (*wanted, *found, *shifted)
+    finite = all(bool(torch.isfinite(part).all()) for part in tensors)  # 0 times infinity is no coupling
+    if finite and not _agree(found, wanted, sizes, shifted, problem.precision):
         raise _refusal(problem, "gradient")
 
 
@@ -147,13 +181,22 @@ def _gradients(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
     return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
 
 
-def _agree(found: Sequence[Tensor], wanted: Sequence[Tensor], sizes: Sequence[Tensor], precision: torch.dtype) -> bool:
+def _agree(
+    found: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    sizes: Sequence[Tensor],
+    shifted: Sequence[Tensor],
+    precision: torch.dtype,
+) -> bool:
     """By the norm of each tensor: where rounding moves an input of ReLU over 0, a few numbers change for good."""
     rough = 0.1 if precision in losses.COARSE else 1e-2 if precision == torch.float32 else 1e-6
     norms = [float(size.double().norm()) for size in sizes]
+    rounding = [UNITS * float(part.double().norm()) for part in shifted]
     whole = max(norms, default=0.0)
     off = [float((ours - theirs).double().norm()) for ours, theirs in zip(found, wanted, strict=True)]
-    return all(gap <= rough * (norm + whole / 64) for gap, norm in zip(off, norms, strict=True))
+    return all(
+        gap <= rough * (norm + whole / 64) + shift for gap, norm, shift in zip(off, norms, rounding, strict=True)
+    )
 
 
 def _refusal(problem: Problem, what: str, reason: str = "") -> InputError:

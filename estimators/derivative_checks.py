@@ -16,18 +16,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from estimators import losses, memory
+from estimators import losses
 from estimators.errors import InputError
 from estimators.lanczos import random_start
 from estimators.lookups import FreePadding
-from estimators.precision import InDouble
+from estimators.precision import LAST_PLACES, UNITS, InDouble, at_rounded_weights, double_copy
 from estimators.products import hessian
 from estimators.results import Finding
 from estimators.second_derivatives import REWRITE
@@ -35,11 +34,9 @@ from estimators.second_derivatives import REWRITE
 if TYPE_CHECKING:
     from estimators.problem import Problem
 
-SAMPLES, SHARE = 4, 16
-"""Samples that are looked at: so many, or one in so many where that is less."""
+FEWEST, SOME, MOST, SHARE = 2, 4, 32, 32
+"""Samples that are looked at: one in 32 and at most 32; of a small set two, or up to four where they are one in 16."""
 DIRECTIONS = 2
-COPIED = 40
-"""Vectors in the model's format that there must be room for if the check is to work on a copy in float64."""
 BESIDE = 1e-2
 """Length of the step away from w, as a share of each tensor's root mean square: w itself may lie in kinks (a bias of
 0 under a ReLU), where no difference is a derivative."""
@@ -53,8 +50,6 @@ STEPS, TOLERANCE = (1e-5, 1e-6, 1e-4, 1e-7, 1e-3), 1e-3
 """In float64: h, those first that decide most models at once, and the share by which a derivative may be off."""
 OWN_STEPS, OWN_TOLERANCE = (3e-3, 1e-3, 1e-2), 1e-2
 """In a model's own format of 32 bits."""
-ROUNDING = 64
-"""Units in the last place that a loss or gradient may be off by."""
 WHOLE = 1 / 1024
 """Share of the whole vector's norm that counts as size of each tensor: what cancels to 0 leaves rounding."""
 CONSTANT = 0.1
@@ -64,7 +59,7 @@ CONSTANT = 0.1
 def curvature_fault(problem: Problem, *, double: bool = True) -> InputError | None:
     """Why curvature can't be measured: second derivatives that are missing or wrong; None where they are right.
 
-    Cost: about ten forward+backward passes over 4 samples, in float64 where the model has room for a copy.
+    Cost: about twelve forward+backward passes over 2 to 32 samples, in float64 where the model has room for a copy.
 
     Args:
         problem: the task at a point.
@@ -73,16 +68,25 @@ def curvature_fault(problem: Problem, *, double: bool = True) -> InputError | No
     Raises:
         InputError: the gradient itself is not that of the loss.
     """
-    count = max(1, min(SAMPLES, problem.n // SHARE)) if problem.n > SAMPLES else problem.n
+    least = max(FEWEST, min(SOME, 2 * problem.n // SHARE))
+    count = min(problem.n, max(least, min(MOST, problem.n // SHARE)))
     few = problem.subset(torch.linspace(0, problem.n - 1, count).round().long())
     few.curvature_fault = None  # it is told anew
-    copy = _in_double(few) if double else None
-    here, mode = (few, nullcontext()) if copy is None else (copy, InDouble())
+    copy = double_copy(few) if double else None
     try:
-        with mode, FreePadding():
-            return _fault(here)
+        if copy is not None:
+            try:
+                with InDouble(), FreePadding():
+                    return _fault(copy)
+            except InputError:
+                raise
+            except Exception:
+                # A forward that took float64 once, and then does not, is measured in its own format.
+                copy = None
+        with FreePadding():
+            return _fault(few)
     finally:
-        problem.passes.add(here.passes.total * few.n / problem.n)
+        problem.passes.add(few.passes.total * few.n / problem.n)
 
 
 def finding(fault: InputError) -> Finding:
@@ -96,22 +100,6 @@ def finding(fault: InputError) -> Finding:
         "need gradients alone",
         action=fault.hint,
     )
-
-
-def _in_double(problem: Problem) -> Problem | None:
-    """The problem in float64; None where there is no room for it, or where forward does not compute the same in it."""
-    if memory.vectors(problem) < COPIED:
-        return None
-    double = problem.in_double()
-    try:
-        with InDouble():
-            loss, _ = double.loss_and_gradient()
-    except Exception:
-        # Whatever forward raises for numbers in float64, it was seen to take those in its own format.
-        return None
-    own = problem.loss()
-    rough = 5e-2 if problem.precision in losses.COARSE else 1e-3
-    return double if abs(loss - own) <= rough * max(abs(own), 1.0) else None
 
 
 @dataclass(frozen=True)
@@ -128,26 +116,35 @@ class Errors:
     """What a derivative is off by at each h, from the smallest h on, its size, and what rounding may make of it."""
 
     where: str
-    each: Sequence[Tensor]
+    derivative: Tensor
+    differences: Sequence[Tensor]
     size: float
     rounding: Sequence[float]
+
+    @property
+    def each(self) -> list[float]:
+        """The norm of the error at each h."""
+        return [float((quotient - self.derivative).norm()) for quotient in self.differences]
 
     def agree(self, tolerance: float) -> bool:
         """Whether derivative and differences are the same at one h."""
         return any(
-            float(error.norm()) <= tolerance * self.size + rounding
-            for error, rounding in zip(self.each, self.rounding, strict=True)
+            error <= tolerance * self.size + rounding for error, rounding in zip(self.each, self.rounding, strict=True)
         )
 
     def wrong(self, tolerance: float) -> bool:
-        """Whether they never agree, and the error stays as it is from one h to the next."""
-        pairs = itertools.pairwise(self.each)
-        constant = any(float((a - b).norm()) <= CONSTANT * float(a.norm()) for a, b in pairs)
-        return constant and not self.agree(tolerance)
+        """Whether they never agree, and differences and error stay as they are from one h to the next."""
+        if self.agree(tolerance):
+            return False
+        steps = itertools.pairwise(zip(self.differences, self.each, strict=True))
+        return any(
+            float((here - there).norm()) <= CONSTANT * min(error, max(float(here.norm()), float(there.norm())))
+            for (here, error), (there, _) in steps
+        )
 
     @property
     def share(self) -> float:
-        return min(float(error.norm()) for error in self.each) / self.size
+        return min(self.each) / self.size
 
 
 def _fault(problem: Problem) -> InputError | None:
@@ -155,6 +152,7 @@ def _fault(problem: Problem) -> InputError | None:
     there = problem.at(problem.unflatten(beside))
     loss, gradient = there.loss_and_gradient()
     slope = problem.flatten(gradient).double()
+    rounding = _rounding(there, scale, loss, slope)
     generator = torch.Generator().manual_seed(1)
     directions = [(random_start(problem.d, generator, scale) * scale).to(problem.dtype) for _ in range(DIRECTIONS)]
     images: Sequence[Tensor] = ()
@@ -169,32 +167,59 @@ def _fault(problem: Problem) -> InputError | None:
     tolerance = TOLERANCE if problem.dtype == torch.float64 else OWN_TOLERANCE
     for number, v in enumerate(directions):
         image = images[number] if images else None
-        gradient_errors, product_errors = _errors(problem, beside, v, (loss, slope, image), tolerance)
+        gradient_errors, product_errors = _errors(problem, beside, v, (slope, image), rounding, tolerance)
         if gradient_errors.wrong(tolerance):
             raise _no_gradient(problem, gradient_errors)
         if missing is None and (off := [each for each in product_errors if each.wrong(tolerance)]):
             missing = _no_product(max(off, key=lambda each: each.share))
-    if missing is None and _asymmetry(directions, images) > tolerance:
+    if missing is None and _asymmetric(directions, images, tolerance, rounding[1]):
         missing = InputError("autograd's Hessian is not symmetric: u'Hv and v'Hu differ", _name(problem), REWRITE)
     return missing
 
 
+def _rounding(problem: Problem, scale: Tensor, loss: float, slope: Tensor) -> tuple[float, float]:
+    """What rounding may move the loss and the norm of the gradient by.
+
+    That is what a move of the weights in their last places does to them, and the last places of what loss and gradient
+    are elsewhere: a softmax that is sure of itself rounds to a share of 1, not of the loss that is left.
+    """
+    eps = LAST_PLACES * torch.finfo(problem.precision).eps
+    step = random_start(problem.d, torch.Generator().manual_seed(2), scale) * scale
+    away = problem.at(problem.unflatten(problem.flatten(problem.parameters) + step))
+    moved, size = 0.0, abs(loss)
+    shifted, length = 0.0, float(slope.norm())
+    for other, elsewhere in ((at_rounded_weights(problem), False), (away, True)):
+        value, gradient = other.loss_and_gradient()
+        flat = problem.flatten(gradient).double()
+        if not math.isfinite(value) or not bool(torch.isfinite(flat).all()):
+            continue
+        if elsewhere:
+            size, length = max(size, abs(value)), max(length, float(flat.norm()))
+        else:
+            moved, shifted = UNITS * abs(value - loss), UNITS * float((flat - slope).norm())
+    return moved + eps * size, shifted + eps * length
+
+
 def _errors(
-    problem: Problem, at: Tensor, v: Tensor, told: tuple[float, Tensor, Tensor | None], tolerance: float
+    problem: Problem,
+    at: Tensor,
+    v: Tensor,
+    told: tuple[Tensor, Tensor | None],
+    rounding: tuple[float, float],
+    tolerance: float,
 ) -> tuple[Errors, list[Errors]]:
     """Of the slope along v, and of each tensor's part of Hv, for as many h as it takes until they agree at one."""
-    loss, slope, image = told
+    slope, image = told
     along = slope * v.double()
     size = sum(abs(float(part.sum())) for part in torch.split(along, problem.sizes))
-    eps = torch.finfo(problem.precision).eps * ROUNDING
     steps = STEPS if problem.dtype == torch.float64 else OWN_STEPS
     seen: list[Quotients] = []
     for h in steps:
         seen = sorted([*seen, _quotients(problem, at, v, h)], key=lambda each: each.h)
-        noise = [eps * abs(loss) / each.h for each in seen]
-        slopes = [each.slope - along.sum() for each in seen]
-        first = Errors(_name(problem), slopes, max(size, min(float(each.slope.abs()) for each in seen)), noise)
-        second = [] if image is None else _by_tensor(problem, image, seen, eps * float(slope.norm()))
+        noise = [rounding[0] / each.h for each in seen]
+        slopes = [each.slope for each in seen]
+        first = Errors(_name(problem), along.sum(), slopes, max(size, min(float(each.abs()) for each in slopes)), noise)
+        second = [] if image is None else _by_tensor(problem, image, seen, rounding[1])
         if first.agree(tolerance) and all(each.agree(tolerance) for each in second):
             break
     return first, second
@@ -208,7 +233,7 @@ def _by_tensor(problem: Problem, image: Tensor, seen: Sequence[Quotients], noise
     for i, (name, part) in enumerate(zip(problem.names, own, strict=True)):
         theirs = [change[i] for change in changes]
         size = max(float(part.norm()), min(float(each.norm()) for each in theirs)) + whole
-        found.append(Errors(name, [each - part for each in theirs], size, [noise / each.h for each in seen]))
+        found.append(Errors(name, part, theirs, size, [noise / each.h for each in seen]))
     return found
 
 
@@ -237,11 +262,12 @@ def _beside(problem: Problem) -> tuple[Tensor, Tensor]:
     return at + share * step, share * scale
 
 
-def _asymmetry(directions: Sequence[Tensor], images: Sequence[Tensor]) -> float:
-    """|u'Hv - v'Hu| as a share of what rounding of Hu and Hv could reach if they were off by their own size."""
+def _asymmetric(directions: Sequence[Tensor], images: Sequence[Tensor], tolerance: float, rounding: float) -> bool:
+    """Whether u'Hv and v'Hu differ beyond what rounding of Hu and Hv can do."""
     u, v = (each.double() for each in directions)
     size = float((u * images[1]).norm() + (v * images[0]).norm())
-    return abs(float(u @ images[1] - v @ images[0])) / size if size > 0 else 0.0
+    apart = abs(float(u @ images[1] - v @ images[0]))
+    return apart > tolerance * size + rounding * float(u.norm() + v.norm())
 
 
 def _name(problem: Problem) -> str:

@@ -32,6 +32,8 @@ FEWEST = 20
 beside one product, whose own work takes some six."""
 WIDE = 40
 """Vectors with which sums over probes are taken in float64."""
+COPIED = 40
+"""Vectors that checks take which work on a copy in float64, of as many bytes as two."""
 STEP = 12
 """Vectors that one step of Lanczos takes beside its basis, its product included."""
 COLUMN, BESIDE = 6, 12
@@ -115,6 +117,12 @@ def vectors(problem: Problem) -> int:
     if problem.memory_bytes is None:
         return max(VECTOR_BYTES // _vector(problem), FEWEST)
     return max(int((problem.memory_bytes - _for_graphs(problem, problem.memory_bytes)) / _vector(problem)), FEWEST)
+
+
+def room_for_double(problem: Problem) -> bool:
+    """Whether a check may work on a copy in float64; not under a limit as long as nothing is known of the graphs."""
+    known = problem.memory_bytes is None or bool(problem._graph_sizes)
+    return known and vectors(problem) >= COPIED
 
 
 def columns(problem: Problem, most: int, each: int, beside: int) -> int:

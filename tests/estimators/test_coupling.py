@@ -131,3 +131,24 @@ def test_probes_are_spread() -> None:
         assert int(probes.max()) < n
         if n == 1000:
             assert [int(probe) // 125 for probe in probes] == list(range(8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("residual", [1e-2, 1e-3, 1e-4, 1e-6, 0.0])
+def test_rounding_of_a_small_residual_is_no_coupling(residual: float, dtype: torch.dtype) -> None:
+    """Kernels round one row otherwise than many: a share of the output, which is much of a small residual."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        x, model = torch.randn(64, 20, dtype=dtype), nn.Linear(20, 1).to(dtype)
+        Problem(model, (x, model(x).detach() + residual), "squared")
+
+
+def test_a_coupling_of_more_samples_than_are_looked_at_one_by_one() -> None:
+    class Crowd(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y - y.mean(0) if len(x) > 64 else y
+
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="depends on the other samples"):
+        Problem(Crowd(20, 3), (torch.randn(400, 20), torch.arange(400) % 3))

@@ -224,6 +224,71 @@ def test_sound_models_are_not_refused(name: str, dtype: torch.dtype) -> None:
     assert problem.curvature_fault is None
 
 
+def confident(dtype: torch.dtype) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """A classifier so sure of its labels that its losses round to 0."""
+    torch.manual_seed(0)
+    x, model = torch.randn(64, 20), nn.Linear(20, 2)
+    model.weight.data.mul_(100)
+    scores = model(x).detach()
+    sure = (scores[:, 0] - scores[:, 1]).abs() > 35
+    return model.to(dtype), (x[sure].to(dtype), scores.argmax(1)[sure])
+
+
+def chaotic(layers: int, gain: float) -> nn.Module:
+    """Small steps in the weights are blown up beyond all bounds."""
+    torch.manual_seed(1)
+    model = nn.Sequential(*(part for _ in range(layers) for part in (nn.Linear(20, 20), nn.Tanh())), nn.Linear(20, 3))
+    for module in model:
+        if isinstance(module, nn.Linear):
+            module.weight.data *= gain
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_losses_that_round_to_zero_tell_nothing(dtype: torch.dtype) -> None:
+    model, samples = confident(dtype)
+    assert Problem(model, samples).curvature_fault is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("layers", "gain"), [(30, 3.0), (60, 5.0)])
+def test_chaos_tells_nothing(layers: int, gain: float, dtype: torch.dtype) -> None:
+    model = chaotic(layers, gain).to(dtype)
+    assert Problem(model, (torch.randn(64, 20, dtype=dtype), torch.arange(64) % 3)).curvature_fault is None
+
+
+def test_raw_features_of_thousands_are_not_refused() -> None:
+    torch.manual_seed(8)
+    model = nn.Sequential(nn.Linear(20, 50), nn.ReLU(), nn.Linear(50, 3))
+    assert Problem(model, (1e3 * torch.randn(64, 20), torch.arange(64) % 3)).curvature_fault is None
+
+
+class Doubled(torch.autograd.Function):
+    """The identity, whose backward doubles the gradient of rows that begin above 0.1."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.where(x[:, :1] > 0.1, 2 * grad, grad)
+
+
+def test_a_gradient_that_is_wrong_for_some_samples() -> None:
+    class Rows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = Doubled.apply(x)  # type: ignore[no-untyped-call]
+            return result
+
+    torch.manual_seed(9)
+    model = nn.Sequential(nn.Linear(20, 20), Rows(), nn.Linear(20, 3))
+    with pytest.raises(InputError, match="the gradient is not that of the loss"):
+        Problem(model, (torch.randn(400, 20), torch.arange(400) % 3))
+
+
 def test_many_kinks_in_a_models_own_format_are_no_fault() -> None:
     """A step of 0.001 crosses kinks that add to the curvature, and another step others."""
     torch.manual_seed(6)
