@@ -97,8 +97,8 @@ CAREFUL = SideEffects(inputs=True, targets=True)
 def side_effects(problem: Problem) -> SideEffects:
     """What the forward of a new problem changes.
 
-    Cost: two forward passes and a gradient over a few samples; some more gradients where that does not reach all
-    parameters.
+    Cost: two forward passes and a gradient over a few samples; a forward pass for each tensor that a module holds
+    beside parameters and buffers, and some more gradients where that does not reach all parameters.
 
     Raises:
         InputError: forward changes parameters that are to be measured.
@@ -107,7 +107,9 @@ def side_effects(problem: Problem) -> SideEffects:
     with problem.measuring(), unchanged(problem.model) as snapshot:
         found, unreached = _observed(problem, few, snapshot)
         _refuse_changed_parameters(problem)
-        return _with_training_only(problem, few, replace(found, state=_overwritten(problem)), unreached)
+        found = replace(found, state=_overwritten(problem))
+        found = replace(found, places=(*found.places, *_refilled(problem, few, found)))
+        return _with_training_only(problem, few, found, unreached)
 
 
 def _observed(problem: Problem, few: Samples, snapshot: Snapshot) -> tuple[SideEffects, list[str]]:
@@ -168,18 +170,31 @@ def _overwritten(problem: Problem) -> dict[str, Tensor]:
     return state
 
 
+def _refilled(problem: Problem, few: Samples, found: SideEffects) -> Places:
+    """What modules hold and compute anew where it is not there, as what was made of the weights by a call before."""
+    refilled: list[tuple[Place, Any]] = []
+    other = copy(problem)
+    other.effects = found
+    for place, nothing in held_tensors(problem.model)[:TRIED]:
+        with undone(((place, nothing),)), torch.no_grad():
+            try:
+                other.losses(other.parameters, other.trimmed(_cloned(few)))
+            except (Exception, SystemExit):
+                continue  # forward needs it
+            value = place.read()
+        if value is not nothing and value is not None:
+            refilled.append((place, nothing))
+    return tuple(refilled)
+
+
 def _with_training_only(problem: Problem, few: Samples, found: SideEffects, unreached: list[str]) -> SideEffects:
-    """With the parameters that the loss reaches in training mode alone, less those whose values the model holds on to:
-    tensors among its attributes without which it computes them anew."""
-    names = [name for name in unreached if name not in _still_unreached(problem, few, found, training=True)]
-    if not unreached or not names:
+    """With the parameters that the loss reaches in training mode alone."""
+    if found.places and unreached:
+        unreached = _still_unreached(problem, few, found)
+    if not unreached:
         return found
-    for place in held_tensors(problem.model, names)[:TRIED]:
-        without = replace(found, places=(*found.places, place))
-        remaining = _still_unreached(problem, few, without)
-        if any(name not in remaining for name in names):
-            found, names = without, [name for name in names if name in remaining]
-    return replace(found, training_only=tuple(names))
+    trained = _still_unreached(problem, few, found, training=True)
+    return replace(found, training_only=tuple(name for name in unreached if name not in trained))
 
 
 def _still_unreached(problem: Problem, few: Samples, effects: SideEffects, training: bool = False) -> list[str]:

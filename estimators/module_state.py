@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -22,6 +22,8 @@ DEPTH, LONG = 3, 1000
 """Containers and objects are looked into so deep, and those with more members only from outside."""
 ABSENT: Any = object()
 """What is at a key that is not there."""
+REGISTERED = ("_parameters", "_buffers", "_modules")
+"""What torch registers: no attributes of the user's."""
 VALUES = (bool, int, float, complex, str, bytes, type(None))
 OPAQUE = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, Enum, nn.Parameter)
 
@@ -188,14 +190,22 @@ def unchanged(model: nn.Module) -> Iterator[Snapshot]:
         snapshot.put_back()
 
 
-def held_tensors(model: nn.Module, names: Iterable[str]) -> Places:
-    """Plain tensors among the attributes of the modules that hold these parameters, each with None in its place."""
-    owners = {name.rpartition(".")[0] for name in names}
-    found: Mapping[tuple[int, str], Entry] = {
-        (id(module), name): Entry(module.__dict__, name)
-        for path, module in model.named_modules()
-        if any(owner == path or owner.startswith(f"{path}.") or not path for owner in owners)
-        for name, value in vars(module).items()
-        if isinstance(value, Tensor)
-    }
-    return tuple((entry, None) for entry in found.values())
+def held_tensors(model: nn.Module) -> Places:
+    """Tensors among the attributes of the modules, alone, in a tuple or a list, or as values of a dictionary; each with
+    nothing in its place."""
+    found: dict[tuple[Any, ...], tuple[Entry, Any]] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            entries: list[tuple[Entry, Any]] = []
+            if _holds_tensor(value):
+                entries = [(Entry(module.__dict__, name), None)]
+            elif isinstance(value, dict) and name not in REGISTERED:
+                entries = [(Entry(value, key), ABSENT) for key, member in value.items() if _holds_tensor(member)]
+            found |= {entry.address: (entry, nothing) for entry, nothing in entries}
+    return tuple(found.values())
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(isinstance(member, Tensor) for member in value)
+    return isinstance(value, Tensor)

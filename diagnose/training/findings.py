@@ -50,7 +50,7 @@ def _of_method(race: Race, method: str) -> list[Finding]:
                 severity="warning",
                 stage=STAGE,
                 found=f"no learning rate of {method} came through with all seeds: {diverged} of {len(legs)} runs "
-                f"diverged, at rates from {rate(rates[0])} to {rate(rates[-1])}",
+                f"diverged, at {_range(rates)}",
                 meaning=f"{method} has no final loss here and cannot be compared",
                 action="try smaller rates with `--learning-rates`, or bring the inputs to a common scale",
             )
@@ -76,10 +76,13 @@ def _of_method(race: Race, method: str) -> list[Finding]:
 
 def _diverged(race: Race) -> list[Finding]:
     """One note for all methods that still have a best rate."""
-    parts, count = [], 0
+    parts, count, ran = [], 0, 0
     for method in race.settings.optimizers:
         bad = [leg for leg in race.of(method) if leg.diverged]
-        if bad and race.best(method):
+        if not race.best(method):
+            continue
+        ran += len(race.of(method))
+        if bad:
             count += len(bad)
             parts.append(
                 f"{method} at {', '.join(rate(value) for value in sorted({leg.learning_rate for leg in bad}))}"
@@ -91,11 +94,17 @@ def _diverged(race: Race) -> list[Finding]:
             code="run-diverged",
             severity="note",
             stage=STAGE,
-            found=f"{count} of {len(race.legs)} runs diverged: {'; '.join(parts)}",
+            found=f"{count} of {ran} runs diverged: {'; '.join(parts)}",
             meaning="at these learning rates the loss left all bounds; the runs were stopped and count as infinite",
             action="nothing to do: the best rate of each method is another one",
         )
     ]
+
+
+def _range(rates: Sequence[float]) -> str:
+    if len(rates) == 1:
+        return f"a rate of {rate(rates[0])}"
+    return f"rates from {rate(rates[0])} to {rate(rates[-1])}"
 
 
 def _disagreeing(training: Training) -> list[Finding]:

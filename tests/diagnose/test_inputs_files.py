@@ -136,7 +136,7 @@ def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
 def test_text_is_read_as_bytes_unchanged(tmp_path: Path) -> None:
     content = "größe\r\n\x00 end".encode()
     (tmp_path / "t.txt").write_bytes(content)
-    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(content, mtime=0))
     for name in ("t.txt", "t.txt.gz"):
         opened = catalogue.load(tmp_path / name)
         assert isinstance(opened, Text)
@@ -144,25 +144,25 @@ def test_text_is_read_as_bytes_unchanged(tmp_path: Path) -> None:
 
 
 def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
-    (tmp_path / "rows").write_bytes(gzip.compress(ROWS))
+    (tmp_path / "rows").write_bytes(gzip.compress(ROWS, mtime=0))
     assert table(tmp_path / "rows").rows == 2
 
 
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("rows.gz", gzip.compress(ROWS)[:-6], "broken gzip file"),
-        ("rows.gz", gzip.compress(ROWS)[:12] + b"\xff" * 20, "broken gzip file"),
+        ("rows.gz", gzip.compress(ROWS, mtime=0)[:-6], "broken gzip file"),
+        ("rows.gz", gzip.compress(ROWS, mtime=0)[:12] + b"\xff" * 20, "broken gzip file"),
         ("rows.gz", ROWS, "not a gzip file"),
         ("rows", b"", "empty file"),
         ("rows", b" \n\n", "empty file"),
-        ("rows.gz", gzip.compress(b""), "empty file"),
+        ("rows.gz", gzip.compress(b"", mtime=0), "empty file"),
         ("rows", b"1 1:1\n\xff\xfe", "not a text file"),
         ("rows.npz", b"not an archive", "not a .npz archive"),
         ("rows.parquet", b"PAR1", "Parquet, not a kind of data"),
         ("rows.csv", b"a,b\n", "`.csv` data"),
         ("rows.jsonl", b"{}\n", "no row of a known kind"),
-        ("rows.json.gz", gzip.compress(b"[]"), "no rows"),
+        ("rows.json.gz", gzip.compress(b"[]", mtime=0), "no rows"),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, what: str) -> None:
@@ -176,6 +176,7 @@ ROW = b"1 1:1\n"
 ARROW = b"ARROW1\x00\x00"
 FORMATS: list[tuple[str, bytes, str, str]] = [
     ("a.bz2", bz2.compress(ROW), "bzip2", "bunzip2"),
+    ("a.txt", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "a PNG image", "numpy.savez"),
     ("a.txt", bz2.compress(ROW), "bzip2", "bunzip2"),
     ("a.svm.xz", lzma.compress(ROW), "xz", "unxz"),
     ("a.json.zst", b"\x28\xb5\x2f\xfd\x00", "Zstandard", "unzstd"),
@@ -183,7 +184,7 @@ FORMATS: list[tuple[str, bytes, str, str]] = [
     ("a.parquet", b"PAR1", "Parquet", "numpy.savez"),
     ("rows", b"PAR1\x15", "Parquet", "numpy.savez"),
     ("rows.arrow", ARROW, "Arrow", "numpy.savez"),
-    ("rows.gz", gzip.compress(ARROW), "Arrow", "numpy.savez"),
+    ("rows.gz", gzip.compress(ARROW, mtime=0), "Arrow", "numpy.savez"),
     ("rows.json", ARROW, "Arrow", "numpy.savez"),
     ("a.npy", b"\x93NUMPY", "a NumPy array", "numpy.savez"),
     ("a", b"\x93NUMPY\x01", "a NumPy array", "numpy.savez"),
@@ -191,7 +192,12 @@ FORMATS: list[tuple[str, bytes, str, str]] = [
     ("a.mat", b"MATLAB 5.0 MAT-file", "MATLAB", "numpy.savez"),
     ("a.png", b"\x89PNG\r\n\x1a\n", "a PNG image", "`.npz`"),
     ("a.jpg", b"\xff\xd8\xff\xe0", "a JPEG image", "`.npz`"),
-    ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\x00\x00\x08\x03\x00"), "the IDX format of MNIST", "numpy.savez"),
+    (
+        "t10k-images-idx3-ubyte.gz",
+        gzip.compress(b"\x00\x00\x08\x03\x00", mtime=0),
+        "the IDX format of MNIST",
+        "numpy.savez",
+    ),
     ("a.pdf", b"%PDF-1.7", "PDF", "`.txt`"),
     ("a.db", b"SQLite format 3\x00", "an SQLite database", "`.jsonl`"),
     ("a.xls", b"\xd0\xcf\x11\xe0", "an old Excel", "`.jsonl`"),
@@ -298,7 +304,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_name_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIAGNOSE_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path.parent)
-    (tmp_path / "mine.svm.gz").write_bytes(gzip.compress(ROWS))
+    (tmp_path / "mine.svm.gz").write_bytes(gzip.compress(ROWS, mtime=0))
     save(tmp_path / "pictures_1k.npz", x=np.zeros((2, 3)), y=np.arange(2))
     opened = catalogue.load("mine")
     assert isinstance(opened, Table)

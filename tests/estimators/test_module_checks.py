@@ -163,6 +163,38 @@ def test_a_value_that_was_made_before_is_computed_anew_and_stays() -> None:
     assert codes(problem) == []
 
 
+class Half(nn.Linear):
+    """A weight that is reached by itself, and by what was made of it in the first call."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(4, 3)
+        self.how, self.table = how, dict[str, Tensor]()
+        self.made: Any = None
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        square = self.weight @ self.weight.T
+        if self.how == "dictionary":
+            square = self.table.setdefault("square", square)
+        elif self.how != "not held":
+            self.made = self.made if self.made is not None else (square,) if self.how == "tuple" else square
+            square = self.made[0] if isinstance(self.made, tuple) else self.made
+        return super().forward(x) @ square
+
+
+@pytest.mark.parametrize("how", ["attribute", "dictionary", "tuple"])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_value_that_was_made_before_of_a_weight_that_is_reached_too(how: str, gradients: bool) -> None:
+    model, plain = Half(how), Half("not held")
+    plain.load_state_dict(model.state_dict())
+    with torch.set_grad_enabled(gradients):
+        model(rows())
+    ours, theirs = Problem(model, (rows(), labels())), Problem(plain, (rows(), labels()))
+    assert ours.curvature_fault is None
+    for found, wanted in zip(ours.gradient().values(), theirs.gradient().values(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+
+
 def test_values_out_of_sight_are_said() -> None:
     class Hidden(Cached):
         def __init__(self) -> None:

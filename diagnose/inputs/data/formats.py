@@ -81,13 +81,17 @@ ENDINGS: dict[str, tuple[str, str]] = {
 
 
 def refuse_packed(content: bytes, name: str) -> None:
-    """Refuse what holds another file, under whatever name; read as text its bytes would pass for data.
+    """Refuse what holds another file, an image or a table, under whatever name; read as text its bytes would pass for
+    data.
 
     Raises:
         InputError: naming the format and how to unpack it.
     """
     for start, what, hint in PACKED:
         if content.startswith(start) and not content[:64].isascii():
+            raise _refusal(what, hint, name)
+    for start, what, hint in BINARY:
+        if content.startswith(start) and b"\0" in content[:64] and hint != UTF8:
             raise _refusal(what, hint, name)
     if content[257:262] == b"ustar":
         raise _refusal("a tar archive", UNPACK + "`tar -xf {}`", name)
