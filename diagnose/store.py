@@ -78,10 +78,11 @@ class Store:
                 )
             return None
         stored = Diagnosis.load(self.directory)
+        names = [name for name, value in settings.items() if stored.settings.get(name) != value]
+        if len(names) > 1:  # of data and weights: it tells nothing that the others do not
+            names = [name for name in names if name != "fingerprint"]
         differing = [
-            f"{name} ({_shown(stored.settings.get(name))} there, {_shown(value)} here)"
-            for name, value in settings.items()
-            if stored.settings.get(name) != value
+            f"{name} ({_shown(stored.settings.get(name))} there, {_shown(settings[name])} here)" for name in names
         ]
         if differing:
             raise InputError(

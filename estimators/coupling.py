@@ -70,13 +70,18 @@ def refuse_coupled(problem: Problem, chunk: int, *, gradients: bool = True) -> N
     company = torch.cat([probes, others[~torch.isin(others, probes)]])[: min(problem.n, max(chunk, len(probes)))]
     few = problem.subset(company)  # the probes come first
     copy = double_copy(few)
-    with InDouble() if copy is not None else contextlib.nullcontext():
-        _check_company(few if copy is None else copy, len(probes), chunk, generator, gradients)
+    if copy is not None:
+        with contextlib.suppress(InputError), copy.measuring(), InDouble():
+            _check_company(copy, len(probes), chunk, gradients)
+            return
+    # What float64 shows shows here too, unless it is of float64 alone.
+    with few.measuring():
+        _check_company(few, len(probes), chunk, gradients)
 
 
-def _check_company(problem: Problem, probes: int, chunk: int, generator: torch.Generator, gradients: bool) -> None:
+def _check_company(problem: Problem, probes: int, chunk: int, gradients: bool) -> None:
     """The first samples of a problem alone, in groups, and among all of them in a random order."""
-    first = torch.arange(probes)
+    first, generator = torch.arange(probes), torch.Generator().manual_seed(probes)
     alone = _alone(problem, first)
     finite = torch.isfinite(alone)  # what is not is named with its sample when gradients are measured
     floor = _rounding(problem, first, alone)

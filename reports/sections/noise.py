@@ -30,7 +30,7 @@ def noise(diagnosis: Diagnosis) -> Section:
             f"These are the values of the {number(part.samples)} samples drawn, not of all "
             f"{number(diagnosis.task.rows)} rows; rare rows may hide noise that the draw never saw."
         )
-    if part.exact is False and part.rare_rows:
+    if part.rare_rows and (part.l1_interval is not None or part.density_interval is not None):
         cautions.append(_rare(part, diagnosis.task.rows))
     if part.dead_fraction:
         cautions.append(
