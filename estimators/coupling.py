@@ -88,14 +88,16 @@ def _check_company(problem: Problem, probes: int, chunk: int, gradients: bool) -
     for order in torch.split(torch.randperm(probes, generator=generator), GROUP):
         _compare(problem, _losses(problem, order), alone[order], finite[order], floor)
     order = torch.randperm(problem.n, generator=generator)
-    for size in sorted({min(problem.n, COMPANY), min(problem.n, max(chunk, GROUP))}):
+    few = min(problem.n, COMPANY)
+    measured: dict[int, tuple[Tensor, Tensor]] = {}
+    for size in sorted({few, min(problem.n, max(chunk, GROUP))}):
         company = order[torch.isin(order, torch.arange(size))]
-        among = first[:size]
         found = _losses(problem, company)
-        _compare(problem, found[_places(among, company)], alone[:size], finite[:size], floor)
-    company = order[torch.isin(order, torch.arange(min(problem.n, COMPANY)))]
+        measured[size] = company, found
+        _compare(problem, found[_places(first[:size], company)], alone[:size], finite[:size], floor)
     if gradients and bool(finite.any()):
-        company = company[torch.isfinite(_losses(problem, company)).cpu()]
+        company, found = measured[few]
+        company = company[torch.isfinite(found).cpu()]
         picked = first[finite.cpu()][:GRADIENTS]
         _compare_gradients(problem, company, _places(picked, company))
 

@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,7 +122,7 @@ class Errors:
     size: float
     rounding: Sequence[float]
 
-    @property
+    @cached_property
     def each(self) -> list[float]:
         """The norm of the error at each h."""
         return [float((quotient - self.derivative).norm()) for quotient in self.differences]

@@ -122,10 +122,15 @@ class Problem:
 
     def at(self, parameters: Mapping[str, Tensor]) -> Problem:
         """The same task at another point, each tensor in the format that it has here; passes are counted together."""
-        other = copy(self)
-        other._dense = None
+        other = self._derived()
         fitting = self._fitting(parameters)
         other.parameters = {name: fitting[name].to(p.dtype, copy=True) for name, p in self.parameters.items()}
+        return other
+
+    def _derived(self) -> Problem:
+        """A copy without what was formed at this point, for these samples and in this number format."""
+        other = copy(self)
+        other._dense = None
         return other
 
     def _fitting(self, vector: Mapping[str, Tensor]) -> Parameters:
@@ -143,8 +148,7 @@ class Problem:
 
     def in_double(self) -> Problem:
         """The same task with parameters, buffers and samples in float64; passes are counted together."""
-        other = copy(self)
-        other._dense = None
+        other = self._derived()
         other.dtype = other.precision = torch.float64
         other.parameters, other._fixed = _doubled(self.parameters), _doubled(self._fixed)
         if isinstance(self.samples, dict):
@@ -157,8 +161,7 @@ class Problem:
 
     def subset(self, index: Tensor) -> Problem:
         """The same model on some of the samples, with passes counted apart (over the subset)."""
-        other = copy(self)
-        other._dense = None
+        other = self._derived()
         other.samples = self.take(index)
         other.n = int(index.numel())
         other._chunk = min(self._chunk, other.n)
@@ -173,8 +176,7 @@ class Problem:
         Raises:
             InputError: samples that the model can't take, targets that do not fit, samples that depend on each other.
         """
-        other = copy(self)
-        other._dense = None
+        other = self._derived()
         other.samples = self._prepared(samples)
         other.n = next(iter(_tensors(other.samples))).shape[0]
         other._chunk = min(self._chunk, other.n)
