@@ -212,6 +212,7 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
         device=resolved.device,
         fingerprint=opened.fingerprint,
         curvature_samples=resolved.curvature_samples,
+        training_rows=resolved.samples,
         understood=list(opened.understood),
     )
     parts = {name: absent(kind, NOT_REACHED) for name, kind in PARTS.items() if name not in ("task", "cost")}

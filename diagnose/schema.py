@@ -35,6 +35,8 @@ SMOOTHNESS_SIDES = (0.1, 0.55)
 """R_L: below the first a strong case for AdaGrad, below the second some."""
 CLEAR = 1.1
 """A speed-up this far from 1 matters, over all seeds and in one."""
+LEVEL = (0.8, 1.25)
+"""A speed-up within these makes no difference."""
 PAIR = ("sgd", "adagrad")
 """The two methods that the question is about."""
 Answer = Literal["adagrad", "sgd", "no-difference", "undecided"]
@@ -42,7 +44,11 @@ Answer = Literal["adagrad", "sgd", "no-difference", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What was diagnosed; ``understood`` says in words how model and data were read."""
+    """What was diagnosed; ``understood`` says in words how model and data were read.
+
+    ``seeds`` counts the orders of the batches that sgd and adagrad were judged on, ``training_rows`` the rows that runs
+    train on: all that are not held out.
+    """
 
     model: str | None
     data: str | None
@@ -57,6 +63,7 @@ class Task:
     device: str | None
     fingerprint: str | None
     curvature_samples: int | None
+    training_rows: int | None
     understood: Sequence[str] | None
     why: Mapping[str, str] = field(default_factory=dict)
 
@@ -76,18 +83,27 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The tuned race. ``methods`` maps a name to learning_rate, final_loss, final_loss_interval,
-    steps_to_target, tuning_range and, where one is null, why. ``speedup_seeds`` holds one ratio for each seed.
+    """The tuned race.
+
+    ``methods`` maps a name to learning_rate (the rate that meets the target first), final_loss, final_loss_interval,
+    steps_to_target, lowest_loss, lowest_loss_rate, tuning_range, orders and, where one is null, why. ``speedup_seeds``
+    holds one ratio for each order of the batches, at the best rates. ``target_floored``: the target was raised to the
+    least share of the decrease. ``speedup_by_target`` holds loss, speedup, interval along the decrease; ``looks``
+    orders, speedup, interval and answer each time the race was looked at; ``decided_by`` says what ended it.
     ``best_other`` is the method, other than adagrad, that ended lowest; ``best_other_interval``, of AdaGrad's speed-up
     over it, allows for that choice. ``batch_sizes`` and ``noise_terms`` are those of ``--batch-sizes``.
     """
 
     steps: int | None
     target_loss: float | None
+    target_floored: bool | None
     initial_loss: float | None
     speedup: float | None
     speedup_interval: Interval | None
     speedup_seeds: Sequence[float | None] | None
+    speedup_by_target: Sequence[Mapping[str, Any]] | None
+    looks: Sequence[Mapping[str, Any]] | None
+    decided_by: Literal["interval", "budget", "orders"] | None
     best_other: str | None
     best_other_speedup: float | None
     best_other_interval: Interval | None
@@ -123,12 +139,29 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Assumption:
+    """One row of the table of assumptions: what the theory assumes, and whether it was seen to hold here.
+
+    ``value`` is the number that the status rests on, ``n`` how many things it was counted on (samples, points).
+    """
+
+    assumption: str
+    status: Literal["supported", "not supported", "not testable here"]
+    measure: str
+    value: float | None
+    interval: Interval | None
+    n: int | None
+    says: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The answer, the confidence with its meaning in words, and the reasons.
 
-    ``best_margin`` is how much lower the best method's final loss is than the better of sgd and adagrad,
-    as a share of the loss that the latter took off; ``advice`` says what to do; ``evidence`` holds the rows of "why"
-    as dicts.
+    ``best_by`` is the loss that ``best_method`` is the lowest in: held-out where there is one, else the training
+    samples'. ``best_margin`` is how much lower the best method's loss is than the better of sgd and adagrad, as a share
+    of the loss that the latter took off; ``advice`` says what to do; ``evidence`` holds the rows of "why", and
+    ``assumptions`` those of what the theory assumes, as dicts.
     """
 
     answer: Answer | None
@@ -136,21 +169,27 @@ class Verdict:
     confidence_meaning: str | None
     best_method: str | None
     best_margin: float | None
+    best_by: Literal["validation", "training"] | None
     theory: str | None
     advice: str | None
     reasons: Sequence[str] | None
     evidence: Sequence[Mapping[str, Any]] | None
+    assumptions: Sequence[Mapping[str, Any]] | None
     why: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds, forward+backward passes over the sample set, attempts, and seconds by stage, over all attempts."""
+    """Seconds, forward+backward passes over the sample set, attempts, and seconds by stage, over all attempts.
+
+    ``step_seconds`` maps a method to the time of one training step of it alone.
+    """
 
     seconds: float | None
     forward_backward_passes: float | None
     attempts: int | None
     stages: Mapping[str, float] | None
+    step_seconds: Mapping[str, float] | None = None
     why: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -344,6 +383,8 @@ def _run_row(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 __all__ = [
+    "CLEAR",
+    "LEVEL",
     "NOISE_SIDES",
     "NOT_YET",
     "PARTS",
@@ -351,6 +392,7 @@ __all__ = [
     "SCHEMA",
     "SMOOTHNESS_SIDES",
     "Answer",
+    "Assumption",
     "Bounds",
     "Costs",
     "Diagnosis",

@@ -177,14 +177,36 @@ class Method(TypedDict, total=False):
     final_loss: Required[Number]
     final_loss_interval: Interval | None
     loss_resolution: Number
+    lowest_loss: Number
+    lowest_loss_rate: Number
     steps_to_target: Number
+    orders: int
     tuning_range: Number
     adagrad_speedup: Number
     adagrad_speedup_interval: Interval | None
+    adagrad_target: Number
+    adagrad_rates: list[float] | None
+    adagrad_steps: list[float] | None
     validation_loss: Number
     validation_loss_interval: Interval | None
     validation_accuracy: Number
+    validation_accuracy_interval: Interval | None
     state_bytes: Number
+    why: Why
+
+
+class AtTarget(TypedDict, total=False):
+    loss: Required[float]
+    speedup: Number
+    interval: Interval | None
+    why: Why
+
+
+class Looked(TypedDict, total=False):
+    orders: Required[int]
+    speedup: Number
+    interval: Interval | None
+    answer: str
     why: Why
 
 
@@ -212,6 +234,16 @@ class Row(TypedDict, total=False):
     neutral: str
     says: str
     side: str
+
+
+class Assumed(TypedDict, total=False):
+    assumption: str
+    status: Literal["supported", "not supported", "not testable here"]
+    measure: str
+    value: Number
+    interval: Interval | None
+    n: int | None
+    says: str
 
 
 class Stage(TypedDict, total=False):
@@ -265,7 +297,10 @@ NESTED: Mapping[str, Any] = {
     "training.noise_terms": dict[str, NoiseTerm] | None,
     "prediction.calibration": dict[str, Any] | None,
     "prediction.stages": list[Stage] | None,
+    "training.speedup_by_target": list[AtTarget] | None,
+    "training.looks": list[Looked] | None,
     "verdict.evidence": list[Row] | None,
+    "verdict.assumptions": list[Assumed] | None,
 }
 """What the dataclasses leave open: the types of objects and rows inside a part."""
 TOP: Mapping[str, Any] = {

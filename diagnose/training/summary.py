@@ -39,9 +39,10 @@ def summarise(race: Race) -> Training:
     why: dict[str, str] = {}
     initial = race.legs[0].losses[0]
     assert initial is not None  # the race refuses a start whose loss is not finite
+    why |= dict.fromkeys(("speedup_by_target", "looks", "decided_by"), "not gathered")
     target, missing = _target(race)
     if target is None:
-        why["target_loss"] = missing
+        why["target_loss"] = why["target_floored"] = missing
     methods = {method: _method(race, method, initial, target, missing) for method in race.settings.optimizers}
     ratios, missing = seed_speedups(race, initial, "sgd")
     speedup, interval, reason = geometric_mean(ratios, missing)
@@ -56,10 +57,14 @@ def summarise(race: Race) -> Training:
     return Training(
         steps=race.settings.steps,
         target_loss=target,
+        target_floored=None if target is None else False,
         initial_loss=initial,
         speedup=speedup,
         speedup_interval=interval,
         speedup_seeds=ratios or None,
+        speedup_by_target=None,
+        looks=None,
+        decided_by=None,
         **other,
         curves_file=CURVES_FILE,
         methods=methods,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 from scipy import stats
 
-from diagnose.schema import CLEAR, PAIR, Answer, Bounds, Prediction, Training, Verdict
+from diagnose.schema import CLEAR, LEVEL, PAIR, Answer, Bounds, Prediction, Training, Verdict
 from diagnose.training.resolution import lowest
 from diagnose.verdict import theory as theories
 from diagnose.verdict.advice import UNSAID, Raced, advice
@@ -19,9 +19,6 @@ from diagnose.verdict.theory import Side, Theory
 from estimators.results import Finding, GeneralizedSmoothness, Interval, Noise, Smoothness
 from reports.numbers import number, percent, ratio
 from reports.text import method_name, of_the_pair, spread
-
-LEVEL = (0.8, 1.25)
-"""A speed-up within these makes no difference."""
 
 
 def decide(
@@ -51,6 +48,8 @@ def decide(
         sure, meaning = confidence(answer, seeds), _meaning(answer, seeds)
     if best is None:
         why["best_method"] = training.why.get("methods", "no method has a learning rate at which no run diverged")
+        why["best_by"] = why["best_method"]
+    why["assumptions"] = "not gathered"
     if margin is None:
         why["best_margin"] = why.get("best_method", "neither sgd nor adagrad ended below the starting loss")
     verdict = Verdict(
@@ -64,6 +63,8 @@ def decide(
         reasons=_reasons(
             answer, training, prediction, theory, best, margin, likely_reasons(theory, noise, smoothness, ratios)
         ),
+        best_by=None if best is None else "training",
+        assumptions=None,
         evidence=[
             asdict(row) for row in evidence(noise, smoothness, generalized, ratios, prediction, training, answer)
         ],
