@@ -12,6 +12,7 @@ from torch import Tensor
 
 import estimators
 from diagnose.errors import among_held_out
+from diagnose.limits import Limits, Work, budget_reason
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
 from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
@@ -39,8 +40,6 @@ HUGE_NETWORK = 1_000_000
 """Above this many parameters the bracket is taken at the start alone."""
 SHARED = 200
 """Vectors of d numbers that there must be room for if the basis of a Lanczos run is to be held from stage to stage."""
-ONE_NORM = 20
-"""Products for sum|H_jk| where H is not formed: an error of 11 to 17%."""
 EXTRA_PASSES = 1.25
 """What tail index and batches may cost where the gradients of single samples are not kept."""
 LARGEST_BASIS = 4_000_000
@@ -60,6 +59,7 @@ class Bench:
     own: Mapping[str, Optimizer] = field(default_factory=dict)
     kept: dict[str, Extremes] = field(default_factory=dict)
     held_out: Problem | None = None
+    limits: Limits = field(default_factory=Limits)
 
     @classmethod
     def build(
@@ -74,16 +74,22 @@ class Bench:
         problem = Problem(opened.model, opened.samples, opened.loss, memory_bytes=resolved.memory)
         if resolved.rotate:
             problem = rotated(problem, stream(resolved.seed, "rotation"))
-        curvature = problem
-        if resolved.curvature_samples < problem.n:
-            generator = torch.Generator().manual_seed(stream(resolved.seed, "curvature"))
-            drawn = torch.randperm(problem.n, generator=generator)[: resolved.curvature_samples]
-            curvature = problem.subset(drawn.sort().values)
+        curvature = drawn(problem, resolved.curvature_samples, stream(resolved.seed, "curvature"))
         held_out = None
         if resolved.training and opened.held_out is not None:
             with among_held_out():
                 held_out = problem.with_samples(opened.held_out)
         return cls(opened, resolved, problem, curvature, legs, progress, own, held_out=held_out)
+
+    def at(self, work: Work) -> Bench:
+        """The same with other numbers: on a draw of the samples where those are fewer."""
+        problem = drawn(self.problem, work.resolved.samples, stream(work.resolved.seed, "samples"))
+        curvature = self.curvature
+        if problem is not self.problem:
+            problem.passes.add(self.passes * self.problem.n / problem.n)
+        if problem is not self.problem or work.resolved.curvature_samples < curvature.n:
+            curvature = drawn(problem, work.resolved.curvature_samples, stream(work.resolved.seed, "curvature"))
+        return replace(self, resolved=work.resolved, limits=work.limits, problem=problem, curvature=curvature)
 
     def lanczos_run(self) -> Extremes | None:
         """The Lanczos run on H with its basis, made once: it serves lambda, the spectrum and the diagonal.
@@ -97,6 +103,11 @@ class Bench:
             seed = stream(self.resolved.seed, "spectrum")
             self.kept["spectrum"] = extremes(self.curvature, seed=seed, progress=self.progress, keep=True)
         return self.kept["spectrum"]
+
+    @property
+    def cut(self) -> str:
+        """Why something is left out that only a budget leaves out."""
+        return budget_reason(self.resolved.budget or 0.0)
 
     @property
     def without_curvature(self) -> str | None:
@@ -127,6 +138,17 @@ def stream(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7], "big")
 
 
+def drawn(problem: Problem, count: int, seed: int) -> Problem:
+    """The problem on so many of its samples, drawn without replacement and in their order; itself where it has no more.
+
+    Passes are counted apart.
+    """
+    if count >= problem.n:
+        return problem
+    order = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
+    return problem.subset(order[:count].sort().values)
+
+
 def noise(bench: Bench, _: Diagnosis) -> Update:
     part = estimators.noise(
         bench.problem,
@@ -146,6 +168,7 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
     part = estimators.smoothness(
         bench.curvature,
         gap=bench.resolved.gap,
+        max_products=bench.limits.products,
         run=None if runs is None else runs.norm,
         seed=seed,
         progress=bench.progress,
@@ -159,17 +182,21 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
         part,
         bench.opened.rows,
         affordable=bench.curvature.d <= HUGE_NETWORK,
+        cut="" if bench.limits.whole_data else bench.cut,
         seed=stream(bench.resolved.seed, "crossfit"),
         progress=bench.progress,
     )
-    if part.hessian_11 is None and bench.curvature.d <= HUGE_NETWORK:
+    if part.hessian_11 is None and bench.curvature.d <= HUGE_NETWORK and bench.limits.one_norm:
         seed = stream(bench.resolved.seed, "one-norm")
-        norm = estimators.hessian_one_norm(bench.curvature, probes=ONE_NORM, seed=seed, progress=bench.progress)
+        norm = estimators.hessian_one_norm(
+            bench.curvature, probes=bench.limits.one_norm, seed=seed, progress=bench.progress
+        )
         found |= {"hessian_11": norm.value, "hessian_11_interval": norm.interval}
     why = {**part.why, "density_rotated": reason}
     if "hessian_11" not in found and part.hessian_11 is None:
         costly = f"not measured above {HUGE_NETWORK:,} parameters: `estimators.hessian_one_norm` does it"
-        why |= dict.fromkeys(("hessian_11", "hessian_11_interval"), costly)
+        reason = costly if bench.curvature.d > HUGE_NETWORK else bench.cut
+        why |= dict.fromkeys(("hessian_11", "hessian_11_interval"), reason)
     why = {key: text for key, text in why.items() if found.get(key) is None}
     part = replace(part, **found, why=why)
     return Update(
@@ -199,13 +226,20 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
     part = estimators.spectrum(bench.curvature, run=run, seed=seed, progress=bench.progress)
     amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"
     found, why, findings = dict[str, Any](), dict(part.why), list(part.warnings)
-    if bench.curvature.d <= HUGE_NETWORK:
+    starts = bench.limits.density_starts
+    if bench.curvature.d <= HUGE_NETWORK and starts:
         seed = stream(bench.resolved.seed, "density")
-        found["eigenvalue_density"] = eigenvalue_density(bench.curvature, run, seed=seed, progress=bench.progress)
+        found["eigenvalue_density"] = eigenvalue_density(
+            bench.curvature, run, starts=starts, seed=seed, progress=bench.progress
+        )
+    elif not starts:
+        why["eigenvalue_density"] = bench.cut
     else:
         costly = f"not measured above {HUGE_NETWORK:,} parameters: `estimators.eigenvalue_density` does it"
         why["eigenvalue_density"] = costly
-    if known.vectors.get("noise"):
+    if not bench.limits.directions:
+        why["directional"] = bench.cut
+    elif known.vectors.get("noise"):
         sigma = _tensors(known.vectors["noise"], bench.curvature)
         rules = estimators.update_sharpness(bench.curvature, sigma, batch_size=bench.resolved.batch_size).directions
         found["directional"] = {rule: numbers(along, ("sharpness", "decrease")) for rule, along in rules.items()}
@@ -213,6 +247,8 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
         why["directional"] = "the noise is not known, and AdaGrad's update follows it"
     if bench.opened.family == "linear":
         why["kinks"] = "linear models with a smooth loss have none"
+    elif not bench.limits.directions:
+        why["kinks"] = bench.cut
     else:
         kinks = estimators.finite_step_curvature(bench.curvature, directions=1, seed=seed, progress=bench.progress)
         found["kinks"] = [numbers(row, ("direction", "h", "curvature", "finite")) for row in kinks.rows]
@@ -254,7 +290,7 @@ def training(bench: Bench, known: Diagnosis) -> Update:
     if not bench.resolved.training:
         off = absent(Training, "training was off (--no-training)")
         return Update({"training": off, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
-    settings = race_settings(bench, known)
+    settings = race_settings(bench, known.smoothness.sharpness)
     ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out)
     ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
@@ -287,8 +323,10 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         reason = f"above {HUGE_NETWORK:,} parameters curvature is measured at the start alone"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
     seed = stream(bench.resolved.seed, "along")
-    settings, methods = race_settings(bench, known), known.training.methods or {}
-    found = places(bench.problem, bench.curvature, settings, methods, stream(bench.resolved.seed, "sphere"))
+    settings, methods = race_settings(bench, known.smoothness.sharpness), known.training.methods or {}
+    found = places(
+        bench.problem, bench.curvature, settings, methods, stream(bench.resolved.seed, "sphere"), bench.limits.points
+    )
     if not found:
         reason = "neither sgd nor adagrad has a run that did not diverge"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
@@ -361,8 +399,8 @@ STAGES: Mapping[str, Stage] = {
 }
 
 
-def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
-    """The race's settings from the run's."""
+def race_settings(bench: Bench, sharpness: float | None = None) -> RaceSettings:
+    """The race's settings from the run's, and max|eig H| at the start where it was measured."""
     r = bench.resolved
     return RaceSettings(
         steps=r.steps,
@@ -374,7 +412,7 @@ def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
         learning_rates=r.learning_rates,
         every_rate=bench.opened.family == "linear",
         stacked=bench.opened.family == "linear" or stackable(bench.problem),
-        sharpness=known.smoothness.sharpness,
+        sharpness=sharpness,
         schedule=r.schedule,
         box=r.box,
         own=bench.own,

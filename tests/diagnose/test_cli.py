@@ -80,7 +80,7 @@ BAD: list[tuple[str, str, str]] = [
     ("models --sav x.pt", "unknown option: --sav", "did you mean `--save`?"),
     ("calibrate", "calibrate: not available in this version", ""),
     *((f"logreg --data iris {name}", f"{name}: not available in this version", "") for name in usage.LATER_OPTIONS),
-    ("logreg --data iris --budget=10m", "--budget: not available in this version", ""),
+    ("logreg --data iris --budget=10x", "`10x` is no length of time: --budget", "give 90s, 10m, 1h, 1h30m or seconds"),
     ("logreg --data iris --bach-size 3", "unknown option: --bach-size", "did you mean `--batch-size`?"),
     ("logreg --data iris --zzz", "unknown option: --zzz", "`diagnose --help` lists the options"),
     ("logreg --data iris --steps ten", "`ten` is not a whole number: --steps", "training steps"),

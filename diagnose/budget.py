@@ -1,0 +1,283 @@
+"""A run within a given time: which numbers are made smaller, how long the race may go on, when a stage must end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from diagnose.limits import Work, typed
+from diagnose.pace import Clock, Pace
+from diagnose.plan import Shape, planned, seconds_of
+from diagnose.schema import PAIR
+from estimators.max_cut import FEWEST_PRODUCTS
+from estimators.results import Finding
+
+CODE = "budget-cut"
+FILLED = 0.85
+"""Share of the time that is left which a plan may fill: a plan is right within 30%."""
+LATEST = 1.1
+"""Budgets after which a stage that is still running is left out."""
+CERTAIN = ("noise", "verdict")
+"""Stages that every run has: no budget is too small for an answer or a measurement."""
+STAGE_OF = {
+    "samples": "noise",
+    "curvature_samples": "smoothness",
+    "products": "smoothness",
+    "whole_data": "smoothness",
+    "one_norm": "smoothness",
+    "density_starts": "spectrum",
+    "directions": "spectrum",
+    "probes": "hessian_diagonal",
+    "batch_sizes": "training",
+    "optimizers": "training",
+    "seeds": "training",
+    "evaluations": "training",
+    "steps": "training",
+    "race_blocks": "training",
+    "points": "generalized_smoothness",
+}
+"""The first stage that a number has a say in."""
+WORDS = {
+    "samples": "samples",
+    "curvature_samples": "samples for curvature",
+    "products": "products of the bracket",
+    "whole_data": "‖L‖₁ of the whole data",
+    "one_norm": "Σ|Hⱼₖ|",
+    "density_starts": "density of the eigenvalues",
+    "directions": "sharpness along the updates and kinks",
+    "probes": "probes of the Hessian diagonal",
+    "batch_sizes": "batch sizes",
+    "optimizers": "methods",
+    "seeds": "orders of the batches",
+    "evaluations": "evaluations of a run",
+    "steps": "steps of a run",
+    "race_blocks": "further orders of the batches",
+    "points": "points along each run",
+}
+Cut = tuple[str, Any]
+"""A number by its name and what it becomes; ("left_out", STAGE) leaves out a stage."""
+Cuts = dict[str, Any]
+"""What became smaller, as settings of result.json hold it; ``left_out`` is a list."""
+
+
+class OutOfTime(Exception):
+    """A stage was still running when the budget had been spent."""
+
+
+def ladder(work: Work) -> list[Cut]:
+    """What is cut, one after another: the least for the answer first.
+
+    The question is the speed-up and its interval, then the noise, then the bracket; details of curvature come last. In
+    the race other methods are given up first, then samples that losses are measured on, and steps, which change the
+    question, at the end.
+    """
+    drop = "left_out"
+    return [
+        *_smaller(work, "points", 3),
+        (drop, "generalized_smoothness"),
+        ("one_norm", 0),
+        ("density_starts", 0),
+        ("whole_data", False),
+        ("directions", False),
+        *_smaller(work, "probes", 16),
+        *([("batch_sizes", None)] if work.resolved.batch_sizes else []),
+        *_fewer_methods(work),
+        *_smaller(work, "probes", 4, above=16),
+        (drop, "hessian_diagonal"),
+        *_smaller(work, "products", 4 * FEWEST_PRODUCTS),
+        *_smaller(work, "curvature_samples", 8),
+        *_smaller(work, "samples", 32),
+        *_smaller(work, "seeds", 4),
+        *_smaller(work, "evaluations", 12),
+        *_smaller(work, "products", FEWEST_PRODUCTS, above=4 * FEWEST_PRODUCTS),
+        (drop, "smoothness"),
+        *_smaller(work, "curvature_samples", 4, above=8),
+        *_smaller(work, "steps", 20),
+        (drop, "spectrum"),
+        *_smaller(work, "seeds", 1, above=4),
+        *_smaller(work, "samples", 16, above=32),
+        *_smaller(work, "steps", 8, above=20),
+        (drop, "training"),
+    ]
+
+
+def _smaller(work: Work, name: str, least: int, above: int | None = None) -> Iterator[Cut]:
+    """Halvings of a number down to the least, from where those down to ``above`` ended."""
+    value = work.number(name)
+    if above is not None:
+        value = min(value, above)
+    while value > least:
+        value = max(value // 2, least)
+        yield name, value
+
+
+def _fewer_methods(work: Work) -> Iterator[Cut]:
+    """One after another from the end, until SGD and AdaGrad are left."""
+    methods = list(work.resolved.optimizers)
+    for method in reversed(work.resolved.optimizers):
+        if method not in PAIR and set(PAIR) <= set(methods):
+            methods.remove(method)
+            yield "optimizers", list(methods)
+
+
+def choose(
+    work: Work, shape: Shape, pace: Pace, seconds: float, done: Collection[str] = (), fixed: Cuts | None = None
+) -> Cuts:
+    """The cuts with which the stages that are not done fit into the time, as few of the valuable ones as will do.
+
+    They are added in the order of the ladder; then those that turn out not to be needed are taken back, the most
+    valuable first.
+
+    Args:
+        work: the run without cuts.
+        shape, pace: what it works on, and how fast.
+        seconds: for the stages that are not done.
+        done: stages that are, whose numbers stay.
+        fixed: the cuts that were made for them.
+    """
+    kept = {name: value for name, value in (fixed or {}).items() if STAGE_OF.get(name) in done}
+    if out := [stage for stage in (fixed or {}).get("left_out", ()) if stage in done]:
+        kept["left_out"] = out
+
+    def fits(cuts: list[Cut]) -> bool:
+        rows = planned(work.with_cuts(_folded(kept, cuts)), shape, pace)
+        return seconds_of([row for row in rows if row.stage not in done]) <= seconds
+
+    free = [cut for cut in ladder(work) if (cut[1] if cut[0] == "left_out" else STAGE_OF[cut[0]]) not in done]
+    made: list[Cut] = []
+    for cut in free:
+        if fits(made):
+            break
+        made.append(cut)
+    for number in reversed(range(len(made))):
+        without = made[:number] + made[number + 1 :]
+        if fits(without):
+            made = without
+    return _folded(kept, made)
+
+
+def _folded(kept: Cuts, cuts: list[Cut]) -> Cuts:
+    found = dict(kept)
+    for name, value in cuts:
+        found[name] = [*found.get(name, ()), value] if name == "left_out" else value
+    return found
+
+
+class Budget:
+    """The time of a run, and what is cut to keep it.
+
+    Attributes:
+        cuts: what became smaller so far.
+        enough: seconds that would do without cuts; None as long as nothing is cut.
+        recorded: whether the cuts are those of an earlier attempt, which are taken as they are.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        spent: float = 0.0,
+        recorded: Mapping[str, Any] | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.seconds, self._clock = seconds, clock
+        self._began = clock() - spent
+        self.recorded = recorded is not None
+        self.cuts: Cuts = dict(recorded["cuts"]) if recorded is not None else {}
+        self.enough: float | None = recorded["enough"] if recorded is not None else None
+        self._race_began, self._race_passes, self.blocks = 0.0, 0.0, 0
+
+    @property
+    def spent(self) -> float:
+        return self._clock() - self._began
+
+    @property
+    def left(self) -> float:
+        return self.seconds - self.spent
+
+    def stored(self) -> dict[str, Any]:
+        """What settings of result.json hold besides, so that a run that goes on makes the same cuts."""
+        return {"cuts": dict(self.cuts), "enough": self.enough}
+
+    def cut(self, work: Work, shape: Shape, pace: Pace, done: Collection[str]) -> Work:
+        """The work with the cuts that what is left of the time takes."""
+        if not self.recorded:
+            before = {name: value for name, value in self.cuts.items() if name == "race_blocks"}
+            self.cuts = choose(work, shape, pace, FILLED * self.left, done, self.cuts) | before
+            if not done:
+                whole = self.spent + seconds_of(planned(work, shape, pace))
+                self.enough = whole / FILLED
+        return work.with_cuts(self.cuts)
+
+    def leave_out(self, stage: str) -> None:
+        """The stage was still running when the time had been spent."""
+        self.cuts["left_out"] = [*self.cuts.get("left_out", ()), stage]
+
+    def check(self, stage: str) -> None:
+        """Raise OutOfTime where the time is over for a stage that may be left out."""
+        if stage not in CERTAIN and self.spent > LATEST * self.seconds:
+            raise OutOfTime(stage)
+
+    # -- the race ----------------------------------------------------------------------------------------
+
+    def race(self) -> None:
+        """A race begins, from the runs that there are."""
+        self._race_began, self._race_passes, self.blocks = self._clock(), 0.0, 0
+
+    def raced(self, passes: float) -> None:
+        """So many passes of it are done."""
+        self._race_passes = passes
+
+    def affordable(self, passes: float) -> bool:
+        """Whether a block of so many passes fits into the time, at the pace of the race so far."""
+        most = self.cuts.get("race_blocks")
+        if most is not None:
+            fits = self.blocks < most
+        else:
+            pace = (self._clock() - self._race_began) / self._race_passes if self._race_passes else 0.0
+            fits = passes * pace <= self.left
+        if fits:
+            self.blocks += 1
+        else:
+            self.cuts["race_blocks"] = self.blocks
+        return fits
+
+
+def first_of(cuts: Mapping[str, Any]) -> list[str]:
+    """The stages that cuts have a say in."""
+    return [STAGE_OF[name] for name in cuts if name != "left_out"] + list(cuts.get("left_out", ()))
+
+
+def in_words(work: Work, cuts: Mapping[str, Any]) -> list[str]:
+    """What was cut, from what to what."""
+    lines = []
+    for name, value in cuts.items():
+        if name == "left_out":
+            lines += [f"without {stage.replace('_', ' ')}" for stage in value]
+        elif name == "race_blocks" or not value:
+            lines.append(f"without {WORDS[name]}")
+        elif isinstance(value, list):
+            lines.append(f"{WORDS[name]} {', '.join(work.number(name))} → {', '.join(value)}")
+        else:
+            lines.append(f"{WORDS[name]} {work.number(name):,} → {value:,}")
+    return lines
+
+
+def finding(work: Work, cuts: Mapping[str, Any], enough: float | None) -> Finding:
+    """What a budget changed."""
+    longer = "a larger `--budget`" if enough is None else f"`--budget {typed(_rounded(enough))}` or more"
+    return Finding(
+        code=CODE,
+        severity="note",
+        stage="run",
+        found=f"to keep `--budget {typed(work.resolved.budget or 0.0)}`: {'; '.join(in_words(work, cuts))}",
+        meaning="what was cut is known less well than without a budget, and what was left out is not known",
+        action=f"{longer} goes on without cuts",
+    )
+
+
+def _rounded(seconds: float) -> float:
+    """Up to a number that is easily typed."""
+    step = next((step for limit, step in ((120, 10), (600, 60), (3600, 300)) if seconds <= limit), 1800)
+    return math.ceil(seconds / step) * step
