@@ -100,6 +100,7 @@ class Training:
     initial_loss: float | None
     speedup: float | None
     speedup_interval: Interval | None
+    speedup_se: float | None
     speedup_seeds: Sequence[float | None] | None
     speedup_by_target: Sequence[Mapping[str, Any]] | None
     looks: Sequence[Mapping[str, Any]] | None

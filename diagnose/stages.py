@@ -367,6 +367,7 @@ def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
     return RaceSettings(
         steps=r.steps,
         batch_size=r.batch_size,
+        rows=bench.problem.n,
         seeds=r.seeds,
         seed=r.seed,
         evaluations=r.evaluations,

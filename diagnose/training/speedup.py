@@ -128,7 +128,7 @@ def compare(
     weights = np.concatenate([np.full((1, orders), 1 / orders), halves(orders)])
     positive = all(bool((curves.losses > 0).all()) for curves in pair)
     smooth = [_smoothed(curves, weights, positive) for curves in pair]
-    open_ = [_calm(curves, smoothed, weights) for curves, smoothed in zip(pair, smooth, strict=True)]
+    open_ = [_calm(curves, smoothed) for curves, smoothed in zip(pair, smooth, strict=True)]
     finals = [np.where(mask, curves[..., -1], np.inf) for mask, curves in zip(open_, smooth, strict=True)]
     best = [final.min(1) for final in finals]
     ends = [int(final[0].argmin()) for final in finals]
@@ -168,9 +168,19 @@ def steps_to(curves: Curves, target: float) -> tuple[float, float] | None:
     """The first step at which a method meets a loss, and the rate that does; None where no rate meets it."""
     weights = np.full((1, curves.orders), 1 / curves.orders)
     smooth = _smoothed(curves, weights, bool((curves.losses > 0).all()))
-    at = _crossing(smooth, curves.steps, np.array([target]), _calm(curves, smooth, weights))[0]
+    at = _crossing(smooth, curves.steps, np.array([target]), _calm(curves, smooth))[0]
     place = int(at.argmin())
     return (math.exp(float(at[place])), float(curves.rates[place])) if math.isfinite(at[place]) else None
+
+
+def ends_lowest(curves: Curves) -> float:
+    """The rate of the lowest final loss, of those that are not told apart the nearest to the middle of the grid."""
+    weights = np.full((1, curves.orders), 1 / curves.orders)
+    smooth = _smoothed(curves, weights, bool((curves.losses > 0).all()))
+    finals = np.where(_calm(curves, smooth), smooth[..., -1], np.inf)[0]
+    least = int(finals.argmin())
+    equal = np.flatnonzero(finals <= finals[least] + curves.resolutions[least])
+    return float(curves.rates[min(equal, key=lambda place: abs(place - (len(finals) - 1) / 2))])
 
 
 def halves(orders: int) -> Array:
@@ -226,14 +236,18 @@ def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
     return smooth
 
 
+def overshoot_limit(start: float) -> float:
+    """The mean loss above which a run that began at ``start`` overshoots."""
+    return start + (OVERSHOOT - 1) * abs(start)
+
+
 def _over(curves: Curves) -> list[bool]:
     """For each rate whether the mean loss exceeds the starting one OVERSHOOT times on the way."""
-    limit = curves.start + (OVERSHOOT - 1) * abs(curves.start)
-    over: list[bool] = (curves.losses.mean(1).max(1) > limit).tolist()
+    over: list[bool] = (curves.losses.mean(1).max(1) > overshoot_limit(curves.start)).tolist()
     return over
 
 
-def _calm(curves: Curves, smooth: Array, weights: Array) -> NDArray[np.bool_]:
+def _calm(curves: Curves, smooth: Array) -> NDArray[np.bool_]:
     """(H, R): the rates that may be best: those that never overshoot, or all where none of these descends."""
     calm = np.broadcast_to(~np.array(_over(curves)), smooth.shape[:2])
     descends = (calm & (smooth[..., -1] < curves.start)).any(1, keepdims=True)
