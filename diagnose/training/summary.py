@@ -39,7 +39,7 @@ def summarise(race: Race) -> Training:
     why: dict[str, str] = {}
     initial = race.legs[0].losses[0]
     assert initial is not None  # the race refuses a start whose loss is not finite
-    why |= dict.fromkeys(("speedup_by_target", "looks", "decided_by"), "not gathered")
+    why |= dict.fromkeys(("speedup_se", "speedup_by_target", "looks", "decided_by"), "not gathered")
     target, missing = _target(race)
     if target is None:
         why["target_loss"] = why["target_floored"] = missing
@@ -61,6 +61,7 @@ def summarise(race: Race) -> Training:
         initial_loss=initial,
         speedup=speedup,
         speedup_interval=interval,
+        speedup_se=None,
         speedup_seeds=ratios or None,
         speedup_by_target=None,
         looks=None,
