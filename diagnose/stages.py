@@ -22,8 +22,9 @@ from diagnose.training.findings import sizes_above
 from diagnose.training.legs import LegStore, rows
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
-from diagnose.verdict import bounds, decide
 from diagnose.verdict.advice import Raced
+from diagnose.verdict.rule import decide
+from diagnose.verdict.theory import bounds
 from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
 from estimators.lanczos import Extremes, extremes
