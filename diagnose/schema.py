@@ -86,10 +86,11 @@ class Training:
     """The tuned race.
 
     ``methods`` maps a name to learning_rate (the rate that meets the target first), final_loss, final_loss_interval,
-    steps_to_target, lowest_loss, lowest_loss_rate, tuning_range, orders and, where one is null, why. ``speedup_seeds``
-    holds one ratio for each order of the batches, at the best rates. ``target_floored``: the target was raised to the
-    least share of the decrease. ``speedup_by_target`` holds loss, speedup, interval along the decrease; ``looks``
-    orders, speedup, interval and answer each time the race was looked at; ``decided_by`` says what ended it.
+    steps_to_target, lowest_loss, lowest_loss_rate, tuning_range, orders and, where one is null, why. ``speedup_se``
+    is the standard error of the logarithm of the speed-up, ``speedup_seeds`` holds one ratio for each order of the
+    batches, at the best rates. ``target_floored``: the target was raised to the least share of the decrease.
+    ``speedup_by_target`` holds loss, speedup, interval along the decrease; ``looks`` orders, speedup, interval and
+    answer each time the race was looked at; ``decided_by`` says what ended it.
     ``best_other`` is the method, other than adagrad, that ended lowest; ``best_other_interval``, of AdaGrad's speed-up
     over it, allows for that choice. ``batch_sizes`` and ``noise_terms`` are those of ``--batch-sizes``.
     """
@@ -100,6 +101,7 @@ class Training:
     initial_loss: float | None
     speedup: float | None
     speedup_interval: Interval | None
+    speedup_se: float | None
     speedup_seeds: Sequence[float | None] | None
     speedup_by_target: Sequence[Mapping[str, Any]] | None
     looks: Sequence[Mapping[str, Any]] | None

@@ -23,8 +23,9 @@ from diagnose.training.findings import sizes_above
 from diagnose.training.legs import LegStore, rows
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
-from diagnose.verdict import bounds, decide
 from diagnose.verdict.advice import Raced
+from diagnose.verdict.rule import decide
+from diagnose.verdict.theory import bounds
 from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
 from estimators.lanczos import Extremes, extremes
@@ -405,6 +406,7 @@ def race_settings(bench: Bench, sharpness: float | None = None) -> RaceSettings:
     return RaceSettings(
         steps=r.steps,
         batch_size=r.batch_size,
+        rows=bench.problem.n,
         seeds=r.seeds,
         seed=r.seed,
         evaluations=r.evaluations,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from diagnose.schema import CLEAR, Training
 from diagnose.training.legs import Race
-from diagnose.training.speedup import seeds_that_tell
+from diagnose.training.speedup import overshoot_limit
 from estimators.results import Finding
-from reports.numbers import number, rate, ratio
+from reports.numbers import number, rate
 
 STAGE = "training"
+DISAGREEING = 0.1
+"""Share of the orders on each side from which on they disagree."""
 
 
 def findings(race: Race, training: Training) -> tuple[Finding, ...]:
-    """lr-at-grid-edge, run-diverged, all-runs-diverged and seeds-disagree, where they hold."""
-    found = [finding for method in race.settings.optimizers for finding in _of_method(race, method)]
-    return (*found, *_diverged(race), *_disagreeing(training))
+    """lr-at-grid-edge, overshoot, loss-vanishes, run-diverged, all-runs-diverged, seeds-disagree, where they hold."""
+    found = [finding for method in race.settings.optimizers for finding in _of_method(race, training, method)]
+    return (*found, *_vanishing(training), *_diverged(race), *_disagreeing(training))
 
 
 def sizes_above(sizes: Sequence[int], n: int) -> tuple[Finding, ...]:
@@ -38,38 +42,87 @@ def sizes_above(sizes: Sequence[int], n: int) -> tuple[Finding, ...]:
     )
 
 
-def _of_method(race: Race, method: str) -> list[Finding]:
-    rates, best = race.judged(method), race.best(method)
-    if not best:
-        rates = race.rates(method)
-        legs = race.of(method)
-        diverged = sum(leg.diverged for leg in legs)
-        return [
-            Finding(
-                code="all-runs-diverged",
-                severity="warning",
-                stage=STAGE,
-                found=f"no learning rate of {method} came through with all seeds: {diverged} of {len(legs)} runs "
-                f"diverged, at {_range(rates)}",
-                meaning=f"{method} has no final loss here and cannot be compared",
-                action="try smaller rates with `--learning-rates`, or bring the inputs to a common scale",
-            )
-        ]
-    chosen = best[0].learning_rate
-    if rates[0] < chosen < rates[-1]:
+def _of_method(race: Race, training: Training, method: str) -> list[Finding]:
+    entry = (training.methods or {}).get(method) or {}
+    chosen = entry.get("learning_rate")
+    if chosen is None:
+        return [_none_came_through(race, method)]
+    edges = _at_edge(race, method, sorted({chosen, entry["lowest_loss_rate"]}))
+    return [*edges, *_overshooting(race, training, method, chosen)]
+
+
+def _none_came_through(race: Race, method: str) -> Finding:
+    legs = race.of(method)
+    diverged, sharpness = sum(leg.diverged for leg in legs), race.settings.sharpness
+    stable = (
+        f": on a quadratic SGD is stable below 2/λ = {rate(2 / sharpness)}" if sharpness and method == "sgd" else ""
+    )
+    return Finding(
+        code="all-runs-diverged",
+        severity="warning",
+        stage=STAGE,
+        found=f"no learning rate of {method} came through with all orders of the batches: {diverged} of {len(legs)} "
+        f"runs diverged, at {_range(race.rates(method))}",
+        meaning=f"{method} has no final loss here and cannot be compared",
+        action=f"try smaller rates with `--learning-rates`{stable}; or bring the inputs to a common scale",
+    )
+
+
+def _at_edge(race: Race, method: str, chosen: Sequence[float]) -> list[Finding]:
+    rates = race.judged(method)
+    at = [one for one in chosen if one in (rates[0], rates[-1])]
+    if not at:
         return []
-    where = "the only one tried" if len(rates) == 1 else f"the {'smallest' if chosen == rates[0] else 'largest'} tried"
+    where = "the only one tried" if len(rates) == 1 else f"the {'smallest' if at[0] == rates[0] else 'largest'} tried"
     fixed = race.settings.learning_rates is not None
     return [
         Finding(
             code="lr-at-grid-edge",
             severity="warning",
             stage=STAGE,
-            found=f"{method}'s best learning rate, {rate(chosen)}, is {where}",
+            found=f"{method}'s best learning rate, {rate(at[0])}, is {where}",
             meaning=f"a better rate may lie beyond it, and then {method} is better than it looks here",
             action="name rates further out with `--learning-rates`, or leave it away: the grid then grows by itself"
             if fixed
             else "the grid has grown as far as it may: name rates further out with `--learning-rates`",
+        )
+    ]
+
+
+def _overshooting(race: Race, training: Training, method: str, chosen: float) -> list[Finding]:
+    """Only a method with no calmer rate that descends has such a best rate."""
+    start = training.initial_loss or 0.0
+    means = np.array([leg.losses for leg in race.full(method)[chosen]], dtype=float).mean(0)
+    top = float(means.max())
+    if top <= overshoot_limit(start):
+        return []
+    return [
+        Finding(
+            code="overshoot",
+            severity="warning",
+            stage=STAGE,
+            found=f"at its best learning rate, {rate(chosen)}, {method}'s mean loss rises to {number(top)} from "
+            f"{number(start)} at the start before it falls; at no calmer rate does it fall below the start",
+            meaning="a run that jumps so far may land anywhere: the rate is no advice for other data or a longer run",
+            action="bring the inputs to a common scale, or try smaller rates with `--learning-rates`",
+        )
+    ]
+
+
+def _vanishing(training: Training) -> list[Finding]:
+    """The target was raised to the least share of the decrease."""
+    if not training.target_floored or training.target_loss is None or training.initial_loss is None:
+        return []
+    target, start = number(training.target_loss), number(training.initial_loss)
+    return [
+        Finding(
+            code="loss-vanishes",
+            severity="note",
+            stage=STAGE,
+            found=f"both methods end within 1% of the decrease from {start} of each other: the race is over at a loss "
+            f"of {target}",
+            meaning="below it steps would count the digits of a loss that both have reached, not how fast they learn",
+            action="nothing to do; for a harder race use fewer `--steps` or harder data",
         )
     ]
 
@@ -108,22 +161,19 @@ def _range(rates: Sequence[float]) -> str:
 
 
 def _disagreeing(training: Training) -> list[Finding]:
+    """At the best rates a good part of the orders says the one thing, a good part the other."""
     ratios = [value for value in training.speedup_seeds or () if value is not None]
-    if not ratios or not (min(ratios) <= 1 / CLEAR and max(ratios) >= CLEAR):
+    faster, slower = sum(value >= CLEAR for value in ratios), sum(value <= 1 / CLEAR for value in ratios)
+    if min(faster, slower) < max(1, DISAGREEING * len(ratios)):
         return []
     return [
         Finding(
             code="seeds-disagree",
             severity="warning",
             stage=STAGE,
-            found=f"AdaGrad's speed-up is {ratio(min(ratios))} in one seed and {ratio(max(ratios))} in another",
-            meaning="the order of the batches alone decides which method wins",
-            action=f"use {_more(training)}larger batches, whose order matters less",
+            found=f"at the best rates AdaGrad meets the target first in {faster} of {len(ratios)} orders of the "
+            f"batches, SGD in {slower}",
+            meaning="the speed-up is that of the mean over the orders; in one training run either may be ahead",
+            action="use larger batches, whose order matters less, where one run is to be sure",
         )
     ]
-
-
-def _more(training: Training) -> str:
-    """The number of seeds that the advice of the verdict names too; empty where none would do."""
-    needed = seeds_that_tell(training)
-    return "" if needed is None else f"more seeds, such as `--seeds {needed}`, or "

@@ -9,16 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from diagnose.schema import RUN_COLUMNS
+from diagnose.schema import RUN_COLUMNS, Answer
 from diagnose.settings import Schedule
 from diagnose.training.resolution import resolution
+from estimators.results import Interval
 
+DecidedBy = Literal["interval", "budget", "orders"]
 Rate = TypeVar("Rate", int, float)
 """A learning rate, or the exponent of one."""
+
+
+LOOKS = (4, 8, 16, 32, 64)
+"""Orders of the batches after which the race is looked at; the last where runs are stacked, and cost next to
+nothing."""
 
 
 class Contender(NamedTuple):
@@ -40,13 +47,16 @@ class RaceSettings:
     Attributes:
         steps: of every run.
         batch_size: samples of a step; the whole sample set where it has no more than that.
-        seeds: orders of batches that a method is judged on.
+        rows: that runs train on.
+        seeds: orders of batches that every method is judged on; with ``auto`` it is not used.
+        auto: the first of LOOKS orders for every method, then more for SGD, AdaGrad and the best other until the answer
+            is decided.
         seed: what the orders follow.
         evaluations: steps at which the loss of the whole sample set is taken, besides step 0.
         optimizers: names of update_rules.RULES.
         learning_rates: a fixed list for all methods, or None for a grid that grows.
-        every_rate: quarter decades, every rate with every seed (linear models); otherwise half decades on the first
-            seed, then the best and its neighbours with all seeds.
+        every_rate: quarter decades, every rate with all orders of the first block (linear models); otherwise half
+            decades on the first order, then the best and its neighbours with the others.
         stacked: train the runs of all methods at once, else one after another.
         sharpness: max|eig H| at the start, the first guess for SGD; None where it is not known.
         schedule: the rate of step t = 1, 2, ... is the learning rate itself, or it over sqrt(t).
@@ -56,10 +66,12 @@ class RaceSettings:
 
     steps: int
     batch_size: int
+    rows: int
     seeds: int
     seed: int
     evaluations: int
     optimizers: tuple[str, ...]
+    auto: bool = False
     learning_rates: tuple[float, ...] | None = None
     every_rate: bool = False
     stacked: bool = False
@@ -67,6 +79,22 @@ class RaceSettings:
     schedule: Schedule = "constant"
     box: float | None = None
     own: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How many orders there are after each block: runs of a block are trained together, and more orders are more
+        blocks."""
+        looks = LOOKS if self.stacked else LOOKS[:-1]
+        return looks if self.auto else (*(look for look in LOOKS if look < self.seeds), self.seeds)
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether a batch is all rows that there are."""
+        return self.batch_size >= self.rows
+
+    def deterministic(self, method: str) -> bool:
+        """Whether all orders are the same run: full batches, and no optimizer of the user's, which may draw numbers."""
+        return self.full_batch and method not in self.own
 
     def factor(self, step: int) -> float:
         """What the learning rate is multiplied with in a step, 1, 2, ..."""
@@ -141,17 +169,40 @@ class MemoryStore:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What SGD and AdaGrad showed after some orders: the speed-up, its interval at the level of that look, the answer.
+
+    ``speedup`` is None where ``why`` says so.
+    """
+
+    orders: int
+    speedup: float | None
+    interval: Interval | None
+    answer: Answer
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Race:
     """All legs that were run, in the order of the methods, then of rate and seed.
 
     ``state_bytes`` is what each method keeps beside parameters and gradient; ``held_out``: whether the last iterates
-    were scored on held-out samples.
+    were scored on held-out samples; ``orders`` how many orders of the batches each method was judged on; ``looks`` what
+    was seen each time the race was looked at, ``decided_by`` what ended it (None where SGD and AdaGrad were not
+    compared, or are deterministic).
     """
 
     settings: RaceSettings
     legs: tuple[Leg, ...]
     state_bytes: Mapping[str, int]
     held_out: bool = False
+    orders: Mapping[str, int] = field(default_factory=dict)
+    looks: tuple[Look, ...] = ()
+    decided_by: DecidedBy | None = None
+
+    def count(self, method: str) -> int:
+        """Orders that the method was judged on."""
+        return self.orders.get(method, self.settings.seeds)
 
     def of(self, method: str) -> tuple[Leg, ...]:
         return tuple(leg for leg in self.legs if leg.method == method)
@@ -164,8 +215,8 @@ class Race:
         return tuple(leg for leg in self.of(method) if leg.learning_rate == learning_rate)
 
     def full(self, method: str) -> dict[float, tuple[Leg, ...]]:
-        """The rates that were run with all seeds, ascending, each with its legs in the order of the seeds."""
-        return {rate: legs for rate in self.rates(method) if len(legs := self.at(method, rate)) == self.settings.seeds}
+        """The rates that were run with all orders of the method, ascending, each with its legs in their order."""
+        return {rate: legs for rate in self.rates(method) if len(legs := self.at(method, rate)) >= self.count(method)}
 
     def judged(self, method: str) -> list[float]:
         """The rates whose mean over seeds is known, ascending: run with all seeds, or diverged in one."""
@@ -173,14 +224,10 @@ class Race:
         return [r for r in self.rates(method) if r in full or any(leg.diverged for leg in self.at(method, r))]
 
     def best(self, method: str) -> tuple[Leg, ...]:
-        """The legs at the best rate of the mean over seeds; empty where every rate diverged in some seed."""
+        """The legs at the rate of the lowest mean final loss; empty where every rate diverged in some order."""
         full = self.full(method)
         rate = best_rate(*mean_finals(full))
         return () if rate is None else full[rate]
-
-    def resolution(self, *methods: str) -> float:
-        """Final losses of these methods at their best rates that are closer than this are equal."""
-        return resolution(leg.rounding for method in methods for leg in self.best(method))
 
 
 def mean_finals(legs: Mapping[Rate, Sequence[Leg]]) -> tuple[dict[Rate, float], float]:

@@ -1,21 +1,24 @@
-"""The race: every method tuned on the same task, from the same start, with the same batches."""
+"""The race: every method tuned on the same task, from the same start, with the same batches, until it is decided."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-from diagnose.training.legs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
-from diagnose.training.running import GRADIENT_LIMIT, Course, look, run_alone
-from diagnose.training.stacking import grouped, run_stack
-from diagnose.training.steppers import state_bytes
-from diagnose.training.tuning import Tuning, expected_runs, tune
+from diagnose.training.entrants import Entrants, passes_of_a_run
+from diagnose.training.legs import DecidedBy, LegStore, Look, Race, RaceSettings
+from diagnose.training.looks import look
+from diagnose.training.pairs import compared
+from diagnose.training.running import Course
+from diagnose.training.running import look as look_at
+from diagnose.training.tuning import expected_runs
 from estimators.errors import InputError
 from estimators.problem import Problem
 from estimators.results import Progress
 
-STAGE = "training"
+Affordable = Callable[[float], bool]
+"""Told the passes of the next block of orders; says whether they may be spent."""
 
 
 def race(
@@ -24,120 +27,76 @@ def race(
     legs: LegStore,
     progress: Progress | None = None,
     held_out: Problem | None = None,
+    affordable: Affordable | None = None,
 ) -> Race:
-    """Train every method from the problem's point and tune it.
+    """Train every method from the problem's point, tune it, and go on until SGD and AdaGrad are told apart.
 
-    All methods are tuned side by side: what each wants next is trained together, in stacks where ``settings.stacked``
-    says so (optimizers of the user's always run alone). A finished run is put into ``legs`` at once, and taken from
-    there when it is found. Runs of a stack are taken only all together, so that an interrupted race goes on to the
-    same bits. Where a batch is the whole sample set seeds change nothing but for an optimizer of the user's, which
-    may draw random numbers: of the other methods one seed is run and stands for all.
+    All methods are tuned side by side on the orders of the first block: what each wants next is trained together, in
+    stacks where ``settings.stacked`` says so (optimizers of the user's always run alone). Then the best rates by the
+    rule for pairs get the neighbours that they lack, and the next block of orders is run at the rates that may still be
+    best, and beside the best: of every method where the number of orders is fixed; with ``settings.auto`` of SGD,
+    AdaGrad and the best other, until the answer is decided.
+
+    A finished run is put into ``legs`` at once, and taken from there when it is found. Runs of a stack are taken only
+    all together, so that an interrupted race goes on to the same bits. Where a batch is all rows, orders change nothing
+    but for an optimizer of the user's, which may draw random numbers: the other methods run once.
 
     Cost: steps * batch_size / n passes for each run, one for each evaluation (a third above GRADIENT_LIMIT
     parameters), two thirds at its end (``running.rounding``) and a forward pass over the ``held_out`` samples.
-    ``progress`` counts passes over the sample set; its total grows when a grid does.
+    ``progress`` counts passes over the sample set; its total grows when a grid does, and with each block.
+
+    Args:
+        problem: f over the sample set at the start.
+        settings: how to race.
+        legs: where finished runs are kept.
+        progress: told the passes.
+        held_out: samples that the last iterates are scored on.
+        affordable: asked before each block but the first; where it says no, the race ends.
 
     Raises:
         InputError: the loss at the starting point is not finite; an optimizer of the user's cannot be used.
     """
-    start = look(problem, problem.parameters)
+    start = look_at(problem, problem.parameters)
     if not math.isfinite(start[0]):
         raise InputError(
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
         )
-    memory = {method: state_bytes(method, settings.own, problem.parameters) for method in settings.optimizers}
-    runner = _Runner(Course(problem, settings, start, held_out), legs, progress)
-    finished: dict[str, list[Leg]] = {}
-    tunings: dict[str, Tuning] = {
-        method: tune(method, _tuned(problem, settings, method)) for method in settings.optimizers
-    }
-    wanted = {method: next(tuning) for method, tuning in tunings.items()}
-    while wanted:
-        runs = [Contender(method, rate, seed) for method, asked in wanted.items() for rate, seed in asked]
-        made = runner.train(runs)
-        for method in list(wanted):
-            own = [leg for leg in made if leg.method == method]
-            try:
-                wanted[method] = tunings[method].send(own)
-            except StopIteration as end:
-                finished[method] = end.value
-                del wanted[method]
-                runner.finish(method)
-    every: list[Leg] = []
-    for method in settings.optimizers:
-        copied = _tuned(problem, settings, method).seeds < settings.seeds
-        seeds = range(settings.seeds)
-        every += [replace(leg, seed=seed) for leg in finished[method] for seed in seeds] if copied else finished[method]
-    return Race(settings, tuple(every), memory, held_out is not None)
+    entrants = Entrants(Course(problem, settings, start, held_out), legs, progress)
+    entrants.tune()
+    looks: list[Look] = []
+    decided_by: DecidedBy | None = None
+    for orders in settings.blocks:
+        if orders > entrants.orders:
+            runs = entrants.next_block(orders)
+            if affordable is not None and not affordable(len(runs) * passes_of_a_run(problem, settings)):
+                decided_by = "budget"
+                break
+            entrants.run_block(runs, orders)
+        entrants.settle()
+        if not settings.auto and orders < settings.blocks[-1]:
+            continue
+        looks.append(_look(entrants.race))
+        if looks[-1].answer != "undecided":
+            decided_by = "interval"
+        if decided_by or looks[-1].speedup is None or settings.deterministic("sgd"):
+            break
+    else:
+        decided_by = "orders"
+    if not looks:
+        looks.append(_look(entrants.race))
+    entrants.finish()
+    return replace(entrants.race, looks=tuple(looks), decided_by=decided_by)
+
+
+def _look(race: Race) -> Look:
+    found, why = compared(race, "sgd")
+    return look(race.settings, found, why, race.count("adagrad"))
 
 
 def expected_passes(problem: Problem, settings: RaceSettings) -> float:
-    """Passes of a race whose best rates lie inside their first grids."""
-    runs = sum(expected_runs(_tuned(problem, settings, method)) for method in settings.optimizers)
-    return runs * _passes(problem, settings)
-
-
-def _tuned(problem: Problem, settings: RaceSettings, method: str) -> RaceSettings:
-    """With full batches all seeds of a pure rule are the same run."""
-    same = settings.batch_size >= problem.n and method not in settings.own
-    return replace(settings, seeds=1) if same else settings
-
-
-def _passes(problem: Problem, settings: RaceSettings) -> float:
-    """Passes of one run."""
-    evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
-    evaluation = 1.0 if problem.d <= GRADIENT_LIMIT else 1 / 3
-    return settings.steps * min(settings.batch_size / problem.n, 1.0) + evaluations * evaluation + 2 / 3
-
-
-class _Runner:
-    """Trains the runs that tuning asks for, keeps each finished leg and tells the progress."""
-
-    def __init__(self, course: Course, legs: LegStore, progress: Progress | None) -> None:
-        self.course, self.legs, self.progress = course, legs, progress
-        self.settings = course.settings
-        self.passes = _passes(course.problem, course.settings)
-        self.expected = {
-            method: expected_runs(_tuned(course.problem, course.settings, method))
-            for method in self.settings.optimizers
-        }
-        self.done = dict.fromkeys(self.settings.optimizers, 0)
-
-    def train(self, runs: Sequence[Contender]) -> list[Leg]:
-        """The legs of the runs, in their order."""
-        for method in self.done:
-            asked = sum(run.method == method for run in runs)
-            self.expected[method] = max(self.expected[method], self.done[method] + asked)
-        made: dict[Contender, Leg] = {}
-        for group in grouped(self.course.problem, self.settings, runs):
-            made.update(zip(group, self._group(group), strict=True))
-            for run in group:
-                self.done[run.method] += 1
-            self._tell()
-        return [made[run] for run in runs]
-
-    def finish(self, method: str) -> None:
-        """The method needs no further run."""
-        self.expected[method] = self.done[method]
-        self._tell()
-
-    def _group(self, group: Sequence[Contender]) -> list[Leg]:
-        """Runs that are trained together: all of them from the store, or all anew."""
-        kept = [self.legs.get(run.key(self.settings.batch_size)) for run in group]
-        legs = [leg for leg in kept if leg is not None]
-        if len(legs) == len(group):
-            return legs
-
-        def tick(share: float) -> None:
-            self._tell(share * len(group))
-
-        one, *others = group
-        legs = run_stack(self.course, group, tick) if others else [run_alone(self.course, one, tick)]
-        for leg in legs:
-            self.legs.put(leg)
-        return legs
-
-    def _tell(self, more: float = 0.0) -> None:
-        if self.progress is not None:
-            done, total = sum(self.done.values()) + more, sum(self.expected.values())
-            self.progress(STAGE, done * self.passes, total * self.passes)
+    """Passes of the first block of a race whose best rates lie inside their first grids."""
+    first = settings.blocks[0]
+    runs = sum(
+        expected_runs(settings, 1 if settings.deterministic(method) else first) for method in settings.optimizers
+    )
+    return runs * passes_of_a_run(problem, settings)

@@ -1,133 +1,325 @@
-"""How much sooner AdaGrad meets a loss than another method, from the legs of a race."""
+"""How much sooner AdaGrad meets a loss than another method: one rule for every pair, on plain arrays.
+
+The curves of a method are averaged over the orders of the batches and smoothed along the steps. The target is the worse
+of the two methods' best final losses, never below a share of the decrease; a method's best rate is the one that meets
+it first; the ratio of those two steps is the speed-up. Its interval comes from halves of the orders, with everything
+chosen anew in each: a half differs from the whole by as much as the whole does from the truth.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
-from diagnose.schema import CLEAR, Training
-from diagnose.training.legs import Leg, Race, mean_final
-from diagnose.training.resolution import lowest
-from estimators.intervals import LEVEL, mean_interval
+from estimators.intervals import LEVEL
 from estimators.results import Interval
 
-FEWEST_SEEDS = 3
-"""Below this many seeds no interval is given."""
-MOST_SEEDS = 100
-"""More seeds than this are no advice."""
-FEW_SEEDS = f"an interval over seeds needs {FEWEST_SEEDS} seeds or more"
-BEST_OTHER = ("best_other", "best_other_speedup", "best_other_interval")
+Array = NDArray[np.float64]
+WIDTH = 5
+"""Neighbouring evaluations that a line is fitted to."""
+FLOOR = 0.01
+"""The target lies at least this share of the decrease above the lower final loss: below it, steps count digits of 0."""
+OVERSHOOT = 10.0
+"""A rate at which the mean loss exceeds the starting one this many times is no advice."""
+HALVES = 200
+"""Halves of the orders behind an interval; all of them where there are no more."""
+FEWEST_ORDERS = 4
+"""Below this many orders no interval is given: a half is to hold two."""
+FEW_ORDERS = f"an interval over the orders of the batches needs {FEWEST_ORDERS} orders or more"
+TARGETS = 10
+"""Losses along the decrease at which the speed-up is given, the target included."""
 
 
-def seed_speedups(race: Race, initial: float, other: str) -> tuple[list[float | None], str]:
-    """The other method's hitting time over AdaGrad's for each seed, and why one is missing ("" when none is)."""
-    pair = (other, "adagrad")
-    absent = [method for method in pair if method not in race.settings.optimizers]
-    if absent:
-        return [], f"{' and '.join(absent)} did not run"
-    ratios: list[float | None] = []
-    reasons = []
-    told = race.resolution(*pair)
-    for seed in range(race.settings.seeds):
-        runs = {method: _finite_legs(race, method, seed) for method in pair}
-        failed = [method for method, legs in runs.items() if not legs]
-        if failed:
-            ratios.append(None)
-            reasons.append(f"{' and '.join(failed)} diverged at every rate that has all seeds")
-            continue
-        finals = {method: min(leg.final for leg in legs) for method, legs in runs.items()}
-        target = max(finals.values()) + told
-        if target >= initial:
-            ratios.append(None)
-            still = " and ".join(method for method, final in finals.items() if final + told >= initial)
-            rounded = "" if max(finals.values()) >= initial else " by more than rounding"
-            reasons.append(f"{still} never ended below the starting loss{rounded} in seed {seed}")
-            continue
-        times = {
-            method: min(hitting_time(leg.steps, finite_losses(leg), target) for leg in legs)
-            for method, legs in runs.items()
-        }
-        ratios.append(times[other] / times["adagrad"])
-    return ratios, reasons[0] if reasons else ""
+@dataclass(frozen=True)
+class Curves:
+    """The losses of one method at the rates that came through with every order.
 
-
-def geometric_mean(
-    ratios: Sequence[float | None], missing: str, level: float = LEVEL
-) -> tuple[float | None, Interval | None, str]:
-    """Of the ratios, with the t interval of its logarithm, and why the interval is missing ("" when it is not)."""
-    if missing:
-        return None, None, missing
-    logs = np.log([ratio for ratio in ratios if ratio is not None])
-    ends, mean = t_interval(logs.tolist(), level), math.exp(logs.mean())
-    if ends is None:
-        return mean, None, FEW_SEEDS
-    # The mean of equal logarithms may differ from them in the last digit: the interval holds the estimate.
-    return mean, (min(math.exp(ends[0]), mean), max(math.exp(ends[1]), mean)), ""
-
-
-def best_other(race: Race, initial: float) -> tuple[dict[str, Any], dict[str, str]]:
-    """AdaGrad's speed-up over the best of the k other methods that ran, with an interval that allows for the choice.
-
-    The best has the lowest mean final loss. The data choose it, so its interval has level 1 - 0.05/k (Bonferroni): with
-    probability 95% or more those of all k hold, and then so does the one chosen, whichever it is.
-
-    Returns:
-        The values of BEST_OTHER, and why for those that are None.
+    Attributes:
+        steps: (T,) of the evaluations, ascending from 0.
+        rates: (R,) ascending.
+        losses: (R, K, T), finite, all of one value at step 0.
+        resolutions: (R,) losses closer than this are equal at that rate.
     """
-    others = [method for method in race.settings.optimizers if method != "adagrad"]
-    finals = {method: mean_final(legs) for method in others if (legs := race.best(method))}
-    if not finals or len(others) == len(race.settings.optimizers):
-        missing = f"every learning rate of {' and '.join(others)} diverged" if others else "no other method ran"
-        missing = missing if "adagrad" in race.settings.optimizers else "adagrad did not run"
-        return dict.fromkeys(BEST_OTHER), dict.fromkeys(BEST_OTHER, missing)
-    best = lowest(finals, {method: race.resolution(method) for method in finals})[0]
-    mean, interval, reason = geometric_mean(*seed_speedups(race, initial, best), 1 - (1 - LEVEL) / len(others))
-    values = dict(zip(BEST_OTHER, (best, mean, interval), strict=True))
-    return values, {key: reason for key, value in values.items() if value is None}
+
+    steps: Array
+    rates: Array
+    losses: Array
+    resolutions: Array
+
+    @property
+    def orders(self) -> int:
+        return int(self.losses.shape[1])
+
+    @property
+    def start(self) -> float:
+        return float(self.losses[0, 0, 0])
 
 
-def seeds_that_tell(training: Training) -> int | None:
-    """How many seeds would show the difference if it is as it looks, at least half as many again as there were.
+@dataclass(frozen=True)
+class AtTarget:
+    """A loss on the way, and the logarithm of the speed-up up to there with its standard error over the orders."""
 
-    None where no number is known, it would be above MOST_SEEDS, or the seeds show the difference already.
+    loss: float
+    log_speedup: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the rule gives for a pair, (another method, AdaGrad).
+
+    ``error`` is the standard error of the logarithm of the speed-up, None below FEWEST_ORDERS or where ``no_error``
+    says why. ``contenders``: for each method the rates that end lowest or meet the target first on all orders or on one
+    of the halves. ``overshoots``: its best rate exceeds OVERSHOOT times the starting loss, as all do that descend.
     """
-    speedup, interval = training.speedup, training.speedup_interval
-    if speedup is None:
+
+    target: float
+    floored: bool
+    rates: tuple[float, float]
+    steps: tuple[float, float]
+    lowest_rates: tuple[float, float]
+    lowest: tuple[float, float]
+    overshoots: tuple[bool, bool]
+    orders: int
+    error: float | None
+    no_error: str
+    by_target: tuple[AtTarget, ...]
+    by_order: tuple[float | None, ...]
+    contenders: tuple[frozenset[float], frozenset[float]]
+
+    @property
+    def speedup(self) -> float:
+        """Steps of the other method over AdaGrad's."""
+        return self.steps[0] / self.steps[1]
+
+    def interval(self, level: float = LEVEL) -> Interval | None:
+        """Of the speed-up: exp(log S +- t error), t of K - 1 degrees of freedom."""
+        return around(self.speedup, self.error, self.orders, level)
+
+
+def around(speedup: float, error: float | None, orders: int, level: float = LEVEL) -> Interval | None:
+    """The t interval of a speed-up whose logarithm has this standard error; None without one."""
+    if error is None:
         return None
-    if interval is None:
-        return FEWEST_SEEDS
-    seeds = sum(value is not None for value in training.speedup_seeds or ())
-    effect, half = abs(math.log(speedup)), math.log(interval[1] / interval[0]) / 2
-    if effect < math.log(CLEAR) or half < effect:
-        return None
-    needed = max(math.ceil(seeds * (half / effect) ** 2), seeds + math.ceil(seeds / 2))
-    return needed if needed <= MOST_SEEDS else None
+    half = float(stats.t.ppf((1 + level) / 2, orders - 1)) * error
+    return speedup * math.exp(-half), speedup * math.exp(half)
 
 
-def hitting_time(steps: Sequence[int], losses: Sequence[float], target: float) -> float:
-    """The first step at which the curve meets the target, linear between evaluations; infinite if it never does."""
-    for i, loss in enumerate(losses):
-        if loss <= target:
-            if i == 0:
-                return float(steps[0])
-            share = (losses[i - 1] - target) / (losses[i - 1] - loss)
-            return steps[i - 1] + share * (steps[i] - steps[i - 1])
-    return math.inf
+def compare(
+    other: Curves, adagrad: Curves, names: tuple[str, str] = ("sgd", "adagrad"), *, targets: bool = False
+) -> tuple[Comparison | None, str]:
+    """The rule for a pair with the same orders and evaluations, and why there is no answer ("" when there is one).
+
+    Args:
+        other: the method that AdaGrad is set against.
+        adagrad: AdaGrad's curves.
+        names: of both, for the reason.
+        targets: whether the speed-up along the decrease is wanted too.
+    """
+    pair = (other, adagrad)
+    start, orders = adagrad.start, adagrad.orders
+    weights = np.concatenate([np.full((1, orders), 1 / orders), halves(orders)])
+    positive = all(bool((curves.losses > 0).all()) for curves in pair)
+    smooth = [_smoothed(curves, weights, positive) for curves in pair]
+    open_ = [_calm(curves, smoothed) for curves, smoothed in zip(pair, smooth, strict=True)]
+    finals = [np.where(mask, curves[..., -1], np.inf) for mask, curves in zip(open_, smooth, strict=True)]
+    best = [final.min(1) for final in finals]
+    ends = [int(final[0].argmin()) for final in finals]
+    told = max(float(curves.resolutions[end]) for curves, end in zip(pair, ends, strict=True))
+    low = np.minimum(*best)
+    floor = low + FLOOR * np.maximum(start - low, 0)
+    met = np.maximum(*best) + told
+    target = np.maximum(met, floor)
+    if not target[0] < start:
+        return None, _no_descent(names, [float(one[0]) for one in best], told, start)
+    at = [_crossing(c, curves.steps, target, mask) for c, curves, mask in zip(smooth, pair, open_, strict=True)]
+    first = [np.where(np.isfinite(one), one, np.inf) for one in at]
+    logs = first[0].min(1) - first[1].min(1)
+    error, missing = _error(logs, orders, bool((target < start).all()))
+    places = [int(one[0].argmin()) for one in first]
+    return Comparison(
+        target=float(target[0]),
+        floored=bool(floor[0] > met[0]),
+        rates=_pair(float(curves.rates[place]) for curves, place in zip(pair, places, strict=True)),
+        steps=_pair(math.exp(float(one[0].min())) for one in first),
+        lowest_rates=_pair(float(curves.rates[end]) for curves, end in zip(pair, ends, strict=True)),
+        lowest=_pair(float(one[0]) for one in best),
+        overshoots=_pair(_over(curves)[place] for curves, place in zip(pair, places, strict=True)),
+        orders=orders,
+        error=error,
+        no_error=missing,
+        by_target=_by_target(pair, smooth, open_, target, positive) if targets else (),
+        by_order=tuple(_by_order(pair, places, float(target[0]), positive)),
+        contenders=_pair(
+            frozenset(curves.rates[sorted({*final.argmin(1), *one.argmin(1)})].tolist())
+            for curves, final, one in zip(pair, finals, first, strict=True)
+        ),
+    ), ""
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """t interval of a mean over seeds; None below FEWEST_SEEDS of them."""
-    return mean_interval(values, level) if len(values) >= FEWEST_SEEDS else None
+def steps_to(curves: Curves, target: float) -> tuple[float, float] | None:
+    """The first step at which a method meets a loss, and the rate that does; None where no rate meets it."""
+    weights = np.full((1, curves.orders), 1 / curves.orders)
+    smooth = _smoothed(curves, weights, bool((curves.losses > 0).all()))
+    at = _crossing(smooth, curves.steps, np.array([target]), _calm(curves, smooth))[0]
+    place = int(at.argmin())
+    return (math.exp(float(at[place])), float(curves.rates[place])) if math.isfinite(at[place]) else None
 
 
-def _finite_legs(race: Race, method: str, seed: int) -> list[Leg]:
-    """The runs of one seed at the rates that have all seeds, without those that diverged."""
-    return [legs[seed] for legs in race.full(method).values() if not legs[seed].diverged]
+def ends_lowest(curves: Curves) -> float:
+    """The rate of the lowest final loss, of those that are not told apart the nearest to the middle of the grid."""
+    weights = np.full((1, curves.orders), 1 / curves.orders)
+    smooth = _smoothed(curves, weights, bool((curves.losses > 0).all()))
+    finals = np.where(_calm(curves, smooth), smooth[..., -1], np.inf)[0]
+    least = int(finals.argmin())
+    equal = np.flatnonzero(finals <= finals[least] + curves.resolutions[least])
+    return float(curves.rates[min(equal, key=lambda place: abs(place - (len(finals) - 1) / 2))])
 
 
-def finite_losses(leg: Leg) -> list[float]:
-    """The losses of a run that did not diverge: all finite."""
-    return [loss for loss in leg.losses if loss is not None]
+def halves(orders: int) -> Array:
+    """Rows of weights that average half of the orders: every half where there are at most HALVES, else a draw of them;
+    none below FEWEST_ORDERS."""
+    if orders < FEWEST_ORDERS:
+        return np.zeros((0, orders))
+    size = orders // 2
+    if math.comb(orders, size) <= HALVES:
+        chosen: Sequence[Any] = list(itertools.combinations(range(orders), size))
+    else:
+        random = np.random.default_rng(orders)
+        chosen = [random.permutation(orders)[:size] for _ in range(HALVES)]
+    rows = np.zeros((len(chosen), orders))
+    for row, index in zip(rows, chosen, strict=True):
+        row[list(index)] = 1 / size
+    return rows
+
+
+def smoother(steps: Array, width: int = WIDTH) -> Array:
+    """The matrix (T, T) that replaces each value by that of a straight line in log t through ``width`` neighbours.
+
+    At the ends they are the first and the last ones; the start is left as it is. Least squares, so linear in the
+    values.
+    """
+    matrix = np.eye(len(steps))
+    width = min(width, len(steps) - 1)
+    if width < 3:
+        return matrix
+    x = log_steps(steps)
+    for k in range(1, len(steps)):
+        near = slice(first := max(1, min(k - width // 2, len(steps) - width)), first + width)
+        away = x[near] - x[near].mean()
+        matrix[k] = 0.0
+        matrix[k, near] = 1 / width + away * (x[k] - x[near].mean()) / (away**2).sum()
+    return matrix
+
+
+def log_steps(steps: Array) -> Array:
+    """Logarithms of steps; the start, step 0, stands at one half."""
+    logs: Array = np.log(np.maximum(steps, 0.5))
+    return logs
+
+
+def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
+    """(H, R, T): the mean curves under each row of weights (H, K), smoothed in log loss where losses are positive."""
+    means = np.einsum("hk,rkt->hrt", weights, curves.losses)
+    matrix = smoother(curves.steps)
+    if not positive:
+        plain: Array = means @ matrix.T
+        return plain
+    smooth: Array = np.exp(np.log(means) @ matrix.T)
+    return smooth
+
+
+def overshoot_limit(start: float) -> float:
+    """The mean loss above which a run that began at ``start`` overshoots."""
+    return start + (OVERSHOOT - 1) * abs(start)
+
+
+def _over(curves: Curves) -> list[bool]:
+    """For each rate whether the mean loss exceeds the starting one OVERSHOOT times on the way."""
+    over: list[bool] = (curves.losses.mean(1).max(1) > overshoot_limit(curves.start)).tolist()
+    return over
+
+
+def _calm(curves: Curves, smooth: Array) -> NDArray[np.bool_]:
+    """(H, R): the rates that may be best: those that never overshoot, or all where none of these descends."""
+    calm = np.broadcast_to(~np.array(_over(curves)), smooth.shape[:2])
+    descends = (calm & (smooth[..., -1] < curves.start)).any(1, keepdims=True)
+    mask: NDArray[np.bool_] = np.where(descends, calm, True)
+    return mask
+
+
+def _crossing(curves: Array, steps: Array, target: Array, mask: NDArray[np.bool_]) -> Array:
+    """(H, R): logarithm of the first step at which a curve (H, R, T) meets the target (H,), linear in log t; infinite
+    where it never does or the mask forbids the rate."""
+    x = log_steps(steps)
+    level = target[:, None]
+    meets = curves <= level[..., None]
+    after = meets.argmax(-1)
+    before = np.maximum(after - 1, 0)
+    high, low = (np.take_along_axis(curves, k[..., None], -1)[..., 0] for k in (before, after))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(high > low, (high - level) / (high - low), 1.0)
+    at = x[before] + (x[after] - x[before]) * share
+    found: Array = np.where(meets.any(-1) & mask, at, np.inf)
+    return found
+
+
+def _error(logs: Array, orders: int, descends: bool) -> tuple[float | None, str]:
+    """Standard error of logs[0] from those of the halves, logs[1:], or why there is none."""
+    if orders < FEWEST_ORDERS:
+        return None, FEW_ORDERS
+    if not descends:
+        return None, "on some halves of the orders a method never ends below the starting loss"
+    size = orders // 2
+    spread = float(np.mean((logs[1:] - logs[0]) ** 2))
+    # The mean of m of K values has the variance s² (1/m - 1/K) around that of all: s²/K for halves.
+    return math.sqrt(spread * size / (orders - size)), ""
+
+
+def _by_target(
+    pair: Sequence[Curves], smooth: Sequence[Array], open_: Sequence[NDArray[np.bool_]], target: Array, positive: bool
+) -> tuple[AtTarget, ...]:
+    """The speed-up at losses from the start to the target, equally spaced in their logarithm; in each half between the
+    start and its own target."""
+    start, orders = pair[1].start, pair[1].orders
+    rows = []
+    for share in np.arange(1, TARGETS + 1) / TARGETS:
+        level = start * (target / start) ** share if positive else start + share * (target - start)
+        # The last is the target itself, and rounding must not put it below.
+        level = target if share == 1 else level
+        at = [_crossing(c, one.steps, level, mask) for c, one, mask in zip(smooth, pair, open_, strict=True)]
+        logs = at[0].min(1) - at[1].min(1)
+        error, _ = _error(logs, orders, bool((target < start).all()))
+        rows.append(AtTarget(float(level[0]), float(logs[0]), error))
+    return tuple(rows)
+
+
+def _by_order(pair: Sequence[Curves], places: Sequence[int], target: float, positive: bool) -> list[float | None]:
+    """In each order, at the best rates, the other method's steps over AdaGrad's; None where one misses the target."""
+    weights = np.eye(pair[1].orders)
+    level = np.full(pair[1].orders, target)
+    at = []
+    for curves, place in zip(pair, places, strict=True):
+        smooth = _smoothed(curves, weights, positive)[:, [place]]
+        at.append(_crossing(smooth, curves.steps, level, np.ones(smooth.shape[:2], dtype=bool))[:, 0])
+    return [
+        math.exp(float(first - second)) if math.isfinite(first) and math.isfinite(second) else None
+        for first, second in zip(*at, strict=True)
+    ]
+
+
+def _no_descent(names: tuple[str, str], finals: Sequence[float], told: float, start: float) -> str:
+    still = [name for name, final in zip(names, finals, strict=True) if final + told >= start]
+    rounded = "" if max(finals) >= start else " by more than rounding"
+    return f"{' and '.join(still)} never ended below the starting loss{rounded}"
+
+
+def _pair(values: Any) -> Any:
+    return tuple(values)

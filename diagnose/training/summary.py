@@ -1,4 +1,4 @@
-"""From the legs of a race to its part of result.json: tuned losses, hitting times and the speed-up."""
+"""From the legs of a race to its part of result.json: tuned losses, steps to the target and the speed-up."""
 
 from __future__ import annotations
 
@@ -9,172 +9,249 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.schema import PAIR, Training
-from diagnose.training.legs import Leg, Race, mean_final
-from diagnose.training.speedup import (
-    FEW_SEEDS,
-    best_other,
-    finite_losses,
-    geometric_mean,
-    hitting_time,
-    seed_speedups,
-    t_interval,
-)
+from diagnose.schema import Training
+from diagnose.training.legs import Leg, Look, Race, mean_final
+from diagnose.training.looks import level
+from diagnose.training.pairs import best_other, best_rates, compared, lowest_rate, meeting
+from diagnose.training.resolution import resolution
+from diagnose.training.speedup import FEW_ORDERS, FEWEST_ORDERS, Comparison, around
+from estimators.intervals import LEVEL, mean_interval
+from estimators.results import Interval
 
 CURVES_FILE = "runs.csv"
 NONE_HELD_OUT = "no samples are held out"
+SAME = "a batch is all rows, so every order of the batches is the same run"
 WITHIN = 0.1
 """Share of the loss taken off that a rate of the tuning range may miss."""
+BEST_OTHER = ("best_other", "best_other_speedup", "best_other_interval")
 
 
 def summarise(race: Race) -> Training:
     """The tuned race in numbers; what could not be computed is null with its reason.
 
-    ``speedup`` is the geometric mean over seeds of (SGD's hitting time / AdaGrad's), ``speedup_interval`` the t
-    interval of its logarithm; ``adagrad_speedup`` of a method is the same against that method, ``best_other`` the
-    other method that ended lowest. In each seed the target is the worse of the two methods' best final losses, and
-    what rounding does to a loss above it: a loss that is not told apart from it has met it. A method's hitting time is
-    the earliest over its rates that have all seeds, linear between evaluations.
+    ``speedup``, ``target_loss`` and the steps and rates of SGD and AdaGrad are those of the rule (``speedup.compare``)
+    on the orders of the last look, the interval at the level of that look. ``adagrad_speedup`` of a method is the same
+    against that method; its ``learning_rate`` and ``steps_to_target`` are those of the target of SGD and AdaGrad.
+    ``best_other`` is the other method that ended lowest.
     """
-    why: dict[str, str] = {}
     initial = race.legs[0].losses[0]
     assert initial is not None  # the race refuses a start whose loss is not finite
-    why |= dict.fromkeys(("speedup_by_target", "looks", "decided_by"), "not gathered")
-    target, missing = _target(race)
-    if target is None:
-        why["target_loss"] = why["target_floored"] = missing
-    methods = {method: _method(race, method, initial, target, missing) for method in race.settings.optimizers}
-    ratios, missing = seed_speedups(race, initial, "sgd")
-    speedup, interval, reason = geometric_mean(ratios, missing)
-    if reason:
-        why["speedup_interval"] = reason
-    if speedup is None:
-        why["speedup"] = missing
-    if not ratios:
-        why["speedup_seeds"] = missing
-    other, reasons = best_other(race, initial)
-    why |= reasons
+    found, missing = compared(race, "sgd", targets=True)
+    rates = best_rates(race)
+    methods = {
+        method: _method(race, method, rates.get(method), initial, found, missing) for method in race.settings.optimizers
+    }
+    last = race.looks[-1] if race.looks else None
+    why = dict.fromkeys(("batch_sizes", "noise_terms"), "no `--batch-sizes` was given")
+    values: dict[str, Any] = dict.fromkeys(PAIRED)
+    if found is None:
+        why |= dict.fromkeys(PAIRED, missing)
+    else:
+        values = _paired(race, found, last)
+        reason = SAME if race.settings.deterministic("sgd") else found.no_error
+        why |= {key: reason for key, value in values.items() if value is None}
+    if race.decided_by is None:
+        why["decided_by"] = missing or (SAME if race.settings.full_batch else "the race was not looked at")
+    if not race.looks:
+        why["looks"] = "the race was not looked at"
+    other, reasons = _best_other(race)
     return Training(
         steps=race.settings.steps,
-        target_loss=target,
-        target_floored=None if target is None else False,
         initial_loss=initial,
-        speedup=speedup,
-        speedup_interval=interval,
-        speedup_seeds=ratios or None,
-        speedup_by_target=None,
-        looks=None,
-        decided_by=None,
+        **values,
+        looks=[_look(one) for one in race.looks] or None,
+        decided_by=race.decided_by,
         **other,
         curves_file=CURVES_FILE,
         methods=methods,
         batch_sizes=None,
         noise_terms=None,
-        why=why | dict.fromkeys(("batch_sizes", "noise_terms"), "no `--batch-sizes` was given"),
+        why=why | reasons,
     )
 
 
-def _method(race: Race, method: str, initial: float, target: float | None, no_target: str) -> dict[str, Any]:
+PAIRED = (
+    "target_loss",
+    "target_floored",
+    "speedup",
+    "speedup_interval",
+    "speedup_se",
+    "speedup_seeds",
+    "speedup_by_target",
+)
+"""What SGD and AdaGrad give together."""
+
+
+def _paired(race: Race, found: Comparison, last: Look | None) -> dict[str, Any]:
+    """The values of PAIRED."""
+    confidence = LEVEL if last is None else level(race.settings, last.orders)
+    rows = []
+    for one in found.by_target:
+        ratio = math.exp(one.log_speedup)
+        row: dict[str, Any] = {"loss": one.loss, "speedup": ratio, "interval": around(ratio, one.error, found.orders)}
+        if row["interval"] is None:
+            row["why"] = {"interval": SAME if race.settings.deterministic("sgd") else found.no_error}
+        rows.append(row)
+    return {
+        "target_loss": found.target,
+        "target_floored": found.floored,
+        "speedup": found.speedup,
+        "speedup_interval": found.interval(confidence),
+        "speedup_se": found.error,
+        "speedup_seeds": list(found.by_order),
+        "speedup_by_target": rows,
+    }
+
+
+def _look(one: Look) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "orders": one.orders,
+        "speedup": one.speedup,
+        "interval": one.interval,
+        "answer": one.answer,
+    }
+    why = {key: one.why for key in ("speedup", "interval") if row[key] is None}
+    return row | ({"why": why} if why else {})
+
+
+def _best_other(race: Race) -> tuple[dict[str, Any], dict[str, str]]:
+    """AdaGrad's speed-up over the best of the k other methods that ran, with an interval that allows for the choice.
+
+    The data choose it, so its interval has level 1 - 0.05/k (Bonferroni): with probability 95% or more those of all k
+    hold, and then so does the one chosen, whichever it is.
+
+    Returns:
+        The values of BEST_OTHER, and why for those that are None.
+    """
+    others = [method for method in race.settings.optimizers if method != "adagrad"]
+    best = best_other(race)
+    if best is None or len(others) == len(race.settings.optimizers):
+        missing = f"every learning rate of {' and '.join(others)} diverged" if others else "no other method ran"
+        missing = missing if "adagrad" in race.settings.optimizers else "adagrad did not run"
+        return dict.fromkeys(BEST_OTHER), dict.fromkeys(BEST_OTHER, missing)
+    found, missing = compared(race, best)
+    if found is None:
+        return {"best_other": best, **dict.fromkeys(BEST_OTHER[1:])}, dict.fromkeys(BEST_OTHER[1:], missing)
+    interval = found.interval(1 - (1 - LEVEL) / len(others))
+    values = dict(zip(BEST_OTHER, (best, found.speedup, interval), strict=True))
+    return values, {} if interval is not None else {"best_other_interval": _no_interval(race, best, found)}
+
+
+def _no_interval(race: Race, other: str, found: Comparison) -> str:
+    same = race.settings.deterministic(other) and race.settings.deterministic("adagrad")
+    return SAME if same else found.no_error
+
+
+def _method(
+    race: Race, method: str, rate: float | None, initial: float, pair: Comparison | None, no_target: str
+) -> dict[str, Any]:
     """A method's entry under ``methods``."""
-    legs, best, why = race.of(method), race.best(method), {}
+    legs, why = race.of(method), dict[str, str]()
     entry: dict[str, Any] = {
-        "learning_rate": None,
+        "learning_rate": rate,
         "final_loss": None,
         "final_loss_interval": None,
         "loss_resolution": None,
+        "lowest_loss": None,
+        "lowest_loss_rate": lowest_rate(race, method),
         "steps_to_target": None,
         "tuning_range": None,
         "tuning_range_at_least": None,
+        "orders": race.count(method),
         "runs": len(legs),
         "diverged": sum(leg.diverged for leg in legs),
         "adagrad_speedup": None,
         "adagrad_speedup_interval": None,
+        "adagrad_target": None,
+        "adagrad_rates": None,
+        "adagrad_steps": None,
         "validation_loss": None,
         "validation_loss_interval": None,
         "validation_accuracy": None,
+        "validation_accuracy_interval": None,
         "state_bytes": race.state_bytes[method],
     }
-    if not best:
+    if rate is None:
         reason = "a run of every learning rate diverged"
         entry["why"] = dict.fromkeys((key for key, value in entry.items() if value is None), reason)
         return entry
-    entry["learning_rate"] = best[0].learning_rate
+    best = race.full(method)[rate]
+    lone = SAME if race.settings.deterministic(method) else FEW_ORDERS
     entry["final_loss"] = mean_final(best)
-    entry["final_loss_interval"] = t_interval([leg.final for leg in best])
+    entry["lowest_loss"] = mean_final(race.full(method)[entry["lowest_loss_rate"]])
+    _spread(entry, why, "final_loss_interval", [leg.final for leg in best], lone)
     if any(leg.rounding is not None for leg in best):
-        entry["loss_resolution"] = race.resolution(method)
+        entry["loss_resolution"] = resolution(leg.rounding for leg in best)
     else:
         why["loss_resolution"] = "what rounding does to these losses was not measured"
-    if entry["final_loss_interval"] is None:
-        why["final_loss_interval"] = FEW_SEEDS
-    _validated(race, best, entry, why)
-    _compared(race, method, initial, entry, why)
-    if target is None:
-        why["steps_to_target"] = no_target
-    elif target >= initial:
-        why["steps_to_target"] = "the target is not below the starting loss"
-    else:
-        time = min(
-            hitting_time(runs[0].steps, np.mean([finite_losses(leg) for leg in runs], axis=0).tolist(), target)
-            for runs in race.full(method).values()
-            if math.isfinite(mean_final(runs))
-        )
-        if math.isfinite(time):
-            entry["steps_to_target"] = time
-        else:
-            why["steps_to_target"] = "the mean curve of no learning rate met the target"
-    finals = {rate: mean_final(race.at(method, rate)) for rate in race.rates(method)}
-    width = tuning_range(finals, best[0].learning_rate, initial)
+    _validated(race, best, entry, why, lone)
+    _compared(race, method, entry, why)
+    _timed(race, method, entry, why, pair, no_target)
+    finals = {one: mean_final(race.at(method, one)) for one in race.rates(method)}
+    width = tuning_range(finals, entry["lowest_loss_rate"], initial)
     if width is None:
         why["tuning_range"] = why["tuning_range_at_least"] = "no learning rate ended below the starting loss"
     else:
         entry["tuning_range"], entry["tuning_range_at_least"] = width
-    if why:
-        entry["why"] = why
-    return entry
+    return entry | ({"why": why} if why else {})
 
 
-def _validated(race: Race, best: Sequence[Leg], entry: dict[str, Any], why: dict[str, str]) -> None:
+def _spread(entry: dict[str, Any], why: dict[str, str], key: str, values: Sequence[float], lone: str) -> None:
+    """Adds the t interval of a mean over the orders, or why there is none."""
+    entry[key] = t_interval(values)
+    if entry[key] is None:
+        why[key] = lone
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+    """t interval of a mean over orders; None below FEWEST_ORDERS of them."""
+    return mean_interval(values, level) if len(values) >= FEWEST_ORDERS else None
+
+
+def _timed(
+    race: Race, method: str, entry: dict[str, Any], why: dict[str, str], pair: Comparison | None, no_target: str
+) -> None:
+    """Adds the steps to the target of SGD and AdaGrad."""
+    if pair is None:
+        why["steps_to_target"] = no_target
+    elif method in ("sgd", "adagrad"):
+        entry["steps_to_target"] = pair.steps[method == "adagrad"]
+    elif (met := meeting(race, method, pair.target)) is not None:
+        entry["steps_to_target"] = met[0]
+    else:
+        why["steps_to_target"] = "it met the target at no learning rate"
+
+
+def _validated(race: Race, best: Sequence[Leg], entry: dict[str, Any], why: dict[str, str], lone: str) -> None:
     """Adds what the last iterates at the best rate reach on held-out samples."""
     losses = [leg.validation_loss for leg in best if leg.validation_loss is not None]
     rights = [leg.validation_accuracy for leg in best if leg.validation_accuracy is not None]
     if len(losses) == len(best):
         entry["validation_loss"] = float(np.mean(losses))
-        entry["validation_loss_interval"] = t_interval(losses)
-        if entry["validation_loss_interval"] is None:
-            why["validation_loss_interval"] = FEW_SEEDS
+        _spread(entry, why, "validation_loss_interval", losses, lone)
     else:
         reason = "the loss of a held-out sample is not finite" if race.held_out else NONE_HELD_OUT
         why |= dict.fromkeys(("validation_loss", "validation_loss_interval"), reason)
     if len(rights) == len(best):
         entry["validation_accuracy"] = float(np.mean(rights))
+        _spread(entry, why, "validation_accuracy_interval", rights, lone)
     else:
-        why["validation_accuracy"] = "the loss has no classes" if race.held_out else NONE_HELD_OUT
+        reason = "the loss has no classes" if race.held_out else NONE_HELD_OUT
+        why |= dict.fromkeys(("validation_accuracy", "validation_accuracy_interval"), reason)
 
 
-def _compared(race: Race, method: str, initial: float, entry: dict[str, Any], why: dict[str, str]) -> None:
-    """Adds AdaGrad's speed-up over the method."""
-    keys = ("adagrad_speedup", "adagrad_speedup_interval")
-    if method == "adagrad":
-        why |= dict.fromkeys(keys, "this is AdaGrad")
+def _compared(race: Race, method: str, entry: dict[str, Any], why: dict[str, str]) -> None:
+    """Adds AdaGrad's speed-up over the method, by the rule for this pair: its own target, rates and steps."""
+    keys = ("adagrad_speedup", "adagrad_speedup_interval", "adagrad_target", "adagrad_rates", "adagrad_steps")
+    found, missing = (None, "this is AdaGrad") if method == "adagrad" else compared(race, method)
+    if found is None:
+        why |= dict.fromkeys(keys, missing)
         return
-    ratios, missing = seed_speedups(race, initial, method)
-    mean, interval, reason = geometric_mean(ratios, missing)
-    entry |= dict(zip(keys, (mean, interval), strict=True))
-    why |= {keys[0]: missing} if mean is None else {}
-    why |= {keys[1]: reason} if reason else {}
-
-
-def _target(race: Race) -> tuple[float | None, str]:
-    """The worse of sgd's and adagrad's final losses and what is not told apart from it, or why there is none."""
-    absent = [method for method in PAIR if method not in race.settings.optimizers]
-    if absent:
-        return None, f"{' and '.join(absent)} did not run"
-    best = {method: race.best(method) for method in PAIR}
-    failed = [method for method, legs in best.items() if not legs]
-    if failed:
-        return None, f"every learning rate of {' and '.join(failed)} diverged"
-    return max(mean_final(legs) for legs in best.values()) + race.resolution(*PAIR), ""
+    confidence = level(race.settings, race.looks[-1].orders) if method == "sgd" and race.looks else LEVEL
+    interval = found.interval(confidence)
+    entry |= dict(zip(keys, (found.speedup, interval, found.target, list(found.rates), list(found.steps)), strict=True))
+    if interval is None:
+        why[keys[1]] = _no_interval(race, method, found)
 
 
 def tuning_range(finals: Mapping[float, float], best: float, initial: float) -> tuple[float, bool] | None:

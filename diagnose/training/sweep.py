@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from diagnose.schema import PAIR, Bounds
-from diagnose.training.legs import LegStore, Race, RaceSettings
+from diagnose.training.legs import LOOKS, LegStore, Race, RaceSettings
 from diagnose.training.racing import expected_passes, race
-from diagnose.training.speedup import FEW_SEEDS, FEWEST_SEEDS, t_interval
-from diagnose.training.summary import summarise
+from diagnose.training.resolution import resolution
+from diagnose.training.speedup import FEW_ORDERS, FEWEST_ORDERS
+from diagnose.training.summary import summarise, t_interval
 from estimators.problem import Problem
 from estimators.results import Noise, Progress
 
@@ -52,10 +53,12 @@ def races(
 
 
 def settings_of(settings: RaceSettings, sizes: Sequence[int], n: int) -> list[RaceSettings]:
-    """SGD and AdaGrad alone, at each batch size, ascending; sizes from n on are one: the whole sample set."""
+    """SGD and AdaGrad alone, at each batch size, ascending, with one number of orders for all: that of the first block
+    where the main race goes on until it is decided. Sizes from n on are one: all rows."""
     methods = tuple(method for method in settings.optimizers if method in PAIR)
     within = sorted({min(size, n) for size in sizes})
-    return [replace(settings, batch_size=size, optimizers=methods) for size in within]
+    fixed = replace(settings, optimizers=methods, auto=False, seeds=LOOKS[0] if settings.auto else settings.seeds)
+    return [replace(fixed, batch_size=size) for size in within]
 
 
 def rows(ended: Sequence[Race]) -> list[dict[str, Any]]:
@@ -126,12 +129,14 @@ def _term(ended: Sequence[Race], method: str, n: int, predicted: float | None) -
         reason = few if len(ended) < FEWEST_SIZES else "a run of every learning rate diverged at one of the sizes"
         why |= dict.fromkeys((key for key, value in term.items() if value is None and key != "predicted"), reason)
         return term | {"why": why}
-    finals = np.array([[leg.final for leg in legs] for legs in best])
+    count = max(len(legs) for legs in best)
+    # Of all rows there is one run, which stands for every order.
+    finals = np.array([[leg.final for leg in legs] * (count if len(legs) == 1 else 1) for legs in best])
     noise = np.array([relative_noise(one.settings.batch_size, n) for one in ended])
     slopes = np.polyfit(noise, finals, 1)[0].tolist()
     term["slope"], term["slope_interval"] = float(np.mean(slopes)), t_interval(slopes)
-    if finals.shape[1] < FEWEST_SEEDS:
-        why |= dict.fromkeys(("slope_interval", "pays_up_to", "pays_at_least"), FEW_SEEDS)
+    if finals.shape[1] < FEWEST_ORDERS:
+        why |= dict.fromkeys(("slope_interval", "pays_up_to", "pays_at_least"), FEW_ORDERS)
     else:
         last = 0
         while last + 1 < len(ended) and _lower(ended[last : last + 2], method, finals[last] - finals[last + 1]):
@@ -149,4 +154,4 @@ def _term(ended: Sequence[Race], method: str, n: int, predicted: float | None) -
 def _lower(sizes: Sequence[Race], method: str, gained: np.ndarray) -> bool:
     """Whether the second size ends lower: by more than the orders of the batches and rounding explain."""
     ends = t_interval(gained.tolist())
-    return ends is not None and ends[0] > max(one.resolution(method) for one in sizes)
+    return ends is not None and ends[0] > max(resolution(leg.rounding for leg in one.best(method)) for one in sizes)

@@ -65,24 +65,37 @@ def first_guess(method: str, settings: RaceSettings) -> int:
     return max(-FURTHEST, min(FURTHEST, 2 * round(2 * guess)))
 
 
-def expected_runs(settings: RaceSettings) -> int:
-    """Runs of one method if the best rate lies inside its first grid."""
+def expected_runs(settings: RaceSettings, orders: int) -> int:
+    """Runs of one method on so many orders if the best rate lies inside its first grid."""
     if settings.learning_rates is not None:
-        return len(set(settings.learning_rates)) * settings.seeds
+        return len(set(settings.learning_rates)) * orders
     if settings.every_rate:
-        return (2 * AROUND[True] + 1) * settings.seeds
-    return AROUND[False] + 1 + 3 * (settings.seeds - 1)
+        return (2 * AROUND[True] + 1) * orders
+    return AROUND[False] + 1 + 3 * (orders - 1)
 
 
-def tune(method: str, settings: RaceSettings) -> Tuning:
-    """Asks for the runs of one method, decides on their legs, and returns all of them by rate and seed.
+def neighbours(rate: float, settings: RaceSettings, method: str) -> list[float]:
+    """The rates that must have been tried beside a best one: the next on each side of its grid, which for a
+    deterministic method is of quarter decades; on a fixed list those that it has."""
+    if settings.learning_rates is not None:
+        rates = sorted(set(settings.learning_rates))
+        place = rates.index(rate)
+        return [rates[k] for k in (place - 1, place + 1) if 0 <= k < len(rates)]
+    stride = 1 if settings.every_rate or settings.deterministic(method) else 2
+    k = round(4 * math.log10(rate))
+    return [rate_of(k - stride), rate_of(k + stride)]
+
+
+def tune(method: str, settings: RaceSettings, orders: int) -> Tuning:
+    """Asks for the runs of one method on the first orders, decides on their legs, and returns all of them by rate and
+    seed.
 
     With a fixed list every rate has every seed. ``every_rate``: quarter decades with every seed, on a grid that
     grows until the best of the mean final loss is not at its end. Otherwise: half decades on the first seed, on a
     grid that grows in the same way; then the best and one neighbour on each side with all seeds; where the best of
     their means is an end of the grid, the grid grows on with all seeds.
     """
-    seeds = range(settings.seeds)
+    seeds = range(orders)
     if settings.learning_rates is not None:
         rates = sorted(set(settings.learning_rates))
         return list((yield [(rate, seed) for rate in rates for seed in seeds]))

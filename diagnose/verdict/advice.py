@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnose.schema import CLEAR, PAIR, Answer, Training
-from diagnose.training.speedup import seeds_that_tell
+from diagnose.training.looks import seeds_that_tell
 from estimators.rare_rows import BOUND, samples_to_see
 from estimators.results import Noise
 from reports.numbers import number, rate

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
-
-import numpy as np
-from scipy import stats
 
 from diagnose.schema import CLEAR, LEVEL, PAIR, Answer, Bounds, Prediction, Training, Verdict
 from diagnose.training.resolution import lowest
 from diagnose.verdict import theory as theories
 from diagnose.verdict.advice import UNSAID, Raced, advice
+from diagnose.verdict.answers import answer_of, confidence
 from diagnose.verdict.disagreement import likely_reasons
 from diagnose.verdict.evidence import evidence
 from diagnose.verdict.theory import Side, Theory
-from estimators.results import Finding, GeneralizedSmoothness, Interval, Noise, Smoothness
+from estimators.results import Finding, GeneralizedSmoothness, Noise, Smoothness
 from reports.numbers import number, percent, ratio
 from reports.text import method_name, of_the_pair, spread
 
@@ -40,12 +37,7 @@ def decide(
     theory = theories.read(noise, smoothness, ratios)
     best, margin = best_method(training)
     why: dict[str, str] = {}
-    sure, meaning = None, None
-    if answer == "undecided":
-        why["confidence"] = why["confidence_meaning"] = "undecided: there is no answer to be sure of"
-    else:
-        seeds = [value for value in training.speedup_seeds or () if value is not None]
-        sure, meaning = confidence(answer, seeds), _meaning(answer, seeds)
+    sure, meaning = _sure(answer, training, why)
     if best is None:
         why["best_method"] = training.why.get("methods", "no method has a learning rate at which no run diverged")
         why["best_by"] = why["best_method"]
@@ -73,51 +65,33 @@ def decide(
     return verdict, theories.findings(theory, ratios)
 
 
-def answer_of(speedup: float | None, interval: Interval | None) -> Answer:
-    """The rule: adagrad or sgd when the interval lies on one side of 1 and the estimate is clear of it."""
-    if speedup is None or interval is None:
-        return "undecided"
-    low, high = interval
-    if low > 1 and speedup >= CLEAR:
-        return "adagrad"
-    if high < 1 and speedup <= 1 / CLEAR:
-        return "sgd"
-    if LEVEL[0] <= low and high <= LEVEL[1]:
-        return "no-difference"
-    return "undecided"
+def _sure(answer: Answer, training: Training, why: dict[str, str]) -> tuple[float | None, str | None]:
+    """The confidence and its meaning; where there is none, ``why`` says so."""
+    keys = ("confidence", "confidence_meaning")
+    if answer == "undecided":
+        why |= dict.fromkeys(keys, "undecided: there is no answer to be sure of")
+        return None, None
+    if training.speedup is None or training.speedup_se is None:
+        why |= dict.fromkeys(keys, training.why.get("speedup_se", "the standard error of the speed-up is unknown"))
+        return None, None
+    orders = sum(value is not None for value in training.speedup_seeds or ())
+    sure = confidence(answer, training.speedup, training.speedup_se, orders)
+    return sure, _meaning(answer, training.speedup_se, orders)
 
 
-def confidence(answer: Answer, ratios: Sequence[float]) -> float:
-    """Probability by the t distribution of the mean log speed-up over seeds.
-
-    For adagrad and sgd that it has this sign, for no-difference that it lies within LEVEL.
-    """
-    logs = np.log(ratios)
-    mean, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    ends = {
-        "adagrad": (0.0, math.inf),
-        "sgd": (-math.inf, 0.0),
-        "no-difference": (math.log(LEVEL[0]), math.log(LEVEL[1])),
-    }[answer]
-    if min(ratios) == max(ratios):
-        return float(ends[0] <= mean <= ends[1])
-    low, high = (float(stats.t.cdf((end - mean) / error, len(logs) - 1)) for end in ends)
-    return high - low
-
-
-def _meaning(answer: Answer, ratios: Sequence[float]) -> str:
+def _meaning(answer: Answer, standard_error: float, orders: int) -> str:
     said = {
         "adagrad": "AdaGrad's mean speed-up is above 1",
         "sgd": "AdaGrad's mean speed-up is below 1",
         "no-difference": f"the mean speed-up lies between {LEVEL[0]} and {LEVEL[1]}",
     }[answer]
-    if min(ratios) == max(ratios):
+    if not standard_error:
         return (
-            f"All {len(ratios)} seeds ran alike, so whether {said} is not left to chance; "
+            f"All {orders} orders of the batches ran alike, so whether {said} is not left to chance; "
             "another start or other data are not covered."
         )
     return (
-        f"Probability that {said}, by a t distribution over {len(ratios)} orders of the batches; "
+        f"Probability that {said}, by a t distribution over {orders} orders of the batches; "
         "it covers that randomness only, not another start or other data."
     )
 

@@ -481,6 +481,7 @@ def finished(name: str = "mlp", data: str = "digits") -> Diagnosis:
             initial_loss=2.3,
             speedup=1.87,
             speedup_interval=(1.52, 2.31),
+            speedup_se=0.0885,
             speedup_seeds=(1.71, 1.93, 1.98, 2.1, 2.05, None, 1.9, 2.2),
             speedup_by_target=[
                 {"loss": 1.7, "speedup": 1.2, "interval": (0.95, 1.5)},

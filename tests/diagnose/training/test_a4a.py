@@ -15,7 +15,7 @@ from diagnose.training import MemoryStore, Race, race
 from diagnose.training.findings import findings
 from diagnose.training.legs import mean_final
 from diagnose.training.summary import summarise
-from diagnose.verdict.rule import answer_of
+from diagnose.verdict.answers import answer_of
 from estimators.problem import Problem
 from tests.diagnose.training.tasks import settings
 

@@ -16,7 +16,7 @@ from diagnose.training.resolution import ROUNDINGS, lowest
 from diagnose.training.running import look, rounding
 from diagnose.training.speedup import finite_losses, hitting_time
 from diagnose.training.summary import summarise
-from diagnose.verdict.rule import answer_of
+from diagnose.verdict.answers import answer_of
 from estimators.problem import Problem
 from tests.diagnose.training.tasks import made_race, settings
 

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from diagnose.schema import Answer, Training, absent
-from diagnose.verdict import bounds
 from diagnose.verdict.advice import Raced, advice
 from diagnose.verdict.disagreement import curvature_moved, likely_reasons
-from diagnose.verdict.theory import Theory
+from diagnose.verdict.theory import Theory, bounds
 from estimators.results import Noise, Smoothness
 from tests.diagnose.verdict.test_rule import NOISE, SMOOTH, trained
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from diagnose.training import MemoryStore, race
 from diagnose.training.findings import findings
 from diagnose.training.summary import summarise
-from diagnose.verdict.rule import answer_of
+from diagnose.verdict.answers import answer_of
 from tests.diagnose.training.tasks import quadratic, settings
 
 D = 20

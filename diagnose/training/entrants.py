@@ -1,0 +1,195 @@
+"""The methods of a race on their way: what each has run, what it needs next, and the runs that are made of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from diagnose.schema import PAIR
+from diagnose.training.legs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
+from diagnose.training.pairs import best_other, best_rates, compared, lowest_rate
+from diagnose.training.running import GRADIENT_LIMIT, Course, run_alone
+from diagnose.training.stacking import grouped, run_stack
+from diagnose.training.steppers import state_bytes
+from diagnose.training.tuning import GROWTHS, Tuning, expected_runs, neighbours, tune
+from estimators.problem import Problem
+from estimators.results import Progress
+
+STAGE = "training"
+Rates = dict[str, set[float]]
+"""Learning rates by method."""
+
+
+class Entrants:
+    """All methods of a race.
+
+    Attributes:
+        race: the legs so far.
+        orders: of the batches that SGD and AdaGrad have run.
+    """
+
+    def __init__(self, course: Course, legs: LegStore, progress: Progress | None) -> None:
+        settings = course.settings
+        memory = {
+            method: state_bytes(method, settings.own, course.problem.parameters) for method in settings.optimizers
+        }
+        self.settings, self.orders = settings, settings.blocks[0]
+        self.race = Race(settings, (), memory, course.held_out is not None, {m: self._of(m) for m in memory})
+        self._runner = _Runner(course, legs, progress, {m: expected_runs(settings, self._of(m)) for m in memory})
+
+    def tune(self) -> None:
+        """Tune each method by itself on the first block of orders, all side by side."""
+        tunings: dict[str, Tuning] = {m: tune(m, self.settings, self._of(m)) for m in self.settings.optimizers}
+        wanted = {method: next(tuning) for method, tuning in tunings.items()}
+        while wanted:
+            runs = [Contender(method, rate, seed) for method, asked in wanted.items() for rate, seed in asked]
+            made = self._run(runs)
+            for method in list(wanted):
+                try:
+                    wanted[method] = tunings[method].send([leg for leg in made if leg.method == method])
+                except StopIteration:
+                    del wanted[method]
+                    self._runner.finish(method)
+
+    def settle(self) -> None:
+        """Run the neighbours that the best rates lack with all orders, until each best rate lies inside its grid."""
+        for _ in range(GROWTHS):
+            wanted: Rates = {}
+            for method, rates in self._best().items():
+                wanted[method] = {near for rate in rates for near in neighbours(rate, self.settings, method)}
+            runs = [run for method in wanted for run in self._lacking(method, wanted[method], self.race.count(method))]
+            if not runs:
+                break
+            self._run(runs)
+
+    def next_block(self, orders: int) -> list[Contender]:
+        """The runs up to so many orders: at the rates that are best on all orders so far or on one of their halves, and
+        at the neighbours of the best."""
+        rates = self._contenders()
+        for method, best in self._best().items():
+            beside = {near for rate in best for near in neighbours(rate, self.settings, method)}
+            rates[method] = rates.get(method, set()) | best | (beside & set(self.race.rates(method)))
+        return [run for method in self._going_on() for run in self._lacking(method, rates.get(method, set()), orders)]
+
+    def run_block(self, runs: Sequence[Contender], orders: int) -> None:
+        """Run a block; from here on the methods that go on are judged on so many orders."""
+        going = self._going_on()
+        self._run(runs)
+        self.race = replace(self.race, orders={**self.race.orders, **dict.fromkeys(going, orders)})
+        self.orders = orders
+
+    def finish(self) -> None:
+        """No further run is needed."""
+        for method in self.settings.optimizers:
+            self._runner.finish(method)
+
+    def _of(self, method: str) -> int:
+        """Orders of the first block; one where all are the same run."""
+        return 1 if self.settings.deterministic(method) else self.settings.blocks[0]
+
+    def _going_on(self) -> list[str]:
+        """The methods that run more orders."""
+        chosen = {*PAIR, best_other(self.race)} if self.settings.auto else set(self.settings.optimizers)
+        return [m for m in self.settings.optimizers if m in chosen and not self.settings.deterministic(m)]
+
+    def _best(self) -> Rates:
+        """The rates of each method that end lowest or meet a target first, with any other method."""
+        rates: Rates = {method: {rate} for method, rate in best_rates(self.race).items()}
+        for method in rates:
+            if (rate := lowest_rate(self.race, method)) is not None:
+                rates[method].add(rate)
+            found, _ = compared(self.race, method) if method != "adagrad" else (None, "")
+            if found is not None:
+                rates[method] |= {found.rates[0], found.lowest_rates[0]}
+                rates["adagrad"] |= {found.rates[1], found.lowest_rates[1]}
+        return rates
+
+    def _contenders(self) -> Rates:
+        """The rates of each method that may still be best; all where it cannot be compared."""
+        rates: Rates = {}
+        for method in self._going_on():
+            if method == "adagrad":
+                continue
+            found, _ = compared(self.race, method)
+            if found is None:
+                rates[method] = set(self.race.full(method))
+                continue
+            rates[method] = set(found.contenders[0])
+            rates["adagrad"] = rates.get("adagrad", set()) | found.contenders[1]
+        rates.setdefault("adagrad", set(self.race.full("adagrad")))
+        return rates
+
+    def _lacking(self, method: str, rates: Iterable[float], orders: int) -> list[Contender]:
+        """The runs that these rates lack with the first orders; none where one of a rate's runs diverged."""
+        runs = []
+        for rate in sorted(rates):
+            legs = self.race.at(method, rate)
+            done = {leg.seed for leg in legs}
+            if not any(leg.diverged for leg in legs):
+                runs += [Contender(method, rate, seed) for seed in range(orders) if seed not in done]
+        return runs
+
+    def _run(self, runs: Sequence[Contender]) -> list[Leg]:
+        made = self._runner.train(runs)
+        place = {method: number for number, method in enumerate(self.settings.optimizers)}
+        every = {(leg.method, leg.learning_rate, leg.seed): leg for leg in (*self.race.legs, *made)}
+        ordered = sorted(every.values(), key=lambda leg: (place[leg.method], leg.learning_rate, leg.seed))
+        self.race = replace(self.race, legs=tuple(ordered))
+        return made
+
+
+def passes_of_a_run(problem: Problem, settings: RaceSettings) -> float:
+    """Passes over the sample set that one run takes."""
+    evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
+    evaluation = 1.0 if problem.d <= GRADIENT_LIMIT else 1 / 3
+    return settings.steps * min(settings.batch_size, settings.rows) / problem.n + evaluations * evaluation + 2 / 3
+
+
+class _Runner:
+    """Trains runs, keeps each finished leg and tells the progress."""
+
+    def __init__(self, course: Course, legs: LegStore, progress: Progress | None, expected: dict[str, int]) -> None:
+        self.course, self.legs, self.progress = course, legs, progress
+        self.settings = course.settings
+        self.passes = passes_of_a_run(course.problem, course.settings)
+        self.expected = expected
+        self.done = dict.fromkeys(expected, 0)
+
+    def train(self, runs: Sequence[Contender]) -> list[Leg]:
+        """The legs of the runs, in their order."""
+        for method in self.done:
+            asked = sum(run.method == method for run in runs)
+            self.expected[method] = max(self.expected[method], self.done[method] + asked)
+        made: dict[Contender, Leg] = {}
+        for group in grouped(self.course.problem, self.settings, runs):
+            made.update(zip(group, self._group(group), strict=True))
+            for run in group:
+                self.done[run.method] += 1
+            self._tell()
+        return [made[run] for run in runs]
+
+    def finish(self, method: str) -> None:
+        """The method needs no further run."""
+        self.expected[method] = self.done[method]
+        self._tell()
+
+    def _group(self, group: Sequence[Contender]) -> list[Leg]:
+        """Runs that are trained together: all of them from the store, or all anew."""
+        kept = [self.legs.get(run.key(self.settings.batch_size)) for run in group]
+        legs = [leg for leg in kept if leg is not None]
+        if len(legs) == len(group):
+            return legs
+
+        def tick(share: float) -> None:
+            self._tell(share * len(group))
+
+        one, *others = group
+        legs = run_stack(self.course, group, tick) if others else [run_alone(self.course, one, tick)]
+        for leg in legs:
+            self.legs.put(leg)
+        return legs
+
+    def _tell(self, more: float = 0.0) -> None:
+        if self.progress is not None:
+            done, total = sum(self.done.values()) + more, sum(self.expected.values())
+            self.progress(STAGE, done * self.passes, total * self.passes)

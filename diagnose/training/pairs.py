@@ -1,0 +1,87 @@
+"""The rule of ``speedup`` on the legs of a race: which method meets which loss first, and at which rate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diagnose.schema import PAIR
+from diagnose.training.legs import Leg, Race, mean_final
+from diagnose.training.resolution import lowest, resolution
+from diagnose.training.speedup import Comparison, Curves, compare, ends_lowest, steps_to
+
+
+def curves(race: Race, method: str, orders: int) -> Curves | None:
+    """The method's losses at the rates that came through with the first ``orders`` orders; None without one.
+
+    A deterministic method's one run stands for all orders.
+    """
+    needed = min(orders, race.count(method))
+    runs: dict[float, list[Leg]] = {}
+    for rate in race.rates(method):
+        legs = [leg for leg in race.at(method, rate) if leg.seed < needed]
+        if len(legs) == needed and not any(leg.diverged for leg in legs):
+            runs[rate] = sorted(legs, key=lambda leg: leg.seed)
+    if not runs:
+        return None
+    losses = np.array([[leg.losses for leg in legs] for legs in runs.values()], dtype=float)
+    steps = next(iter(runs.values()))[0].steps
+    return Curves(
+        steps=np.array(steps, dtype=float),
+        rates=np.array(list(runs)),
+        losses=np.repeat(losses, orders // needed, axis=1) if race.settings.deterministic(method) else losses,
+        resolutions=np.array([resolution(leg.rounding for leg in legs) for legs in runs.values()]),
+    )
+
+
+def compared(race: Race, other: str, *, targets: bool = False) -> tuple[Comparison | None, str]:
+    """The rule for another method and AdaGrad, on the orders that both have; and why there is none ("" if there is)."""
+    pair = (other, "adagrad")
+    absent = [method for method in pair if method not in race.settings.optimizers]
+    if absent:
+        return None, f"{' and '.join(absent)} did not run"
+    random = [method for method in pair if not race.settings.deterministic(method)]
+    orders = min((race.count(method) for method in random), default=1)
+    first, second = (curves(race, method, orders) for method in pair)
+    if first is None or second is None:
+        failed = [method for method, found in zip(pair, (first, second), strict=True) if found is None]
+        return None, f"every learning rate of {' and '.join(failed)} diverged"
+    return compare(first, second, pair, targets=targets)
+
+
+def lowest_rate(race: Race, method: str) -> float | None:
+    """The rate that ends lowest on all orders of the method; None where every rate diverged in one of them."""
+    found = curves(race, method, race.count(method))
+    return None if found is None else ends_lowest(found)
+
+
+def meeting(race: Race, method: str, target: float) -> tuple[float, float] | None:
+    """The first step at which the method meets a loss and the rate that does, on all of its orders; None if none does.
+
+    For SGD and AdaGrad at their own target this is what :func:`compared` says.
+    """
+    found = curves(race, method, race.count(method))
+    return None if found is None else steps_to(found, target)
+
+
+def best_rates(race: Race) -> dict[str, float]:
+    """The rate of each method that is printed, drawn and advised: the one that meets the target first; where there is
+    no target, or the method never meets it, the one that ends lowest. Methods without a rate are left out."""
+    pair, _ = compared(race, "sgd")
+    rates = {}
+    for method in race.settings.optimizers:
+        if pair is not None and method in PAIR:
+            rates[method] = pair.rates[PAIR.index(method)]
+            continue
+        met = None if pair is None else meeting(race, method, pair.target)
+        rate = lowest_rate(race, method) if met is None else met[1]
+        if rate is not None:
+            rates[method] = rate
+    return rates
+
+
+def best_other(race: Race) -> str | None:
+    """The method other than AdaGrad of the lowest mean final loss; None where none has one."""
+    legs = {method: race.best(method) for method in race.settings.optimizers if method != "adagrad"}
+    finals = {method: mean_final(runs) for method, runs in legs.items() if runs}
+    resolutions = {method: resolution(leg.rounding for leg in runs) for method, runs in legs.items()}
+    return next(iter(lowest(finals, resolutions)), None)
