@@ -7,9 +7,9 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from diagnose.costs import Shape, planned, seconds_of
 from diagnose.limits import Work, typed
 from diagnose.pace import Clock, Pace
-from diagnose.plan import Shape, planned, seconds_of
 from diagnose.schema import PAIR
 from estimators.max_cut import FEWEST_PRODUCTS
 from estimators.results import Finding
@@ -60,6 +60,10 @@ Cut = tuple[str, Any]
 """A number by its name and what it becomes; ("left_out", STAGE) leaves out a stage."""
 Cuts = dict[str, Any]
 """What became smaller, as settings of result.json hold it; ``left_out`` is a list."""
+
+
+CUTS, ENOUGH = "cuts", "uncut_seconds"
+"""Under which settings of result.json hold what was cut, and how long a run without cuts takes."""
 
 
 class OutOfTime(Exception):
@@ -141,19 +145,20 @@ def choose(
     if out := [stage for stage in (fixed or {}).get("left_out", ()) if stage in done]:
         kept["left_out"] = out
 
-    def fits(cuts: list[Cut]) -> bool:
+    def taken(cuts: list[Cut]) -> float:
         rows = planned(work.with_cuts(_folded(kept, cuts)), shape, pace)
-        return seconds_of([row for row in rows if row.stage not in done]) <= seconds
+        return seconds_of([row for row in rows if row.stage not in done])
 
     free = [cut for cut in ladder(work) if (cut[1] if cut[0] == "left_out" else STAGE_OF[cut[0]]) not in done]
     made: list[Cut] = []
     for cut in free:
-        if fits(made):
+        if taken(made) <= seconds:
             break
         made.append(cut)
+    most = max(seconds, taken(made))
     for number in reversed(range(len(made))):
         without = made[:number] + made[number + 1 :]
-        if fits(without):
+        if taken(without) <= most:
             made = without
     return _folded(kept, made)
 
@@ -181,16 +186,17 @@ class Budget:
         recorded: Mapping[str, Any] | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
-        self.seconds, self._clock = seconds, clock
+        self.seconds, self.clock = seconds, clock
         self._began = clock() - spent
-        self.recorded = recorded is not None
-        self.cuts: Cuts = dict(recorded["cuts"]) if recorded is not None else {}
-        self.enough: float | None = recorded["enough"] if recorded is not None else None
+        self.recorded = recorded is not None and CUTS in recorded
+        self.cuts: Cuts = dict(recorded[CUTS]) if recorded and CUTS in recorded else {}
+        self.enough: float | None = recorded.get(ENOUGH) if recorded else None
         self._race_began, self._race_passes, self.blocks = 0.0, 0.0, 0
+        self._strict = True
 
     @property
     def spent(self) -> float:
-        return self._clock() - self._began
+        return self.clock() - self._began
 
     @property
     def left(self) -> float:
@@ -198,11 +204,11 @@ class Budget:
 
     def stored(self) -> dict[str, Any]:
         """What settings of result.json hold besides, so that a run that goes on makes the same cuts."""
-        return {"cuts": dict(self.cuts), "enough": self.enough}
+        return {CUTS: dict(self.cuts), ENOUGH: self.enough}
 
-    def cut(self, work: Work, shape: Shape, pace: Pace, done: Collection[str]) -> Work:
-        """The work with the cuts that what is left of the time takes."""
-        if not self.recorded:
+    def cut(self, work: Work, shape: Shape, pace: Pace | None, done: Collection[str]) -> Work:
+        """The work with the cuts that what is left of the time takes; without a pace, with those that were recorded."""
+        if pace is not None:
             before = {name: value for name, value in self.cuts.items() if name == "race_blocks"}
             self.cuts = choose(work, shape, pace, FILLED * self.left, done, self.cuts) | before
             if not done:
@@ -210,32 +216,42 @@ class Budget:
                 self.enough = whole / FILLED
         return work.with_cuts(self.cuts)
 
-    def leave_out(self, stage: str) -> None:
-        """The stage was still running when the time had been spent."""
+    def overrun(self, stage: str) -> bool:
+        """The stage was still running when the time had been spent: what is cut then.
+
+        Of a race the blocks that are done are stored, and it ends with them: returns whether it does. All else is left
+        out.
+        """
+        if stage == "training" and self.blocks:
+            self.cuts["race_blocks"] = self.blocks - 1
+            self._strict = False
+            return True
         self.cuts["left_out"] = [*self.cuts.get("left_out", ()), stage]
+        return False
 
-    def check(self, stage: str) -> None:
-        """Raise OutOfTime where the time is over for a stage that may be left out."""
-        if stage not in CERTAIN and self.spent > LATEST * self.seconds:
+    def begin(self, stage: str) -> None:
+        """A stage begins."""
+        if stage == "training":
+            self._race_began, self._race_passes, self.blocks = self.clock(), 0.0, 0
+
+    def progress(self, stage: str, done: float) -> None:
+        """So much of a stage is done, of the race so many passes.
+
+        Raises:
+            OutOfTime: the time is over.
+        """
+        if stage == "training":
+            self._race_passes = done
+        if self._strict and stage not in CERTAIN and self.spent > LATEST * self.seconds:
             raise OutOfTime(stage)
-
-    # -- the race ----------------------------------------------------------------------------------------
-
-    def race(self) -> None:
-        """A race begins, from the runs that there are."""
-        self._race_began, self._race_passes, self.blocks = self._clock(), 0.0, 0
-
-    def raced(self, passes: float) -> None:
-        """So many passes of it are done."""
-        self._race_passes = passes
 
     def affordable(self, passes: float) -> bool:
         """Whether a block of so many passes fits into the time, at the pace of the race so far."""
         most = self.cuts.get("race_blocks")
         if most is not None:
-            fits = self.blocks < most
+            fits = bool(self.blocks < most)
         else:
-            pace = (self._clock() - self._race_began) / self._race_passes if self._race_passes else 0.0
+            pace = (self.clock() - self._race_began) / self._race_passes if self._race_passes else 0.0
             fits = passes * pace <= self.left
         if fits:
             self.blocks += 1
@@ -264,16 +280,18 @@ def in_words(work: Work, cuts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def finding(work: Work, cuts: Mapping[str, Any], enough: float | None) -> Finding:
-    """What a budget changed."""
-    longer = "a larger `--budget`" if enough is None else f"`--budget {typed(_rounded(enough))}` or more"
+def budget_cut(work: Work, budget: Budget) -> Finding:
+    """What a budget changed; ``work`` is the run without cuts."""
+    longer = "a larger `--budget`"
+    if budget.enough is not None and budget.enough > budget.seconds:
+        longer = f"`--budget {typed(_rounded(budget.enough))}`"
     return Finding(
         code=CODE,
         severity="note",
-        stage="run",
-        found=f"to keep `--budget {typed(work.resolved.budget or 0.0)}`: {'; '.join(in_words(work, cuts))}",
+        stage="verdict",
+        found=f"to keep `--budget {typed(budget.seconds)}`: {'; '.join(in_words(work, budget.cuts))}",
         meaning="what was cut is known less well than without a budget, and what was left out is not known",
-        action=f"{longer} goes on without cuts",
+        action=f"{longer} does without these cuts",
     )
 
 

@@ -255,11 +255,13 @@ def _diagnose(settings: Settings, model: str, data: str) -> int:
 
     with Lines(settings.quiet) as lines:
         try:
+            if settings.plan:
+                from diagnose.plan import plan
+
+                print(plan_table(plan(settings, model, data)))
+                return FINISHED
             from diagnose import pipeline
 
-            if settings.plan:
-                print(plan_table(pipeline.plan(settings, model, data)))
-                return FINISHED
             command = command_line(settings, model, data)
             diagnosis = pipeline.execute(settings, model, data, command=command, events=lines)
         except KeyboardInterrupt:

@@ -14,6 +14,8 @@ DENSITY_STARTS, DENSITY_STEPS = 4, 24
 """Lanczos runs behind the density of eigenvalues, that of the spectrum included, and the steps of the others."""
 ONE_NORM = 20
 """Products for sum|H_jk| where H is not formed: an error of 11 to 17%."""
+EXTRA_PASSES = 1.25
+"""What tail index and batches may cost where the gradients of single samples are not kept."""
 POINTS = 5
 """Points along each of the two best runs at which curvature is measured, the start apart."""
 
@@ -53,8 +55,8 @@ class Work:
         """With some numbers made smaller, each by the name that it has in settings or limits."""
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in cuts.items()}
         limited = {item.name for item in fields(Limits)}
-        here = {name: value for name, value in values.items() if name in limited}
-        there = {name: value for name, value in values.items() if name not in limited}
+        here: dict[str, Any] = {name: value for name, value in values.items() if name in limited}
+        there: dict[str, Any] = {name: value for name, value in values.items() if name not in limited}
         return Work(replace(self.resolved, **there), replace(self.limits, **here))
 
     def number(self, name: str) -> Any:

@@ -81,11 +81,11 @@ def eigenvalue_density(
     )
     keys = ("width", "resolution", "outliers", "mean", "mean_interval", "mean_square", "mean_square_interval")
     curves = {key: list(getattr(found, key)[::THINNED]) for key in ("grid", "density", "spread", "lower", "upper")}
-    starts: dict[str, Any] = {"starts": found.probes}
+    made: dict[str, Any] = {"starts": found.probes}
     row = numbers(found, keys)
     if found.exact:
         row["why"] = {**row["why"], "starts": found.why["probes"]}
-    return {**curves, **starts, **row}
+    return {**curves, **made, **row}
 
 
 def in_own_metric(problem: Problem, method: str, state: State, *, seed: int, progress: Progress) -> Mapping[str, Any]:

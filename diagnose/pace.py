@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -35,6 +35,8 @@ STILL = 1e-9
 """A learning rate at which a run stays where it is, so that no run that is timed ends early."""
 SHORT, LONG = 4, 24
 """Steps of the runs that are timed where a step takes milliseconds."""
+FEW = 12
+"""Runs of a small stack."""
 SLOW = 0.2
 """Seconds of a pass or a product above which all is arithmetic: steps and evaluations follow from a pass."""
 
@@ -50,6 +52,7 @@ class Pace:
         graph: to build it.
         bracket: of a formed H, apart from forming it; 0 where it is not formed.
         step: of one run in the race, among as many as train at once.
+        wave: of a step of all that train at once, beside what each run takes.
         evaluation: the loss of the sample set for one run, likewise.
         ending: what a run takes beside, once.
         alone: a step of a run that trains alone.
@@ -61,9 +64,21 @@ class Pace:
     graph: float
     bracket: float
     step: float
+    wave: float
     evaluation: float
     ending: float
     alone: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Race:
+    """The part of the pace that the race needs."""
+
+    step: float = 0.0
+    wave: float = 0.0
+    evaluation: float = 0.0
+    ending: float = 0.0
+    alone: float = 0.0
 
 
 def pace_of(bench: Bench, settings: RaceSettings | None, clock: Clock = time.perf_counter) -> Pace:
@@ -82,19 +97,14 @@ def pace_of(bench: Bench, settings: RaceSettings | None, clock: Clock = time.per
         if bench.without_curvature
         else _curvature(bench.curvature, gradient * bench.curvature.n / problem.n, clock)
     )
-    step = evaluation = ending = alone = 0.0
-    if settings is not None:
-        step, evaluation, ending, alone = _training(bench, settings, gradient, clock)
+    race = _Race() if settings is None else _training(bench, settings, gradient, clock)
     found = Pace(
         gradient=gradient,
         noise=_noise(bench, clock),
         product=product,
         graph=graph,
         bracket=bracket,
-        step=step,
-        evaluation=evaluation,
-        ending=ending,
-        alone=alone,
+        **asdict(race),
     )
     problem.passes.total, bench.curvature.passes.total = before
     return found
@@ -155,13 +165,13 @@ def _formed_bracket(problem: Problem, clock: Clock) -> float:
     return _seconds(lambda: dense_bracket(matrix, generator, DENSE_GAP), clock) * (problem.d / len(matrix)) ** 3
 
 
-def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Clock) -> tuple[float, float, float, float]:
-    """Seconds of a step, an evaluation and the end of one run of the race, and of a step of a run alone."""
+def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Clock) -> _Race:
     problem, held_out = bench.problem, bench.held_out
     if gradient > SLOW:
         step = gradient * min(settings.batch_size / problem.n, 1.0)
         evaluation = gradient if problem.d <= GRADIENT_LIMIT else gradient / 3
-        return step, evaluation, gradient / 3 * (2 + (0 if held_out is None else held_out.n / problem.n)), step
+        ending = gradient / 3 * (2 + (0 if held_out is None else held_out.n / problem.n))
+        return _Race(step=step, evaluation=evaluation, ending=ending, alone=step)
     runs = _wave(problem, settings)
     course = Course(problem, settings, look(problem, problem.parameters), held_out)
 
@@ -174,16 +184,21 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
             else:
                 run_alone(brief, group[0], lambda _: None)
 
-        return _seconds(train, clock) / len(group)
+        return _seconds(train, clock)
 
-    few, many, looked = taken(runs, SHORT, 1), taken(runs, LONG, 1), taken(runs, LONG, LONG)
-    step = max(many - few, 0.0) / (LONG - SHORT)
-    evaluation = max(looked - many, 0.0) / (len(evaluation_steps(LONG, LONG)) - 2)
-    ending = max(few - SHORT * step - evaluation, 0.0)
-    alone = step
-    if len(runs) > 1:
-        alone = max(taken(runs[:1], LONG, 1) - taken(runs[:1], SHORT, 1), 0.0) / (LONG - SHORT)
-    return step, evaluation, ending, alone
+    def step_of(group: Sequence[Contender]) -> float:
+        return max(taken(group, LONG, 1) - taken(group, SHORT, 1), 0.0) / (LONG - SHORT)
+
+    together, count = step_of(runs), len(runs)
+    few = taken(runs, SHORT, 1)
+    looked = max(taken(runs, SHORT, SHORT) - few, 0.0) / (len(evaluation_steps(SHORT, SHORT)) - 2)
+    ending = max(few - SHORT * together - looked, 0.0)
+    step, wave, alone = together / count, 0.0, together
+    if count > FEW:
+        alone, small = step_of(runs[:1]), step_of(runs[:: count // FEW])
+        step = max(together - small, 0.0) / (count - len(runs[:: count // FEW]))
+        wave = max(together - count * step, 0.0)
+    return _Race(step=step, wave=wave, evaluation=looked / count, ending=ending / count, alone=alone)
 
 
 def _wave(problem: Problem, settings: RaceSettings) -> list[Contender]:

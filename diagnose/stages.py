@@ -12,15 +12,16 @@ from torch import Tensor
 
 import estimators
 from diagnose.errors import among_held_out
-from diagnose.limits import Limits, Work, budget_reason
+from diagnose.limits import EXTRA_PASSES, Limits, Work, budget_reason
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
-from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
+from diagnose.schema import NOT_YET, PARTS, Diagnosis, Prediction, Training, absent
 from diagnose.settings import LARGE_NETWORK, Optimizer, Resolved
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
 from diagnose.training.findings import sizes_above
 from diagnose.training.legs import LegStore, rows
+from diagnose.training.racing import Affordable
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
 from diagnose.verdict.advice import Raced
@@ -41,8 +42,6 @@ HUGE_NETWORK = 1_000_000
 """Above this many parameters the bracket is taken at the start alone."""
 SHARED = 200
 """Vectors of d numbers that there must be room for if the basis of a Lanczos run is to be held from stage to stage."""
-EXTRA_PASSES = 1.25
-"""What tail index and batches may cost where the gradients of single samples are not kept."""
 LARGEST_BASIS = 4_000_000
 """Above this many parameters the basis of a Lanczos run (80 vectors) is not kept for the diagonal."""
 
@@ -61,6 +60,7 @@ class Bench:
     kept: dict[str, Extremes] = field(default_factory=dict)
     held_out: Problem | None = None
     limits: Limits = field(default_factory=Limits)
+    affordable: Affordable | None = None
 
     @classmethod
     def build(
@@ -85,11 +85,13 @@ class Bench:
     def at(self, work: Work) -> Bench:
         """The same with other numbers: on a draw of the samples where those are fewer."""
         problem = drawn(self.problem, work.resolved.samples, stream(work.resolved.seed, "samples"))
-        curvature = self.curvature
+        curvature, counted = self.curvature, 0.0
         if problem is not self.problem:
-            problem.passes.add(self.passes * self.problem.n / problem.n)
-        if problem is not self.problem or work.resolved.curvature_samples < curvature.n:
+            counted += self.problem.passes.total * self.problem.n
+        if problem is not self.problem or work.resolved.curvature_samples != curvature.n:
+            counted += 0.0 if curvature is self.problem else curvature.passes.total * curvature.n
             curvature = drawn(problem, work.resolved.curvature_samples, stream(work.resolved.seed, "curvature"))
+        problem.passes.add(counted / problem.n)
         return replace(self, resolved=work.resolved, limits=work.limits, problem=problem, curvature=curvature)
 
     def lanczos_run(self) -> Extremes | None:
@@ -292,7 +294,7 @@ def training(bench: Bench, known: Diagnosis) -> Update:
         off = absent(Training, "training was off (--no-training)")
         return Update({"training": off, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
     settings = race_settings(bench, known.smoothness.sharpness)
-    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out)
+    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.affordable)
     ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
     if bench.resolved.batch_sizes is not None:
@@ -386,6 +388,14 @@ def verdict(bench: Bench, known: Diagnosis) -> Update:
         known.task.rows,
     )
     return Update({"prediction": prediction, "verdict": part}, findings=findings)
+
+
+def left_out(stage: str, known: Diagnosis, reason: str) -> Update:
+    """What a stage that is not run leaves: every key null with the reason."""
+    parts: dict[str, Any] = {stage: absent(PARTS[stage], reason)}
+    if stage == "training":
+        return Update({**parts, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
+    return Update(parts)
 
 
 Stage = Callable[[Bench, Diagnosis], Update]
