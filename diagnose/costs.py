@@ -27,11 +27,12 @@ ENDS = 10
 """Further products until both ends of the spectrum are known."""
 WHOLE_DATA = 75
 """Products for Lambda of the whole data, a half of the bracket's at most."""
-GROWN = 1.1
+GROWN = 1.13
 """Runs of a race for each that its first grids take."""
-WAVES = 3
-"""Times that runs of the first block are trained together: the first grid, and those that it grows by."""
-CONTENDERS = 4
+WAVES = 1.7
+"""Times that runs of linear models are trained together in the first block: the first grid, and what it grows by, which
+fewer methods take part in."""
+CONTENDERS = 5
 """Rates of a method that go on to further orders."""
 GOING_ON = 3
 """Methods that do: the pair and the best other."""
@@ -265,9 +266,10 @@ def _race(race: RaceSettings, work: Work, shape: Shape, pace: Pace) -> tuple[Amo
     others = [each for each in swept if each.batch_size != race.batch_size]
     least = NOTHING
     for each in (race, *others):
+        fixed = each.learning_rates is not None
         further = 0 if each.auto else _further_runs(each)
-        least += _run(each, work, shape, pace).times(_first_runs(each) * GROWN + further)
-        least += Amount(seconds=WAVES * each.steps * pace.wave)
+        least += _run(each, work, shape, pace).times(_first_runs(each) * (1 if fixed else GROWN) + further)
+        least += Amount(seconds=(1 if fixed else WAVES) * each.steps * pace.wave)
     further = _further_runs(race) if race.auto and not race.full_batch else 0
     waves = Amount(seconds=(len(race.blocks) - 1) * race.steps * pace.wave) if further else NOTHING
     return least, least + _run(race, work, shape, pace).times(further) + waves
@@ -283,7 +285,8 @@ def _further_runs(race: RaceSettings) -> int:
     """Of all blocks but the first."""
     going = [method for method in race.optimizers if not race.deterministic(method)]
     count = min(len(going), GOING_ON) if race.auto else len(going)
-    return count * CONTENDERS * (race.blocks[-1] - race.blocks[0])
+    rates = CONTENDERS if race.learning_rates is None else min(CONTENDERS, len(race.learning_rates))
+    return count * rates * (race.blocks[-1] - race.blocks[0])
 
 
 def _run(race: RaceSettings, work: Work, shape: Shape, pace: Pace) -> Amount:

@@ -21,12 +21,16 @@ from estimators.problem import Problem
 from estimators.products import dense_hessian, hessian
 
 Clock = Callable[[], float]
-ENOUGH = 0.2
+ENOUGH = 0.1
 """Seconds after which an element is not timed once more ..."""
 REPEATS = 5
 """... and how often it is at most."""
+LARGE, FEWEST = 1 << 30, 2
+"""Above so many numbers in the gradients of all samples sums over samples are timed on the fewest."""
 SAMPLED = 8
 """Samples, at least, on which the gradients of single samples are timed."""
+PROBES = 16
+"""Products of the diagonal that is timed where they are fast."""
 FORMING = 3.0
 """Seconds that forming H may take here; else d products are what it takes."""
 FORMED_BRACKET = 300
@@ -37,6 +41,8 @@ SHORT, LONG = 4, 24
 """Steps of the runs that are timed where a step takes milliseconds."""
 FEW = 12
 """Runs of a small stack."""
+STACK, SMALL_STACK = (9, 2), (3, 1)
+"""Rates and orders of each method that are timed together, with ``every_rate`` and without."""
 SLOW = 0.2
 """Seconds of a pass or a product above which all is arithmetic: steps and evaluations follow from a pass."""
 
@@ -48,7 +54,7 @@ class Pace:
     Attributes:
         gradient: of f over the sample set: a pass.
         noise: the gradients of single samples, all of them.
-        product: H times one vector over the curvature samples, the graph being there.
+        product: H times one vector over the curvature samples, the graph being there, with what estimators make of it.
         graph: to build it.
         bracket: of a formed H, apart from forming it; 0 where it is not formed.
         step: of one run in the race, among as many as train at once.
@@ -89,25 +95,33 @@ def pace_of(bench: Bench, settings: RaceSettings | None, clock: Clock = time.per
         settings: of the race; None where none is run.
         clock: seconds.
     """
-    problem = bench.problem
-    before = problem.passes.total, bench.curvature.passes.total
-    gradient = _seconds(problem.gradient, clock)
-    product, graph, bracket = (
-        (0.0, 0.0, 0.0)
-        if bench.without_curvature
-        else _curvature(bench.curvature, gradient * bench.curvature.n / problem.n, clock)
-    )
+    problem, curvature = bench.problem, bench.curvature
+    before = problem.passes.total, curvature.passes.total
+    gradient, few = _gradient(problem, clock)
+    product = graph = bracket = 0.0
+    if bench.without_curvature is None:
+        part = curvature if few == problem.n else curvature.subset(torch.arange(min(few, curvature.n)))
+        product, graph, bracket = _curvature(part, gradient * part.n / problem.n, clock)
+        product, graph = product * curvature.n / part.n, graph * curvature.n / part.n
     race = _Race() if settings is None else _training(bench, settings, gradient, clock)
     found = Pace(
         gradient=gradient,
-        noise=_noise(bench, clock),
+        noise=_noise(bench, few, clock),
         product=product,
         graph=graph,
         bracket=bracket,
         **asdict(race),
     )
-    problem.passes.total, bench.curvature.passes.total = before
+    problem.passes.total, curvature.passes.total = before
     return found
+
+
+def _gradient(problem: Problem, clock: Clock) -> tuple[float, int]:
+    """Seconds of a pass, and on how many samples the other sums over samples are timed: few where it takes long."""
+    if problem.d * problem.n > LARGE:
+        few = problem.subset(torch.arange(min(FEWEST, problem.n)))
+        return _seconds(few.gradient, clock) * problem.n / few.n, few.n
+    return _seconds(problem.gradient, clock), problem.n
 
 
 def _seconds(call: Callable[[], object], clock: Clock) -> float:
@@ -121,10 +135,10 @@ def _seconds(call: Callable[[], object], clock: Clock) -> float:
     return counted[len(counted) // 2]
 
 
-def _noise(bench: Bench, clock: Clock) -> float:
+def _noise(bench: Bench, most: int, clock: Clock) -> float:
     """From some of the samples: what is measured is a sum over them."""
     problem = bench.problem
-    few = min(problem.n, max(SAMPLED, problem.n // SAMPLED)) if problem.d * problem.n > 1 << 20 else problem.n
+    few = min(most, max(SAMPLED, problem.n // SAMPLED)) if problem.d * problem.n > 1 << 20 else problem.n
     part = problem.subset(torch.arange(few))
     return _seconds(lambda: estimators.noise(part, rows=bench.opened.rows), clock) * problem.n / few
 
@@ -146,6 +160,8 @@ def _curvature(problem: Problem, gradient: float, clock: Clock) -> tuple[float, 
         each = whole - gradient if whole > SLOW else _seconds(lambda: product(block), clock)
     each, graph = max(each, whole / 2), max(min(whole - each, gradient), 0.0)
     if problem.d > DENSE_LIMIT:
+        if each < SLOW / PROBES:  # what is done with a product's result takes as long as the product
+            each = max(each, _seconds(lambda: estimators.hessian_diagonal(problem, probes=PROBES), clock) / PROBES)
         return each, graph, 0.0
     if each * problem.d < FORMING:
         began = clock()
@@ -186,29 +202,32 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
 
         return _seconds(train, clock)
 
-    def step_of(group: Sequence[Contender]) -> float:
-        return max(taken(group, LONG, 1) - taken(group, SHORT, 1), 0.0) / (LONG - SHORT)
+    def step_of(group: Sequence[Contender], brief: float) -> float:
+        return max(taken(group, LONG, 1) - brief, 0.0) / (LONG - SHORT)
 
-    together, count = step_of(runs), len(runs)
-    few = taken(runs, SHORT, 1)
-    looked = max(taken(runs, SHORT, SHORT) - few, 0.0) / (len(evaluation_steps(SHORT, SHORT)) - 2)
-    ending = max(few - SHORT * together - looked, 0.0)
+    count, brief = len(runs), taken(runs, SHORT, 1)
+    together = step_of(runs, brief)
+    looked = max(taken(runs, SHORT, SHORT) - brief, 0.0) / (len(evaluation_steps(SHORT, SHORT)) - 2)
+    ending = max(brief - SHORT * together - looked, 0.0)
     step, wave, alone = together / count, 0.0, together
-    if count > FEW:
-        alone, small = step_of(runs[:1]), step_of(runs[:: count // FEW])
-        step = max(together - small, 0.0) / (count - len(runs[:: count // FEW]))
+    if count > 1:
+        alone = step_of(runs[:1], taken(runs[:1], SHORT, 1))
+    if count > 2 * FEW:
+        some = runs[:: count // FEW]
+        small = step_of(some, taken(some, SHORT, 1))
+        step = max(together - small, 0.0) / (count - len(some))
         wave = max(together - count * step, 0.0)
     return _Race(step=step, wave=wave, evaluation=looked / count, ending=ending / count, alone=alone)
 
 
 def _wave(problem: Problem, settings: RaceSettings) -> list[Contender]:
-    """Runs as many as the race trains at once, one where they train alone."""
-    orders = 1 if settings.batch_size >= problem.n else 4
+    """Runs about as many as the race trains at once, one where they train alone."""
+    rates, orders = STACK if settings.every_rate else SMALL_STACK
     runs = [
         Contender(method, STILL * (1 + rate), order)
         for method in settings.optimizers
-        for rate in range(9)
-        for order in range(orders)
+        for rate in range(rates)
+        for order in range(1 if settings.full_batch else orders)
         if method not in settings.own
     ]
     groups = grouped(problem, settings, runs or [Contender(settings.optimizers[0], STILL, 0)])
