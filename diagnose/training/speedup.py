@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from diagnose.schema import CLEAR
 from estimators.intervals import LEVEL
 from estimators.results import Interval
 
@@ -77,7 +78,8 @@ class Comparison:
 
     ``error`` is the standard error of the logarithm of the speed-up, None below FEWEST_ORDERS or where ``no_error``
     says why. ``contenders``: for each method the rates that end lowest or meet the target first on all orders or on one
-    of the halves. ``overshoots``: its best rate exceeds OVERSHOOT times the starting loss, as all do that descend.
+    of the halves. ``overshoots``: its best rate exceeds OVERSHOOT times the starting loss, as all do that descend. ``leads``: in how
+    many orders, at the best rates, a method meets the target first by a factor of CLEAR; a run that misses it is last.
     """
 
     target: float
@@ -92,6 +94,7 @@ class Comparison:
     no_error: str
     by_target: tuple[AtTarget, ...]
     by_order: tuple[float | None, ...]
+    leads: tuple[int, int]
     contenders: tuple[frozenset[float], frozenset[float]]
 
     @property
@@ -144,6 +147,9 @@ def compare(
     logs = first[0].min(1) - first[1].min(1)
     error, missing = _error(logs, orders, bool((target < start).all()))
     places = [int(one[0].argmin()) for one in first]
+    alone = _by_order(pair, places, float(target[0]), positive)
+    with np.errstate(invalid="ignore"):  # where both miss the target neither is ahead
+        ahead = alone[0] - alone[1], alone[1] - alone[0]
     return Comparison(
         target=float(target[0]),
         floored=bool(floor[0] > met[0]),
@@ -156,7 +162,8 @@ def compare(
         error=error,
         no_error=missing,
         by_target=_by_target(pair, smooth, open_, target, positive) if targets else (),
-        by_order=tuple(_by_order(pair, places, float(target[0]), positive)),
+        by_order=tuple(math.exp(one) if math.isfinite(one) else None for one in ahead[0]),
+        leads=_pair(int((one <= -math.log(CLEAR)).sum()) for one in ahead),
         contenders=_pair(
             frozenset(curves.rates[sorted({*final.argmin(1), *one.argmin(1)})].tolist())
             for curves, final, one in zip(pair, finals, first, strict=True)
@@ -321,18 +328,16 @@ def _by_target(
     return tuple(rows)
 
 
-def _by_order(pair: Sequence[Curves], places: Sequence[int], target: float, positive: bool) -> list[float | None]:
-    """In each order, at the best rates, the other method's steps over AdaGrad's; None where one misses the target."""
+def _by_order(pair: Sequence[Curves], places: Sequence[int], target: float, positive: bool) -> list[Array]:
+    """For each method, at its best rate, the logarithm of the step at which each order (K,) meets the target, infinite
+    where it never does."""
     weights = np.eye(pair[1].orders)
     level = np.full(pair[1].orders, target)
     at = []
     for curves, place in zip(pair, places, strict=True):
         smooth = _smoothed(curves, weights, positive)[:, [place]]
         at.append(_crossing(smooth, curves.steps, level, np.ones(smooth.shape[:2], dtype=bool))[:, 0])
-    return [
-        math.exp(float(first - second)) if math.isfinite(first) and math.isfinite(second) else None
-        for first, second in zip(*at, strict=True)
-    ]
+    return at
 
 
 def _no_descent(names: tuple[str, str], finals: Sequence[float], told: float, start: float) -> str:
