@@ -171,8 +171,8 @@ def _disagreeing(race: Race) -> list[Finding]:
             code="seeds-disagree",
             severity="warning",
             stage=STAGE,
-            found=f"at the best rates AdaGrad meets the target first in {found.leads[1]} of {found.orders} orders of the "
-            f"batches, SGD in {found.leads[0]}",
+            found=f"at the best rates AdaGrad meets the target first in {found.leads[1]} of {found.orders} orders of "
+            f"the batches, SGD in {found.leads[0]}",
             meaning="the speed-up is that of the mean over the orders; in one training run either may be ahead",
             action="use larger batches, whose order matters less, where one run is to be sure",
         )

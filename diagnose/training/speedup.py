@@ -23,8 +23,9 @@ from estimators.intervals import LEVEL
 from estimators.results import Interval
 
 Array = NDArray[np.float64]
-WIDTH = 5
-"""Neighbouring evaluations that a line is fitted to."""
+WIDTH, REACH = 5, 0.5
+"""A line is fitted to the evaluations within REACH of each in log t, but to WIDTH of them at least. With 80 evaluations
+of 2,000 steps these are 11, and intervals are 15 to 18% narrower than with 5 of 40, at the same coverage (docs)."""
 FLOOR = 0.01
 """The target lies at least this share of the decrease above the lower final loss: below it, steps count digits of 0."""
 OVERSHOOT = 10.0
@@ -78,8 +79,9 @@ class Comparison:
 
     ``error`` is the standard error of the logarithm of the speed-up, None below FEWEST_ORDERS or where ``no_error``
     says why. ``contenders``: for each method the rates that end lowest or meet the target first on all orders or on one
-    of the halves. ``overshoots``: its best rate exceeds OVERSHOOT times the starting loss, as all do that descend. ``leads``: in how
-    many orders, at the best rates, a method meets the target first by a factor of CLEAR; a run that misses it is last.
+    of the halves. ``overshoots``: its best rate exceeds OVERSHOOT times the starting loss, as all do that descend.
+    ``leads``: in how many orders, at the best rates, a method meets the target first by a factor of CLEAR; a run that
+    misses it is last.
     """
 
     target: float
@@ -207,12 +209,17 @@ def halves(orders: int) -> Array:
     return rows
 
 
-def neighbours(count: int, width: int = WIDTH) -> NDArray[np.intp]:
-    """(count, width): the evaluations that each one is smoothed with, itself in the middle; at the ends the first and
-    the last ones. The start, evaluation 0, has itself alone, as all have where there are fewer than three others."""
-    width = min(width, count - 1)
+def neighbours(steps: Array) -> NDArray[np.intp]:
+    """(T, width): the evaluations that each one is smoothed with, itself in the middle; at the ends the first and the
+    last ones. The start, evaluation 0, has itself alone, as all have where there are fewer than three others."""
+    count, x = len(steps), log_steps(steps)
+    width = count - 1
     if width < 3:
         return np.arange(count)[:, None]
+    # Evaluations are equally spaced in log t but for rounding to whole steps, which ends towards the end.
+    last = min(10, count - 2)
+    spacing = float(x[-1] - x[-1 - last]) / last
+    width = min(width, max(WIDTH, 1 + 2 * int(REACH / spacing)))
     first = np.clip(np.arange(count) - width // 2, 1, count - width)
     near: NDArray[np.intp] = first[:, None] + np.arange(width)
     near[0] = 0
@@ -244,7 +251,7 @@ def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
     end below all that was measured.
     """
     means = np.einsum("hk,rkt->hrt", weights, curves.losses)
-    near = neighbours(len(curves.steps))
+    near = neighbours(curves.steps)
     matrix = smoother(curves.steps, near)
     if positive:
         means = np.maximum(means, np.finfo(np.float32).eps * curves.start)
@@ -252,9 +259,9 @@ def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
     else:
         smooth = means @ matrix.T
     beside = means[..., near]
-    smooth = np.clip(smooth, beside.min(-1), beside.max(-1))
-    smooth[..., 0] = curves.start
-    return smooth
+    kept: Array = np.clip(smooth, beside.min(-1), beside.max(-1))
+    kept[..., 0] = curves.start
+    return kept
 
 
 def _positive(curves: Curves) -> bool:
@@ -333,7 +340,7 @@ def _by_order(pair: Sequence[Curves], places: Sequence[int], target: float, posi
     where it never does."""
     weights = np.eye(pair[1].orders)
     level = np.full(pair[1].orders, target)
-    at = []
+    at: list[Array] = []
     for curves, place in zip(pair, places, strict=True):
         smooth = _smoothed(curves, weights, positive)[:, [place]]
         at.append(_crossing(smooth, curves.steps, level, np.ones(smooth.shape[:2], dtype=bool))[:, 0])
