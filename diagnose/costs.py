@@ -72,6 +72,7 @@ class Shape:
         batch: numbers in the inputs and targets of a batch.
         stack: runs that train at once at most.
         race: settings of the race without cuts; None where there is none.
+        evaluated: times as many evaluations as the settings say.
     """
 
     d: int
@@ -86,6 +87,7 @@ class Shape:
     batch: int = 0
     stack: int = 1
     race: RaceSettings | None = None
+    evaluated: int = 1
 
     @classmethod
     def of(cls, bench: Bench, race: RaceSettings | None) -> Shape:
@@ -103,6 +105,7 @@ class Shape:
             batch=0 if race is None else batch_numbers(bench.problem, race),
             stack=1 if race is None else stack_size(bench.problem, race),
             race=race,
+            evaluated=1 if race is None else max(race.evaluations // bench.resolved.evaluations, 1),
         )
 
     @property
@@ -142,7 +145,7 @@ def planned(work: Work, shape: Shape, pace: Pace) -> list[PlanRow]:
             _row("hessian_diagonal", curve.diagonal(), curve.memory(WIDE, FEWEST)),
         ]
     if shape.race is not None:
-        race = race_of(shape.race, work.resolved)
+        race = race_of(shape.race, work.resolved, shape.evaluated)
         least, most = _race(race, work, shape, pace)
         rows.append(
             replace(
@@ -162,13 +165,13 @@ def seconds_of(rows: Sequence[PlanRow]) -> float:
     return sum(row.seconds for row in rows)
 
 
-def race_of(settings: RaceSettings, resolved: Resolved) -> RaceSettings:
-    """The race's settings with the numbers of these."""
+def race_of(settings: RaceSettings, resolved: Resolved, evaluated: int = 1) -> RaceSettings:
+    """The race's settings with the numbers of these, of the evaluations ``evaluated`` times as many."""
     return replace(
         settings,
         steps=resolved.steps,
         seeds=resolved.seeds,
-        evaluations=resolved.evaluations,
+        evaluations=evaluated * resolved.evaluations,
         optimizers=resolved.optimizers,
     )
 
