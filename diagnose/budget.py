@@ -14,7 +14,6 @@ from diagnose.schema import PAIR
 from estimators.max_cut import FEWEST_PRODUCTS
 from estimators.results import Finding
 
-CODE = "budget-cut"
 FILLED = 0.85
 """Share of the time that is left which a plan may fill: a plan is right within 30%."""
 LATEST = 1.1
@@ -286,7 +285,7 @@ def budget_cut(work: Work, budget: Budget) -> Finding:
     if budget.enough is not None and budget.enough > budget.seconds:
         longer = f"`--budget {typed(_rounded(budget.enough))}`"
     return Finding(
-        code=CODE,
+        code="budget-cut",
         severity="note",
         stage="verdict",
         found=f"to keep `--budget {typed(budget.seconds)}`: {'; '.join(in_words(work, budget.cuts))}",
