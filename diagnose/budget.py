@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from diagnose.costs import Shape, planned, seconds_of
-from diagnose.limits import Work, typed
+from diagnose.limits import CUTS, ENOUGH, STAGE_OF, Work, typed
 from diagnose.pace import Clock, Pace
 from diagnose.schema import PAIR
 from estimators.max_cut import FEWEST_PRODUCTS
@@ -20,24 +20,6 @@ LATEST = 1.1
 """Budgets after which a stage that is still running is left out."""
 CERTAIN = ("noise", "verdict")
 """Stages that every run has: no budget is too small for an answer or a measurement."""
-STAGE_OF = {
-    "samples": "noise",
-    "curvature_samples": "smoothness",
-    "products": "smoothness",
-    "whole_data": "smoothness",
-    "one_norm": "smoothness",
-    "density_starts": "spectrum",
-    "directions": "spectrum",
-    "probes": "hessian_diagonal",
-    "batch_sizes": "training",
-    "optimizers": "training",
-    "seeds": "training",
-    "evaluations": "training",
-    "steps": "training",
-    "race_blocks": "training",
-    "points": "generalized_smoothness",
-}
-"""The first stage that a number has a say in."""
 WORDS = {
     "samples": "samples",
     "curvature_samples": "samples for curvature",
@@ -59,10 +41,6 @@ Cut = tuple[str, Any]
 """A number by its name and what it becomes; ("left_out", STAGE) leaves out a stage."""
 Cuts = dict[str, Any]
 """What became smaller, as settings of result.json hold it; ``left_out`` is a list."""
-
-
-CUTS, ENOUGH = "cuts", "uncut_seconds"
-"""Under which settings of result.json hold what was cut, and how long a run without cuts takes."""
 
 
 class OutOfTime(Exception):
@@ -107,8 +85,10 @@ def ladder(work: Work) -> list[Cut]:
 
 
 def _smaller(work: Work, name: str, least: int, above: int | None = None) -> Iterator[Cut]:
-    """Halvings of a number down to the least, from where those down to ``above`` ended."""
+    """Halvings of a number down to the least, from where those down to ``above`` ended; none of a word."""
     value = work.number(name)
+    if not isinstance(value, int):
+        return
     if above is not None:
         value = min(value, above)
     while value > least:
@@ -210,7 +190,7 @@ class Budget:
         if pace is not None:
             before = {name: value for name, value in self.cuts.items() if name == "race_blocks"}
             self.cuts = choose(work, shape, pace, FILLED * self.left, done, self.cuts) | before
-            if not done:
+            if self.enough is None:
                 whole = self.spent + seconds_of(planned(work, shape, pace))
                 self.enough = whole / FILLED
         return work.with_cuts(self.cuts)
@@ -257,11 +237,6 @@ class Budget:
         else:
             self.cuts["race_blocks"] = self.blocks
         return fits
-
-
-def first_of(cuts: Mapping[str, Any]) -> list[str]:
-    """The stages that cuts have a say in."""
-    return [STAGE_OF[name] for name in cuts if name != "left_out"] + list(cuts.get("left_out", ()))
 
 
 def in_words(work: Work, cuts: Mapping[str, Any]) -> list[str]:

@@ -98,7 +98,7 @@ class Shape:
             curvature=bench.curvature.n,
             rows=bench.opened.rows,
             linear=bench.opened.family == "linear",
-            without_curvature=bench.without_curvature is not None,
+            without_curvature=bench.curvature.curvature_fault is not None,
             shared=DENSE_LIMIT < bench.problem.d <= LARGEST_BASIS and held >= SHARED,
             held=held,
             number=bench.problem.dtype.itemsize,
@@ -170,7 +170,7 @@ def race_of(settings: RaceSettings, resolved: Resolved, evaluated: int = 1) -> R
     return replace(
         settings,
         steps=resolved.steps,
-        seeds=resolved.seeds,
+        seeds=settings.seeds if settings.auto else resolved.seeds,
         evaluations=evaluated * resolved.evaluations,
         optimizers=resolved.optimizers,
     )

@@ -20,6 +20,28 @@ POINTS = 5
 """Points along each of the two best runs at which curvature is measured, the start apart."""
 
 
+STAGE_OF = {
+    "samples": "noise",
+    "curvature_samples": "smoothness",
+    "products": "smoothness",
+    "whole_data": "smoothness",
+    "one_norm": "smoothness",
+    "density_starts": "spectrum",
+    "directions": "spectrum",
+    "probes": "hessian_diagonal",
+    "batch_sizes": "training",
+    "optimizers": "training",
+    "seeds": "training",
+    "evaluations": "training",
+    "steps": "training",
+    "race_blocks": "training",
+    "points": "generalized_smoothness",
+}
+"""The first stage that a number has a say in."""
+CUTS, ENOUGH = "cuts", "uncut_seconds"
+"""Under which settings of result.json hold what was cut, and how long a run without cuts takes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """
@@ -75,3 +97,18 @@ def typed(seconds: float) -> str:
 def budget_reason(seconds: float) -> str:
     """Why something is null that only a budget leaves out."""
     return f"cut to keep `--budget {typed(seconds)}`"
+
+
+def cuts_of(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a budget cut of what a stage reads, from the settings of a result; empty where nothing."""
+    cuts = settings.get(CUTS, {})
+    drawn = {"samples"} | ({"curvature_samples"} if stage not in ("noise", "training") else set())
+    found = {name: value for name, value in cuts.items() if name in drawn or STAGE_OF.get(name) == stage}
+    return found | ({"left_out": True} if stage in cuts.get("left_out", ()) else {})
+
+
+def recorded(settings: Mapping[str, Any], budget: float | None) -> dict[str, Any]:
+    """What an earlier attempt with the same budget cut, as settings hold it; empty where none did."""
+    if budget is None or settings.get("budget") != budget:
+        return {}
+    return {name: settings[name] for name in (CUTS, ENOUGH) if name in settings}

@@ -99,7 +99,7 @@ def pace_of(bench: Bench, settings: RaceSettings | None, clock: Clock = time.per
     before = problem.passes.total, curvature.passes.total
     gradient, few = _gradient(problem, clock)
     product = graph = bracket = 0.0
-    if bench.without_curvature is None:
+    if curvature.curvature_fault is None:
         part = curvature if few == problem.n else curvature.subset(torch.arange(min(few, curvature.n)))
         product, graph, bracket = _curvature(part, gradient * part.n / problem.n, clock)
         product, graph = product * curvature.n / part.n, graph * curvature.n / part.n

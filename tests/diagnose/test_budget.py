@@ -13,9 +13,9 @@ import pytest
 
 import diagnose
 from diagnose import pipeline, plan
-from diagnose.budget import STAGE_OF, WORDS, Budget, OutOfTime, choose, in_words, ladder
+from diagnose.budget import WORDS, Budget, OutOfTime, choose, in_words, ladder
 from diagnose.costs import Shape, planned, seconds_of
-from diagnose.limits import Work, budget_reason, typed
+from diagnose.limits import STAGE_OF, Work, budget_reason, cuts_of, recorded, typed
 from diagnose.pace import Pace
 from diagnose.schema import Diagnosis
 from diagnose.settings import Settings, resolve
@@ -137,6 +137,16 @@ def test_every_number_has_a_stage_and_words() -> None:
     assert set(STAGE_OF.values()) <= set(STAGES)
     for name in names:
         assert work.number(name) is not None
+
+
+def test_a_stage_reads_its_own_cuts_and_those_of_its_samples() -> None:
+    settings = {"budget": 60.0, "cuts": {"samples": 32, "probes": 16, "curvature_samples": 8, "left_out": ["spectrum"]}}
+    assert cuts_of("noise", settings) == {"samples": 32}
+    assert cuts_of("hessian_diagonal", settings) == {"samples": 32, "curvature_samples": 8, "probes": 16}
+    assert cuts_of("spectrum", settings)["left_out"]
+    assert cuts_of("noise", {}) == {}
+    assert recorded(settings, 60.0) == {"cuts": settings["cuts"]}
+    assert recorded(settings, 90.0) == recorded(settings, None) == recorded({}, 60.0) == {}
 
 
 # -- the clock ---------------------------------------------------------------------------------------------
