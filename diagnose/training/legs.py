@@ -39,7 +39,7 @@ class RaceSettings:
 
     Attributes:
         steps: of every run.
-        batch_size: samples of a step; the whole sample set where it has no more than that.
+        batch_size: rows of a step; all that runs train on where there are no more than that.
         seeds: orders of batches that a method is judged on.
         seed: what the orders follow.
         evaluations: steps at which the loss of the whole sample set is taken, besides step 0.

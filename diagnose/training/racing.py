@@ -24,8 +24,9 @@ def race(
     legs: LegStore,
     progress: Progress | None = None,
     held_out: Problem | None = None,
+    trained: Problem | None = None,
 ) -> Race:
-    """Train every method from the problem's point and tune it.
+    """Train every method from the problem's point and tune it, on batches of ``trained`` (None: of the problem).
 
     All methods are tuned side by side: what each wants next is trained together, in stacks where ``settings.stacked``
     says so (optimizers of the user's always run alone). A finished run is put into ``legs`` at once, and taken from
@@ -46,10 +47,11 @@ def race(
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
         )
     memory = {method: state_bytes(method, settings.own, problem.parameters) for method in settings.optimizers}
-    runner = _Runner(Course(problem, settings, start, held_out), legs, progress)
+    rows = problem.n if trained is None else trained.n
+    runner = _Runner(Course(problem, settings, start, held_out, trained), legs, progress)
     finished: dict[str, list[Leg]] = {}
     tunings: dict[str, Tuning] = {
-        method: tune(method, _tuned(problem, settings, method)) for method in settings.optimizers
+        method: tune(method, _tuned(rows, settings, method)) for method in settings.optimizers
     }
     wanted = {method: next(tuning) for method, tuning in tunings.items()}
     while wanted:
@@ -65,29 +67,29 @@ def race(
                 runner.finish(method)
     every: list[Leg] = []
     for method in settings.optimizers:
-        copied = _tuned(problem, settings, method).seeds < settings.seeds
+        copied = _tuned(rows, settings, method).seeds < settings.seeds
         seeds = range(settings.seeds)
         every += [replace(leg, seed=seed) for leg in finished[method] for seed in seeds] if copied else finished[method]
     return Race(settings, tuple(every), memory, held_out is not None)
 
 
-def expected_passes(problem: Problem, settings: RaceSettings) -> float:
-    """Passes of a race whose best rates lie inside their first grids."""
-    runs = sum(expected_runs(_tuned(problem, settings, method)) for method in settings.optimizers)
-    return runs * _passes(problem, settings)
+def expected_passes(problem: Problem, settings: RaceSettings, rows: int) -> float:
+    """Passes over the sample set of a race on so many rows whose best rates lie inside their first grids."""
+    runs = sum(expected_runs(_tuned(rows, settings, method)) for method in settings.optimizers)
+    return runs * _passes(problem, settings, rows)
 
 
-def _tuned(problem: Problem, settings: RaceSettings, method: str) -> RaceSettings:
+def _tuned(rows: int, settings: RaceSettings, method: str) -> RaceSettings:
     """With full batches all seeds of a pure rule are the same run."""
-    same = settings.batch_size >= problem.n and method not in settings.own
+    same = settings.batch_size >= rows and method not in settings.own
     return replace(settings, seeds=1) if same else settings
 
 
-def _passes(problem: Problem, settings: RaceSettings) -> float:
-    """Passes of one run."""
+def _passes(problem: Problem, settings: RaceSettings, rows: int) -> float:
+    """Passes of one run over the sample set."""
     evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
     evaluation = 1.0 if problem.d <= GRADIENT_LIMIT else 1 / 3
-    return settings.steps * min(settings.batch_size / problem.n, 1.0) + evaluations * evaluation + 2 / 3
+    return settings.steps * min(settings.batch_size, rows) / problem.n + evaluations * evaluation + 2 / 3
 
 
 class _Runner:
@@ -96,10 +98,10 @@ class _Runner:
     def __init__(self, course: Course, legs: LegStore, progress: Progress | None) -> None:
         self.course, self.legs, self.progress = course, legs, progress
         self.settings = course.settings
-        self.passes = _passes(course.problem, course.settings)
+        rows = course.trained.n
+        self.passes = _passes(course.problem, course.settings, rows)
         self.expected = {
-            method: expected_runs(_tuned(course.problem, course.settings, method))
-            for method in self.settings.optimizers
+            method: expected_runs(_tuned(rows, course.settings, method)) for method in self.settings.optimizers
         }
         self.done = dict.fromkeys(self.settings.optimizers, 0)
 
@@ -109,7 +111,7 @@ class _Runner:
             asked = sum(run.method == method for run in runs)
             self.expected[method] = max(self.expected[method], self.done[method] + asked)
         made: dict[Contender, Leg] = {}
-        for group in grouped(self.course.problem, self.settings, runs):
+        for group in grouped(self.course.trained, self.settings, runs):
             made.update(zip(group, self._group(group), strict=True))
             for run in group:
                 self.done[run.method] += 1
