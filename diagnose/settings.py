@@ -190,7 +190,7 @@ def check(settings: Settings) -> None:
             in_bytes(value)
             continue
         values = several(value) if str(item.type).startswith("Sequence") else (value,)
-        if not values and value != item.default:
+        if not values and values != item.default:
             raise InputError("no value given", flag(item.name), item.metadata["help"])
         for one in values:
             _check_one(one, flag(item.name), item.metadata)

@@ -33,7 +33,7 @@ EVERY = [parts for count in range(len(SKIPPABLE) + 1) for parts in itertools.com
 
 @pytest.fixture(scope="module")
 def whole() -> Diagnosis:
-    return diagnose.run("logreg", "breast-cancer", **QUICK)
+    return diagnose.run("softmax", "iris", **QUICK)
 
 
 @pytest.mark.parametrize("parts", EVERY, ids="+".join)
@@ -41,7 +41,7 @@ def test_every_choice_of_parts_ends_in_a_folder_and_a_page(
     parts: tuple[str, ...], whole: Diagnosis, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    pipeline.execute(Settings(out=str(folder), skip=parts, **QUICK), "logreg", "breast-cancer")
+    pipeline.execute(Settings(out=str(folder), skip=parts, **QUICK), "softmax", "iris")
     found = Diagnosis.load(folder)
     body = json.loads((folder / "result.json").read_text())
     assert found.status == "finished"
@@ -65,7 +65,7 @@ def test_every_choice_of_parts_ends_in_a_folder_and_a_page(
 
 
 def test_what_depends_on_a_part_does_without() -> None:
-    found = diagnose.run("logreg", "breast-cancer", skip=["smoothness"], **QUICK)
+    found = diagnose.run("softmax", "iris", skip=["smoothness"], **QUICK)
     assert found.bounds.smoothness_ratio is found.bounds.smoothness_ratio_box is None
     assert "--skip smoothness" in found.bounds.why["smoothness_ratio"]
     assert found.bounds.noise_ratio is not None
@@ -73,7 +73,7 @@ def test_what_depends_on_a_part_does_without() -> None:
     assert found.generalized_smoothness.l0_l1 is not None
     assert found.smoothness.points is None
     assert found.training.speedup is not None
-    found = diagnose.run("logreg", "breast-cancer", skip=["generalized-smoothness"], **QUICK)
+    found = diagnose.run("softmax", "iris", skip=["generalized-smoothness"], **QUICK)
     assert [row["method"] for row in found.smoothness.points or ()] == ["start"]
     assert found.bounds.smoothness_ratio is not None
 
@@ -90,8 +90,8 @@ def test_the_sum_of_the_diagonal_says_that_it_was_skipped(whole: Diagnosis) -> N
 
 
 def test_no_training_is_the_same_as_skipping_it() -> None:
-    one = diagnose.run("logreg", "breast-cancer", training=False, samples=40)
-    other = diagnose.run("logreg", "breast-cancer", skip="training", samples=40)
+    one = diagnose.run("softmax", "iris", training=False, samples=40)
+    other = diagnose.run("softmax", "iris", skip="training", samples=40)
     assert one.settings == other.settings
     assert one.training == other.training
     assert one.task.seeds is other.task.seeds is None
@@ -103,6 +103,6 @@ def test_no_training_is_the_same_as_skipping_it() -> None:
 @pytest.mark.parametrize("name", ["noise", "hessian_diagonal", "smothness", ""])
 def test_an_unknown_part_is_refused_with_those_that_there_are(name: str) -> None:
     with pytest.raises(InputError) as refused:
-        diagnose.run("logreg", "breast-cancer", skip=[name])
+        diagnose.run("softmax", "iris", skip=[name])
     assert refused.value.where == "--skip"
     assert ", ".join(SKIPPABLE) in refused.value.hint
