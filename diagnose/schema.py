@@ -27,6 +27,7 @@ from estimators.results import (
 )
 
 SCHEMA = 1
+RESULT = "result.json"
 RUN_COLUMNS = ("method", "learning_rate", "seed", "step", "loss", "gradient_l1", "gradient_l2", "diverged")
 NOT_YET = "not available in this version"
 NOISE_SIDES = (0.5, 0.95)
@@ -214,8 +215,9 @@ PARTS: dict[str, type[Any]] = {
 class Diagnosis:
     """Everything that one run found.
 
-    ``stages`` names those that ended, in order; ``settings`` is what a folder is compared by. ``vectors`` is
-    kind -> parameter name -> array; ``runs`` the rows of runs.csv.
+    ``stages`` names those that ended, in order, and ``inputs`` what each has read of all that may change when the
+    folder goes on; ``settings`` is what a folder is compared by. ``vectors`` is kind -> parameter name -> array;
+    ``runs`` the rows of runs.csv.
     """
 
     schema: int
@@ -237,6 +239,7 @@ class Diagnosis:
     cost: Costs
     settings: Mapping[str, Any] = field(default_factory=dict)
     stages: Sequence[str] = ()
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=BESIDE, repr=False)
     runs: Sequence[Mapping[str, Any]] = field(default=(), metadata=BESIDE, repr=False)
 
@@ -271,6 +274,7 @@ class Diagnosis:
             command=body.get("command", ""),
             settings=body.get("settings") or {},
             stages=tuple(body.get("stages") or ()),
+            inputs=body.get("inputs") or {},
             warnings=tuple(
                 Finding(**{f.name: w.get(f.name, "") for f in fields(Finding)}) for w in body.get("warnings", ())
             ),
@@ -290,7 +294,7 @@ class Diagnosis:
         from diagnose.stored_types import fault  # needs pydantic
 
         folder = Path(directory)
-        path = folder / "result.json"
+        path = folder / RESULT
         try:
             text = path.read_text(encoding="utf-8")
             body = json.loads(text)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from diagnose.continuation import ADDING
 from diagnose.schema import NOISE_SIDES, PAIR, SMOOTHNESS_SIDES
 from reports.numbers import bracket, interval, measured, number, percent, ratio, ratio_interval
 
@@ -26,6 +27,7 @@ _METHODS = {
 }
 TENS = 10
 """From so many times on a run's passes over the rows are told in whole numbers."""
+_OPTION = re.compile(r"`(--[a-z-]+)")
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
@@ -311,14 +313,13 @@ def stage_line(stage: str, part: Any) -> str:
 
 
 def following(diagnosis: Diagnosis) -> str | None:
-    """How to follow advice that names an option; None where none does."""
-    said = [diagnosis.verdict.advice or "", *(finding.action for finding in diagnosis.warnings)]
-    if not any("`--" in text for text in said):
+    """How to follow advice that names an option with which this folder does not simply go on; None without such."""
+    said = " ".join([diagnosis.verdict.advice or "", *(finding.action for finding in diagnosis.warnings)])
+    others = [option for option in dict.fromkeys(_OPTION.findall(said)) if option not in ADDING]
+    if not others:
         return None
-    return (
-        "An option that is named here is one of another run: add `--fresh` to start this folder again, or name "
-        "another with `--out`."
-    )
+    listed = ", ".join(f"`{option}`" for option in others)
+    return f"With {listed} it is another run: add `--fresh` to start this folder again, or name another with `--out`."
 
 
 def warning_line(finding: Finding) -> str:
