@@ -11,6 +11,8 @@ from reports.numbers import number
 from reports.text import method_name
 
 WINNERS: tuple[Answer, Answer] = ("sgd", "adagrad")
+PERFECT = 0.01
+"""The share of the starting loss below which nothing is left to fit."""
 
 
 def turning(answer: Answer, training: Training) -> str | None:
@@ -53,14 +55,10 @@ def race_is_over(training: Training) -> str | None:
         return None
     finals = [entry.get("lowest_loss") or entry.get("final_loss") for entry in _pair(training)]
     reached = min((final for final in finals if final is not None), default=math.inf)
-    over = f"the race is over at a loss of {number(training.target_loss, 2)}"
+    over = f"the race is over at a loss of {number(training.target_loss)}"
     if training.initial_loss is not None and 0 <= reached < PERFECT * training.initial_loss:
         return f"Both fit these data perfectly; {over}."
     return f"Both converge to the same loss to within 1% of the decrease; {over}."
-
-
-PERFECT = 0.01
-"""The share of the starting loss below which nothing is left to fit."""
 
 
 def _pair(training: Training) -> list[Mapping[str, Any]]:

@@ -64,10 +64,10 @@ def test_losses_below_zero_have_a_middle_too() -> None:
 def test_where_the_target_was_raised_the_race_is_over_there() -> None:
     both = {"sgd": entry(1e-7), "adagrad": entry(0.05)}
     fitted = trained([1.0] * 4, initial_loss=2.0, target_loss=0.02, target_floored=True, methods=both)
-    assert race_is_over(fitted) == "Both fit these data perfectly; the race is over at a loss of 0.020."
+    assert race_is_over(fitted) == "Both fit these data perfectly; the race is over at a loss of 0.02000."
     both = {"sgd": entry(1.001), "adagrad": entry(1.0)}
     converged = trained([1.0] * 4, initial_loss=2.0, target_loss=1.01, target_floored=True, methods=both)
     assert race_is_over(converged) == (
-        "Both converge to the same loss to within 1% of the decrease; the race is over at a loss of 1.0."
+        "Both converge to the same loss to within 1% of the decrease; the race is over at a loss of 1.010."
     )
     assert race_is_over(trained([1.0] * 4)) is None
