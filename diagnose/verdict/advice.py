@@ -84,8 +84,8 @@ def _sooner(method: str, training: Training) -> str:
     if mine is None or others is None or training.target_loss is None:
         return ""
     where = f"a loss of {number(training.target_loss, 3)}"
-    ends = [_entry(training, one).get("lowest_loss") for one in (method, other)]
-    if not training.target_floored and None not in ends and ends[0] < ends[1]:
+    end, others_end = (_entry(training, one).get("lowest_loss") for one in (method, other))
+    if not training.target_floored and end is not None and others_end is not None and end < others_end:
         where = f"{method_name(other)}'s final loss"
     return f": it is at {where} after {step_count(mine)} steps instead of {step_count(others)}"
 

@@ -85,7 +85,7 @@ def test_without_training_the_headline_is_what_was_measured() -> None:
     )
 
 
-def best(method: str, by: str = "validation", tied: tuple[str, ...] = (), margin: float | None = 0.0) -> str | None:
+def best(method: str, by: Any = "validation", tied: tuple[str, ...] = (), margin: float | None = 0.0) -> str | None:
     base = made.finished()
     chosen = replace(base.verdict, best_method=method, best_by=by, best_tied=tied, best_margin=margin)
     return best_line(replace(base, verdict=chosen))

@@ -14,15 +14,19 @@ def of(**methods: Any) -> Any:
     return trained([1.0] * 4, methods=methods)
 
 
+def near(margin: float) -> Any:
+    return pytest.approx(margin)
+
+
 def test_the_lowest_loss_that_is_told_apart() -> None:
     found = best_of_all(of(sgd=entry(2.0), adagrad=entry(1.0), adam=entry(0.5)), "adagrad")
-    assert found == Best("adam", "training", (), pytest.approx(0.5))
+    assert found == Best("adam", "training", (), near(0.5))
     assert best_of_all(of(sgd=entry(2.0), adagrad=entry(1.0)), "adagrad") == Best("adagrad", "training", (), 0.0)
 
 
 def test_held_out_loss_goes_before_final_loss() -> None:
-    held = {"validation_loss": 1.0, "validation_loss_interval": (0.95, 1.05)}
-    worse = {"validation_loss": 1.3, "validation_loss_interval": (1.25, 1.35)}
+    held: dict[str, Any] = {"validation_loss": 1.0, "validation_loss_interval": (0.95, 1.05)}
+    worse: dict[str, Any] = {"validation_loss": 1.3, "validation_loss_interval": (1.25, 1.35)}
     found = best_of_all(of(sgd=entry(2.0, **held), adagrad=entry(1.0, **worse), adam=entry(0.1, **worse)), "adagrad")
     assert found == Best("sgd", "validation", (), 0.0)
 
@@ -30,7 +34,7 @@ def test_held_out_loss_goes_before_final_loss() -> None:
 def test_what_is_not_told_apart_is_not_the_best_before_the_pair() -> None:
     found = best_of_all(of(sgd=entry(2.0), adagrad=entry(1.0), adam=entry(0.99)), "adagrad")
     assert found == Best("adagrad", "training", ("adam",), 0.0)
-    blind = {"final_loss_interval": None}
+    blind: dict[str, Any] = {"final_loss_interval": None}
     found = best_of_all(of(sgd=entry(2.0), adagrad=entry(1.0, **blind), adam=entry(0.1, **blind)), "adagrad")
     assert found == Best("adagrad", "training", ("sgd", "adam"), 0.0)
 
@@ -43,12 +47,12 @@ def test_of_a_pair_that_is_not_told_apart_the_answer_is_the_best() -> None:
 
 def test_two_others_that_are_not_told_apart_are_both_named() -> None:
     found = best_of_all(of(sgd=entry(2.0), adagrad=entry(2.0), adam=entry(0.5), rmsprop=entry(0.501)), "undecided")
-    assert found == Best("adam", "training", ("rmsprop",), pytest.approx(0.75))
+    assert found == Best("adam", "training", ("rmsprop",), near(0.75))
 
 
 def test_a_method_that_ended_above_its_start_is_never_praised() -> None:
     """Diabetes with fixed rates of 10: every method ends above f(w0) = 10."""
-    held = {"validation_loss": 1.0, "validation_loss_interval": (0.9, 1.1)}
+    held: dict[str, Any] = {"validation_loss": 1.0, "validation_loss_interval": (0.9, 1.1)}
     assert best_of_all(of(sgd=entry(12.0, **held), adagrad=entry(11.0, **held)), "undecided") is None
     found = best_of_all(of(sgd=entry(12.0, **held), adam=entry(2.0)), "undecided")
     assert found == Best("adam", "training", (), None)
@@ -64,14 +68,14 @@ def test_losses_that_rounding_alone_tells_apart_are_equal() -> None:
         "sgd", "training", ("adagrad", "adam"), 0.0
     )
     assert best_of_all(of(sgd=first, adagrad=first, adam=entry(0.9)), "undecided") == Best(
-        "adam", "training", (), pytest.approx(0.1)
+        "adam", "training", (), near(0.1)
     )
 
 
 def test_one_run_of_full_batches_tells_apart_what_rounding_does_not_explain() -> None:
-    exact = {"final_loss_interval": None}
+    exact: dict[str, Any] = {"final_loss_interval": None}
     runs = of(sgd=entry(2.0, **exact), adagrad=entry(1.0, **exact), adam=entry(0.9, **exact))
-    assert best_of_all(runs, "adagrad", deterministic=True) == Best("adam", "training", (), pytest.approx(0.1))
+    assert best_of_all(runs, "adagrad", deterministic=True) == Best("adam", "training", (), near(0.1))
     assert best_of_all(runs, "adagrad") == Best("adagrad", "training", ("sgd", "adam"), 0.0)
 
 

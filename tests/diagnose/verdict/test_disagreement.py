@@ -7,13 +7,16 @@ from dataclasses import replace
 import pytest
 
 from diagnose.verdict.disagreement import likely_reasons
+from diagnose.verdict.theory import Side
+from estimators.results import Noise
 from tests.diagnose.verdict.cases import NOISE, SMOOTH, points
 
 
 def test_nothing_seen_is_no_reason() -> None:
-    for side in ("adagrad", "sgd", "neither"):
-        assert likely_reasons(side, NOISE, SMOOTH) == []  # type: ignore[arg-type]
-        assert likely_reasons(side, NOISE, points((1.0, 0.3), (1.9, 0.2), (None, None))) == []  # type: ignore[arg-type]
+    sides: tuple[Side, ...] = ("adagrad", "sgd", "neither")
+    for side in sides:
+        assert likely_reasons(side, NOISE, SMOOTH) == []
+        assert likely_reasons(side, NOISE, points((1.0, 0.3), (1.9, 0.2), (None, None))) == []
 
 
 def test_curvature_that_grows_speaks_for_adagrad_and_one_that_falls_against_it() -> None:
@@ -37,10 +40,10 @@ def test_curvature_that_comes_into_line_speaks_for_adagrad() -> None:
     "noise",
     [replace(NOISE, tail_index={"median": 2.1}), replace(NOISE, l1=None, why={"l1": "tails are too heavy"})],
 )
-def test_heavy_tails_explain_a_win_of_adagrad_alone(noise: object) -> None:
-    (reason,) = likely_reasons("adagrad", noise, SMOOTH)  # type: ignore[arg-type]
+def test_heavy_tails_explain_a_win_of_adagrad_alone(noise: Noise) -> None:
+    (reason,) = likely_reasons("adagrad", noise, SMOOTH)
     assert "heavy-tailed" in reason
-    assert likely_reasons("sgd", noise, SMOOTH) == []  # type: ignore[arg-type]
+    assert likely_reasons("sgd", noise, SMOOTH) == []
 
 
 def test_a_rotated_control_is_no_reason_for_a_win() -> None:
