@@ -131,14 +131,14 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """One row of the page's "why": a measured quantity and the side that it speaks for."""
+    """One row of the page's "why": a measured quantity and the side that it speaks for; "none" where it takes none."""
 
     quantity: str
     value: float | None
     interval: Interval | None
     neutral: str
     says: str
-    side: Literal["adagrad", "sgd", "neither", "undecided", "unknown"]
+    side: Literal["adagrad", "sgd", "neither", "undecided", "unknown", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +162,9 @@ class Verdict:
     """The answer, the confidence with its meaning in words, and the reasons.
 
     ``best_by`` is the loss that ``best_method`` is the lowest in: held-out where there is one, else the training
-    samples'. ``best_margin`` is how much lower the best method's loss is than the better of sgd and adagrad, as a share
-    of the loss that the latter took off; ``advice`` says what to do; ``evidence`` holds the rows of "why", and
-    ``assumptions`` those of what the theory assumes, as dicts.
+    samples'; ``best_tied`` the methods that are not told apart from it, ``best_margin`` the share by which its loss
+    lies below that of the better of sgd and adagrad. ``advice`` says what to do; ``evidence`` holds the rows of "why",
+    and ``assumptions`` those of what the theory assumes, as dicts.
     """
 
     answer: Answer | None
@@ -173,6 +173,7 @@ class Verdict:
     best_method: str | None
     best_margin: float | None
     best_by: Literal["validation", "training"] | None
+    best_tied: Sequence[str] | None
     theory: str | None
     advice: str | None
     reasons: Sequence[str] | None
@@ -393,6 +394,7 @@ __all__ = [
     "LEVEL",
     "NOISE_SIDES",
     "NOT_YET",
+    "PAIR",
     "PARTS",
     "RUN_COLUMNS",
     "SCHEMA",

@@ -15,7 +15,7 @@ from diagnose.continuation import no_orders
 from diagnose.errors import HELD_OUT, TRAINED_ON, among
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
-from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
+from diagnose.schema import NOT_YET, PAIR, Diagnosis, Prediction, Training, absent
 from diagnose.settings import LARGE_NETWORK, Optimizer, Resolved
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
@@ -365,15 +365,24 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
 def verdict(bench: Bench, known: Diagnosis) -> Update:
     """Prediction and verdict: pure functions of what was measured."""
     prediction = absent(Prediction, NOT_YET)
+    r, rows = bench.resolved, known.task.training_rows or bench.problem.n
+    raced = Raced(
+        batch_size=r.batch_size,
+        schedule=r.schedule,
+        box=r.box,
+        rotated=r.rotate,
+        rows=rows,
+        deterministic=r.batch_size >= rows and not set(PAIR) & set(bench.own),
+    )
     part, findings = decide(
         known.noise,
         known.smoothness,
+        known.spectrum,
         known.generalized_smoothness,
         known.bounds,
         known.training,
         prediction,
-        Raced(bench.resolved.batch_size, bench.resolved.schedule, bench.resolved.box, bench.resolved.rotate),
-        known.task.rows,
+        raced,
     )
     return Update({"prediction": prediction, "verdict": part}, findings=findings)
 

@@ -23,6 +23,7 @@ SIDES = {
     "neither": "– neither",
     "undecided": "? undecided",
     "unknown": "not known",
+    "none": "takes no side",
 }
 
 

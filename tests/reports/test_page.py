@@ -439,10 +439,11 @@ def test_one_parameter_one_seed_renders() -> None:
         training=replace(
             base.training, speedup_interval=None, speedup_seeds=(None,), why={"speedup_interval": "one seed"}
         ),
+        verdict=replace(base.verdict, answer="undecided"),
         spectrum=replace(base.spectrum, eigenvalues=[2.0]),
         vectors=made.vectors({"w": (1,)}),
         runs=[row for row in base.runs if row["seed"] == 0],
     )
     html = render(one)
     assert "One seed." in html
-    assert "1.9× fewer steps, no interval" in html
+    assert "SGD is 1.9×, no interval" in html
