@@ -310,7 +310,7 @@ def test_kinks_are_found_in_the_stage_that_looked(tmp_path: Path) -> None:
 
 def test_without_a_stage_is_as_if_it_had_not_run(four: Path) -> None:
     known = Diagnosis.load(four)
-    for stage in reversed(STAGES):
+    for stage in reversed(tuple(STAGES)):
         known = without(stage, known)
     assert known.stages == ()
     assert known.vectors == known.inputs == {}
