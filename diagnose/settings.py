@@ -250,7 +250,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
     if family == "linear":
         samples, batch, steps, probes, curvature = rows, 32, 2000, 64, rows
     elif family == "language" and (costly or parameters > LARGE_LANGUAGE):
-        samples, batch, steps, probes, curvature, evaluations = 24, 4, 50, 32, 8, 8
+        samples, batch, steps, probes, curvature, evaluations = 32, 2, 80, 32, 8, 8
     elif family == "language":
         samples, batch, steps, probes, curvature, evaluations = 32, 4, 120, 32, 16, 12
     elif large:
