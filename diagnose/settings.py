@@ -262,15 +262,15 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         rows: samples that the data set holds (for text: blocks).
         costly: long sequences (instruction rows read as bytes), for which fewer are taken.
     """
-    large = parameters > LARGE_NETWORK
+    large, evaluations = parameters > LARGE_NETWORK, 40
     if family == "linear":
         samples, batch, steps, probes, curvature = rows, 32, 2000, 64, rows
     elif family == "language" and (costly or parameters > LARGE_LANGUAGE):
-        samples, batch, steps, probes, curvature = 32, 4, 40, 32, 8
+        samples, batch, steps, probes, curvature, evaluations = 32, 2, 80, 32, 8, 8
     elif family == "language":
-        samples, batch, steps, probes, curvature = 64, 8, 60, 32, 16
+        samples, batch, steps, probes, curvature, evaluations = 32, 4, 120, 32, 16, 12
     elif large:
-        samples, batch, steps, probes, curvature = 256, 32, 100, 64, 64
+        samples, batch, steps, probes, curvature, evaluations = 256, 16, 140, 64, 64, 12
     else:
         samples, batch, steps, probes, curvature = 1024, 32, 500, 64, 512
     samples, sizes = min(settings.samples or samples, rows), settings.batch_sizes
@@ -283,7 +283,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         seeds=settings.seeds,
         skip=skipped(settings),
         seed=settings.seed,
-        evaluations=12 if family == "language" or large else 40,
+        evaluations=evaluations,
         batch_sizes=None if sizes is None else tuple(sorted(several(sizes))),
         optimizers=tuple(method_name(one) for one in several(settings.optimizers)),
         learning_rates=None if settings.learning_rates is None else several(settings.learning_rates),

@@ -117,9 +117,12 @@ def test_defaults_follow_the_family_and_never_exceed_the_rows() -> None:
     small = resolve(Settings(), "network", 9_000, 300)
     assert (small.samples, small.steps, small.curvature_samples) == (300, 500, 300)
     large = resolve(Settings(), "network", 200_000, 10_000)
-    assert (large.samples, large.steps, large.curvature_samples, large.evaluations) == (256, 100, 64, 12)
+    assert (large.samples, large.batch_size, large.steps, large.curvature_samples) == (256, 16, 140, 64)
     language = resolve(Settings(), "language", 900_000, 3_000)
-    assert (language.samples, language.batch_size, language.steps, language.curvature_samples) == (64, 8, 60, 16)
+    assert (language.samples, language.batch_size, language.steps, language.curvature_samples) == (32, 4, 120, 16)
+    costly = resolve(Settings(), "language", 900_000, 3_000, costly=True)
+    assert (costly.samples, costly.batch_size, costly.steps, costly.curvature_samples) == (32, 2, 80, 8)
+    assert [one.evaluations for one in (linear, small, large, language, costly)] == [40, 40, 12, 12, 8]
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,13 @@ def test_a_sample_set_of_all_rows_is_what_runs_train_on(model: Any) -> None:
 
 def test_with_a_test_part_runs_train_on_all_others(tmp_path: Path) -> None:
     inputs, labels = (part.numpy() for part in rows())
-    named = {"x_train": inputs[:50], "y_train": labels[:50], "x_test": inputs[50:], "y_test": labels[50:]}
-    np.savez(tmp_path / "a.npz", allow_pickle=False, **named)
+    named: dict[str, Any] = {
+        "x_train": inputs[:50],
+        "y_train": labels[:50],
+        "x_test": inputs[50:],
+        "y_test": labels[50:],
+    }
+    np.savez(tmp_path / "a.npz", **named)
     opened, _ = open_task("logreg", tmp_path / "a.npz", Settings(samples=DRAWN))
     assert sorted(numbers(opened.training)) == list(range(50))
     assert set(numbers(opened.held_out)) <= set(range(50, ROWS))
