@@ -130,6 +130,7 @@ def tuning(
         if wide:
             axes.set_yscale("log")
         best_of: dict[str, tuple[float, float]] = {}
+        rings: list[tuple[float, float]] = []
         for method, series in rates.items():
             look = looks[method]
             seen = [
@@ -150,6 +151,7 @@ def tuning(
                 found = [point for point in seen if at is not None and math.isclose(point[0], at, rel_tol=1e-6)]
                 if found and ring:
                     axes.plot(*found[0], "o", color=INK, markerfacecolor="none", markersize=12, markeredgewidth=1)
+                    rings.append(found[0])
                 elif found:
                     axes.plot(*found[0], look.marker, color=look.colour, markersize=9)
                     best_of[method] = found[0]
@@ -161,7 +163,7 @@ def tuning(
         axes.set_ylabel("final loss")
         ticks(axes, "x", log=True)
         ticks(axes, "y", log=wide)
-        _below(axes, best_of)
+        _below(axes, best_of, rings)
 
     return draw(prefix, 240, paint, left=52)
 
@@ -209,11 +211,13 @@ def batch_sizes(prefix: str, found: Sequence[Mapping[str, Any]]) -> Markup:
     return draw(prefix, 250, paint, right=label_room([method_name(m) for m in methods]), left=52)
 
 
-def _below(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Name each marked point below it, further down where another name or mark is in the way."""
+def _below(
+    axes: Axes, points: Mapping[str, tuple[float, float]], besides: Sequence[tuple[float, float]] = ()
+) -> None:
+    """Name each marked point below it, further down where another name or mark, also one ``besides``, is in the way."""
     scale = 72 / axes.get_figure().dpi  # type: ignore[union-attr]
     at = {name: axes.transData.transform(point) * scale for name, point in points.items()}
-    taken = [(x, y, 9.0) for x, y in at.values()]
+    taken = [(x, y, 9.0) for x, y in (*at.values(), *(axes.transData.transform(point) * scale for point in besides))]
     for name in sorted(at, key=lambda key: at[key][1]):
         x, y = at[name]
         half, drop = 3.4 * len(method_name(name)), 15.0

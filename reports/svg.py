@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -108,26 +108,42 @@ def draw(
     Args:
         prefix: name of the figure, unique in the page; every id inside starts with it.
         paint: draws on the axes, one for each panel, stacked with a common horizontal axis.
-        margins: left, right, bottom, top in points.
+        margins: left (at least), right, bottom, top in points; the left one grows with the numbers of the axis.
     """
     edge = {"left": 46.0, "right": 14.0, "bottom": 38.0, "top": 12.0} | margins
     with style():
-        figure = Figure(figsize=(WIDTH / 72, height / 72))
-        FigureCanvasSVG(figure)
-        grid = figure.subplots(panels, 1, sharex=True, squeeze=False)
-        figure.subplots_adjust(
-            left=edge["left"] / WIDTH,
-            right=1 - edge["right"] / WIDTH,
-            bottom=edge["bottom"] / height,
-            top=1 - edge["top"] / height,
-            hspace=0.22,
-        )
-        paint(list(grid[:, 0]))
+        figure, axes = _laid_out(height, edge, panels)
+        paint(axes)
+        if (room := max(map(_left_room, axes))) > edge["left"]:
+            figure, axes = _laid_out(height, edge | {"left": room}, panels)
+            paint(axes)
         out = io.StringIO()
         figure.savefig(
             out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
     return inline(out.getvalue(), prefix)
+
+
+def _laid_out(height: float, edge: Mapping[str, float], panels: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    FigureCanvasSVG(figure)
+    grid = figure.subplots(panels, 1, sharex=True, squeeze=False)
+    figure.subplots_adjust(
+        left=edge["left"] / WIDTH,
+        right=1 - edge["right"] / WIDTH,
+        bottom=edge["bottom"] / height,
+        top=1 - edge["top"] / height,
+        hspace=0.22,
+    )
+    return figure, list(grid[:, 0])
+
+
+def _left_room(axes: Axes) -> float:
+    """Points at the left of the axes for the numbers and the name of the vertical axis."""
+    numbers = [text_width(text.get_text(), SMALL) for text in axes.get_yticklabels()]
+    if not numbers:
+        return 0.0
+    return 8.0 + max(numbers) + (6.0 + 1.25 * _SIZE if axes.get_ylabel() else 0.0)
 
 
 def inline(document: str, prefix: str) -> Markup:
