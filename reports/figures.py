@@ -31,7 +31,7 @@ class Zone:
 
 @dataclass(frozen=True)
 class Reading:
-    """A ratio with its interval, its own neutral value and the zones around that; a number that takes no side has none."""
+    """A ratio with its interval, its own neutral value and the zones around that; without a side it has neither."""
 
     label: str
     value: float

@@ -1,4 +1,4 @@
-"""The keys of result.json in words: a short name for each, as a sentence takes it. An interval is named by its value."""
+"""The keys of result.json in words: a short name for each, as a sentence takes it; intervals take their value's."""
 
 from __future__ import annotations
 
@@ -269,10 +269,7 @@ def named(path: tuple[str, ...]) -> tuple[str, str]:
     head, last = ".".join(path[:2]), path[-1]
     value = interval_of(last) or last
     of_method = head in OF_METHODS and len(path) == 4
-    if of_method:
-        table = OF_METHODS[head]
-    else:
-        table = WITHIN.get(head, {}) if len(path) > 2 else KEYS.get(path[0], {})
+    table = OF_METHODS[head] if of_method else WITHIN.get(head, {}) if len(path) > 2 else KEYS.get(path[0], {})
     if last in table:
         said = table[last]
     elif value in table:

@@ -139,9 +139,7 @@ def _bracket(axes: Axes, meeting: Meeting, curves: Sequence[Curve], last: float)
     )
 
 
-def _place(
-    axes: Axes, meeting: Meeting, curves: Sequence[Curve], last: float, width: float
-) -> tuple[float, float]:
+def _place(axes: Axes, meeting: Meeting, curves: Sequence[Curve], last: float, width: float) -> tuple[float, float]:
     """Where the words cover least of the curves: their middle as a share of the axis, and points above the line."""
     box, scale = axes.get_window_extent(), 72 / axes.get_figure().dpi  # type: ignore[union-attr]
     half = 0.5 * width / (box.width * scale)

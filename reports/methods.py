@@ -12,7 +12,6 @@ from reports.numbers import (
     duration,
     interval,
     number,
-    percent,
     rate,
     ratio,
     ratio_interval,
@@ -82,9 +81,7 @@ def overview(diagnosis: Diagnosis) -> Overview | None:
         ("time of a step", [_cell(seconds.get(name), step_time) for name in names]),
     ]
     shown = [(head, cells) for head, cells in columns if any(cell.value != ABSENT for cell in cells)]
-    rows = tuple(
-        (method_name(name), tuple(cells[k] for _, cells in shown)) for k, name in enumerate(names)
-    )
+    rows = tuple((method_name(name), tuple(cells[k] for _, cells in shown)) for k, name in enumerate(names))
     return Overview(("method", *(head for head, _ in shown)), rows, _note(diagnosis, shown, hits))
 
 
@@ -127,9 +124,7 @@ def _with_intervals(
     ]
 
 
-def told_apart(
-    values: Sequence[float | None], pairs: Sequence[Sequence[float] | None], lowest: bool
-) -> int | None:
+def told_apart(values: Sequence[float | None], pairs: Sequence[Sequence[float] | None], lowest: bool) -> int | None:
     """Where the best value stands if its interval meets none of the others'; None if one of them has no interval."""
     ran = [k for k, value in enumerate(values) if value is not None]
     ends = {k: pair for k in ran if (pair := pairs[k]) is not None}

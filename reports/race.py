@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import seaborn
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -211,10 +210,8 @@ def batch_sizes(prefix: str, found: Sequence[Mapping[str, Any]]) -> Markup:
     return draw(prefix, 250, paint, right=label_room([method_name(m) for m in methods]), left=52)
 
 
-def _below(
-    axes: Axes, points: Mapping[str, tuple[float, float]], besides: Sequence[tuple[float, float]] = ()
-) -> None:
-    """Name each marked point below it, further down where another name or mark, also one ``besides``, is in the way."""
+def _below(axes: Axes, points: Mapping[str, tuple[float, float]], besides: Sequence[tuple[float, float]] = ()) -> None:
+    """Name each marked point below it, further down where a name or a mark (``besides``) is in the way."""
     scale = 72 / axes.get_figure().dpi  # type: ignore[union-attr]
     at = {name: axes.transData.transform(point) * scale for name, point in points.items()}
     taken = [(x, y, 9.0) for x, y in (*at.values(), *(axes.transData.transform(point) * scale for point in besides))]

@@ -96,4 +96,8 @@ def bounds_table(diagnosis: Diagnosis) -> Table:
         ("D∞", "1, a convention", number(part.d_inf)),
         ("D₂", "√d, a convention", number(part.d_2)),
     )
-    return Table("Two readings of the bounds", ("ratio or distance", "distances alike in all coordinates", "distances of the runs"), rows)
+    return Table(
+        "Two readings of the bounds",
+        ("ratio or distance", "distances alike in all coordinates", "distances of the runs"),
+        rows,
+    )

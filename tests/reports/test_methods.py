@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from html import unescape
@@ -64,7 +65,9 @@ def test_where_sgd_is_ahead_the_sentence_is_turned() -> None:
     figure = answer.losses(raced(190.0, 500.0))
     assert figure is not None
     assert "the same loss after 190 steps instead of 500" in texts(figure.svg)
-    assert figure.caption.startswith("SGD at a rate of 1 reaches the same loss after 190 steps instead of 500 with AdaGrad")
+    assert figure.caption.startswith(
+        "SGD at a rate of 1 reaches the same loss after 190 steps instead of 500 with AdaGrad"
+    )
 
 
 @pytest.mark.parametrize(("sgd", "adagrad"), [(None, 190.0), (500.0, None), (200.0, 200.0)])
@@ -280,7 +283,7 @@ def test_labels_are_spread_inside_and_apart(heights: list[float], gap: float) ->
     at = spread_out(sorted(heights), gap)
     gap = min(gap, 1 / (len(at) - 1)) if len(at) > 1 else gap
     assert all(-1e-9 <= height <= 1 + 1e-9 for height in at)
-    assert all(second - first >= gap - 1e-9 for first, second in zip(at, at[1:], strict=False))
+    assert all(second - first >= gap - 1e-9 for first, second in itertools.pairwise(at))
 
 
 def test_a_long_name_has_room_at_the_end_of_its_line() -> None:
