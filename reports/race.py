@@ -103,7 +103,7 @@ def _by_step(axes: Axes, curves: Sequence[Curve], *, log: bool) -> None:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The learning rates of a method that a figure marks: the one that meets the target first, the one ending lowest."""
+    """The learning rates of a method that a figure marks: the one that meets the target first, and the lowest end."""
 
     first: float | None
     lowest: float | None
@@ -211,7 +211,7 @@ def batch_sizes(prefix: str, found: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _below(axes: Axes, points: Mapping[str, tuple[float, float]], besides: Sequence[tuple[float, float]] = ()) -> None:
-    """Name each marked point below it, further down where a name or a mark (``besides``) is in the way."""
+    """Name each marked point below it, further down where another name or a mark is in the way."""
     scale = 72 / axes.get_figure().dpi  # type: ignore[union-attr]
     at = {name: axes.transData.transform(point) * scale for name, point in points.items()}
     taken = [(x, y, 9.0) for x, y in (*at.values(), *(axes.transData.transform(point) * scale for point in besides))]

@@ -93,8 +93,8 @@ def test_the_figure_marks_the_start_and_names_all_methods() -> None:
 
 def test_a_loss_that_is_not_positive_or_spans_little_has_a_linear_axis() -> None:
     base = made.finished()
-    for change in (lambda loss: loss - 1.0, lambda loss: loss + 10.0):
-        runs = [{**row, "loss": None if row["loss"] is None else change(row["loss"])} for row in base.runs]
+    for shift in (-1.0, 10.0):
+        runs = [{**row, "loss": None if row["loss"] is None else row["loss"] + shift} for row in base.runs]
         figure = answer.losses(replace(base, runs=runs))
         assert figure is not None
         assert "loss" in texts(figure.svg)
