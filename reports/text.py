@@ -327,11 +327,26 @@ def _generalized_smoothness(part: Any) -> str | None:
 
 
 def _training(part: Any) -> str | None:
-    other = _best_other(part)
+    other, looked = _best_other(part), looks(part)
     if part.speedup is None:
-        return other and f"speed-up over SGD not measured: {reason(part, 'speedup')}; {other}"
-    line = f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, {spread(part.speedup_interval)}"
-    return line if other is None else f"{line}; {other}"
+        line = other and f"speed-up over SGD not measured: {reason(part, 'speedup')}; {other}"
+    else:
+        line = f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, {spread(part.speedup_interval)}"
+        line = line if other is None else f"{line}; {other}"
+    if not line or not looked:
+        return line
+    return f"{looked}, {ending(part)}: {line}"
+
+
+def looks(part: Any) -> str:
+    """The orders of the batches that the race was looked at with: "orders 4 → 8"; empty where it was not recorded."""
+    counts = [number(look["orders"]) for look in part.looks or ()]
+    return f"orders {' → '.join(counts)}" if counts else ""
+
+
+def ending(part: Any) -> str:
+    """What ended the race, as a word before the time that it took."""
+    return {"interval": "decided", "budget": "budget spent", "orders": "all orders run"}.get(part.decided_by, "ended")
 
 
 def chosen_other(part: Any) -> str | None:

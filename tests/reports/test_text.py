@@ -210,16 +210,16 @@ def test_a_stage_line_is_a_plain_line_or_the_reason(stage: str) -> None:
 def test_stage_lines_hold_the_numbers() -> None:
     whole = made.finished()
     assert stage_line("training", whole.training) == (
-        "AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]; over Adam, the best of 3 others, 1.4×, "
-        "95% interval [1.13, 1.7]"
+        "orders 4 → 8, decided: AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]; over Adam, the best of 3 "
+        "others, 1.4×, 95% interval [1.13, 1.7]"
     )
     alone = replace(whole.training, speedup=None, speedup_interval=None, why={"speedup": "sgd did not run"})
     assert stage_line("training", alone) == (
-        "speed-up over SGD not measured: sgd did not run; over Adam, the best of 3 others, 1.4×, "
-        "95% interval [1.13, 1.7]"
+        "orders 4 → 8, decided: speed-up over SGD not measured: sgd did not run; over Adam, the best of 3 others, "
+        "1.4×, 95% interval [1.13, 1.7]"
     )
     methods = {name: (whole.training.methods or {})[name] for name in ("sgd", "adagrad")}
-    two = replace(whole.training, best_other="sgd", methods=methods)
+    two = replace(whole.training, best_other="sgd", methods=methods, looks=None)
     assert stage_line("training", two) == "AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]"
     assert (
         stage_line("noise", replace(whole.noise, density=0.7338, density_interval=(0.7338, 0.7338)))
