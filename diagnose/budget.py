@@ -183,7 +183,7 @@ class Budget:
 
     def stored(self) -> dict[str, Any]:
         """What settings of result.json hold besides, so that a run that goes on makes the same cuts."""
-        return {CUTS: dict(self.cuts), ENOUGH: self.enough}
+        return {CUTS: dict(self.cuts), ENOUGH: self.enough if self.cuts else None}
 
     def cut(self, work: Work, shape: Shape, pace: Pace | None, done: Collection[str]) -> Work:
         """The work with the cuts that what is left of the time takes; without a pace, with those that were recorded."""
@@ -195,18 +195,16 @@ class Budget:
                 self.enough = whole / FILLED
         return work.with_cuts(self.cuts)
 
-    def overrun(self, stage: str) -> bool:
+    def overrun(self, stage: str) -> None:
         """The stage was still running when the time had been spent: what is cut then.
 
-        Of a race the blocks that are done are stored, and it ends with them: returns whether it does. All else is left
-        out.
+        Of a race the blocks that are done are stored, and it ends with them; all else is left out.
         """
         if stage == "training" and self.blocks:
             self.cuts["race_blocks"] = self.blocks - 1
             self._strict = False
-            return True
-        self.cuts["left_out"] = [*self.cuts.get("left_out", ()), stage]
-        return False
+        else:
+            self.cuts["left_out"] = [*self.cuts.get("left_out", ()), stage]
 
     def begin(self, stage: str) -> None:
         """A stage begins."""

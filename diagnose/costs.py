@@ -102,8 +102,8 @@ class Shape:
             shared=DENSE_LIMIT < bench.problem.d <= LARGEST_BASIS and held >= SHARED,
             held=held,
             number=bench.problem.dtype.itemsize,
-            batch=0 if race is None else batch_numbers(bench.problem, race),
-            stack=1 if race is None else stack_size(bench.problem, race),
+            batch=0 if race is None else batch_numbers(bench.trained, race),
+            stack=1 if race is None else stack_size(bench.trained, race),
             race=race,
             evaluated=1 if race is None else max(race.evaluations // bench.resolved.evaluations, 1),
         )
@@ -157,7 +157,10 @@ def planned(work: Work, shape: Shape, pace: Pace) -> list[PlanRow]:
         if not shape.without_curvature and shape.d <= HUGE_NETWORK:
             rows.append(_row("generalized_smoothness", curve.along(race), curve.memory(100, FEWEST)))
     rows.append(_row("verdict", Amount(seconds=REPORT), 0))
-    return [row for row in rows if row.stage not in work.limits.left_out]
+    skipped = {*work.limits.left_out, *(part.replace("-", "_") for part in work.resolved.skip)}
+    if "training" in skipped:
+        skipped.add("generalized_smoothness")
+    return [row for row in rows if row.stage not in skipped]
 
 
 def seconds_of(rows: Sequence[PlanRow]) -> float:
@@ -170,7 +173,7 @@ def race_of(settings: RaceSettings, resolved: Resolved, evaluated: int = 1) -> R
     return replace(
         settings,
         steps=resolved.steps,
-        seeds=settings.seeds if settings.auto else resolved.seeds,
+        seeds=settings.seeds if resolved.seeds == "auto" else resolved.seeds,
         evaluations=evaluated * resolved.evaluations,
         optimizers=resolved.optimizers,
     )
@@ -246,9 +249,9 @@ class _Curvature:
     def along(self, race: RaceSettings) -> Amount:
         """Generalized smoothness: brackets along runs that are walked again, and three for the control."""
         shape = self.shape
-        points, replayed = expected(race, shape.d, shape.samples, self.work.limits.points)
+        points, replayed = expected(race, shape.d, race.rows, self.work.resolved.samples, self.work.limits.points)
         brackets = points + (STARTS if shape.formed else 0)
-        walked = Amount(replayed, replayed * shape.samples / race.batch_size * self.pace.alone)
+        walked = Amount(replayed, replayed * self.work.resolved.samples / race.batch_size * self.pace.alone)
         found = walked + self.bracket().times(brackets)
         return found if shape.formed else found + self.products(LAMBDA * -(-points // 2))
 

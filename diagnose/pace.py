@@ -96,7 +96,8 @@ def pace_of(bench: Bench, settings: RaceSettings | None, clock: Clock = time.per
         clock: seconds.
     """
     problem, curvature = bench.problem, bench.curvature
-    before = problem.passes.total, curvature.passes.total
+    parts = [part for part in (problem, curvature, bench.trained, bench.held_out) if part is not None]
+    before = [part.passes.total for part in parts]
     gradient, few = _gradient(problem, clock)
     product = graph = bracket = 0.0
     if curvature.curvature_fault is None:
@@ -112,7 +113,8 @@ def pace_of(bench: Bench, settings: RaceSettings | None, clock: Clock = time.per
         bracket=bracket,
         **asdict(race),
     )
-    problem.passes.total, curvature.passes.total = before
+    for part, passes in zip(parts, before, strict=True):
+        part.passes.total = passes
     return found
 
 
@@ -184,12 +186,12 @@ def _formed_bracket(problem: Problem, clock: Clock) -> float:
 def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Clock) -> _Race:
     problem, held_out = bench.problem, bench.held_out
     if gradient > SLOW:
-        step = gradient * min(settings.batch_size / problem.n, 1.0)
+        step = gradient * min(settings.batch_size, settings.rows) / problem.n
         evaluation = gradient if problem.d <= GRADIENT_LIMIT else gradient / 3
         ending = gradient / 3 * (2 + (0 if held_out is None else held_out.n / problem.n))
         return _Race(step=step, evaluation=evaluation, ending=ending, alone=step)
-    runs = _wave(problem, settings)
-    course = Course(problem, settings, look(problem, problem.parameters), held_out)
+    runs = _wave(bench.trained, settings)
+    course = Course(problem, settings, look(problem, problem.parameters), held_out, bench.trained)
 
     def taken(group: Sequence[Contender], steps: int, evaluations: int) -> float:
         brief = replace(course, settings=replace(settings, steps=steps, evaluations=evaluations))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from diagnose import __version__
 from diagnose.budget import Budget, OutOfTime, budget_cut
+from diagnose.continuation import NOT_REACHED, going_on, holds, inputs, no_orders, without
 from diagnose.costs import Shape
 from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.finite import finite, not_finite, storable
 from diagnose.inputs import Opened, open_task
-from diagnose.limits import Work
+from diagnose.limits import Work, recorded
 from diagnose.pace import Pace
 from diagnose.plan import measured
 from diagnose.schema import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
@@ -32,16 +33,18 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
-from diagnose.stages import STAGES, Bench, Stage, Update, left_out
+from diagnose.stages import NO_TRAINING, STAGES, Bench, Stage, Update
 from diagnose.store import Store
 from diagnose.training.identity import digests
 from diagnose.training.legs import LegStore, MemoryStore
+from estimators.results import Finding
 from reports.text import stage_line
 
 LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
 NOTE_EVERY = 1.0
 """Seconds between two notes of the cost of a running stage."""
-NOT_REACHED = "the run has not reached this stage"
+OPENING = "opening"
+"""The stage of what is found while model and data are opened."""
 
 
 def run(model: Any, data: Any, loss: Any = None, **settings: Any) -> Diagnosis:
@@ -85,6 +88,9 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
         return attempt.finish()
     with Store(settings.out) as store:
         known = store.opened(compared, settings.fresh) or new
+        new = replace(new, settings={**new.settings, **recorded(known.settings, resolved.budget)})
+        if known.settings != new.settings:
+            known = going_on(known, new)
         if known.status == "finished":
             events.opened(opened.understood)
             if not store.reported:
@@ -92,8 +98,8 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
             return known
         attempt = _Attempt(opened, resolved, own, store, events, known, began)
         events.opened(opened.understood)
-        if known.stages:
-            events.resumed(known.stages)
+        if taken := [stage for stage in known.stages if holds(stage, known)]:
+            events.resumed(taken)
         return attempt.finish()
 
 
@@ -122,17 +128,21 @@ class _Attempt:
         self.stage, self.stage_began, self.noted = "", self.began, self.began
         self.seconds = dict(known.cost.stages or {})
         self.bench = Bench.build(opened, resolved, legs, self._progress, own)
-        if not known.stages:
-            known = replace(known, warnings=(*opened.findings, *self.bench.problem.findings))
-            known = replace(known, task=replace(known.task, parameters=self.bench.problem.d))
-        self.known = known
+        # Of a stage that was stopped while it was stored files may hold more than the result names.
+        for stage in STAGES:
+            known = known if stage in known.stages else without(stage, known)
+        self.known = replace(known, task=replace(known.task, parameters=self.bench.problem.d))
+        self._warn(OPENING, (*opened.findings, *self.bench.problem.findings))
         self._save("started")
 
     def finish(self) -> Diagnosis:
         try:
             for stage, measure in STAGES.items():
-                if stage in self.known.stages:
+                if holds(stage, self.known):
                     continue
+                if stage in self.known.stages:
+                    self.known = without(stage, self.known)
+                    self._save("started")
                 self.stage, self.stage_began = stage, time.perf_counter()
                 update = self._within_budget(stage, measure) if self.budget else measure(self.bench, self.known)
                 spent = time.perf_counter() - self.stage_began
@@ -155,20 +165,20 @@ class _Attempt:
         if self.measured is None:
             self.measured = measured(self.bench, None if self.budget.recorded else self.budget.clock)
         whole, shape, pace = self.measured
-        work = self.budget.cut(whole, shape, pace, self.known.stages)
+        done = [name for name in STAGES if holds(name, self.known)]
+        work = self.budget.cut(whole, shape, pace, done)
         self.bench = replace(self.bench.at(work), affordable=self.budget.affordable)
         samples, curvature = work.resolved.samples, work.resolved.curvature_samples
         self.known = replace(self.known, task=replace(self.known.task, samples=samples, curvature_samples=curvature))
         self._record()
-        if stage in work.limits.left_out:
-            return left_out(stage, self.known, self.bench.cut)
         self.budget.begin(stage)
         try:
             update = measure(self.bench, self.known)
         except OutOfTime:
-            done = self.budget.overrun(stage)
+            self.budget.overrun(stage)
+            self.bench = self.bench.at(whole.with_cuts(self.budget.cuts))
             self._record()
-            update = measure(self.bench, self.known) if done else left_out(stage, self.known, self.bench.cut)
+            update = measure(self.bench, self.known)
         self._record()
         if stage == list(STAGES)[-1] and self.budget.cuts:
             update = replace(update, findings=(*update.findings, budget_cut(whole, self.budget)))
@@ -216,15 +226,29 @@ class _Attempt:
         for name, part in update.parts.items():
             parts[name], found = storable(_bare(part), name, dtype)
             places = [*found, *places]
+        read = {**self.known.inputs, stage: inputs(stage, self.known)}
+        ended = {*self.known.stages, stage}
         self.known = replace(
             self.known,
             **parts,
             vectors={**self.known.vectors, **vectors},
-            warnings=(*self.known.warnings, *update.findings, *not_finite(stage, places, dtype)),
             runs=self.known.runs if update.runs is None else update.runs,
-            stages=(*self.known.stages, stage),
+            stages=tuple(name for name in STAGES if name in ended),
+            inputs={name: read[name] for name in STAGES if name in ended},
         )
+        self._warn(stage, (*update.findings, *not_finite(stage, places, dtype)))
         self._save("started")
+
+    def _warn(self, stage: str, findings: Sequence[Finding]) -> None:
+        """Put what a stage has found in place of what it had found before, in the order of the stages.
+
+        An estimator that a stage borrows calls itself otherwise.
+        """
+        ours = (replace(finding, stage=stage) for finding in findings)
+        rest = (finding for finding in self.known.warnings if finding.stage != stage)
+        order = {name: place for place, name in enumerate((OPENING, *STAGES))}
+        warnings = sorted((*rest, *ours), key=lambda finding: order.get(finding.stage, len(order)))
+        self.known = replace(self.known, warnings=tuple(warnings))
 
     def _save(self, status: Literal["started", "finished", "interrupted"]) -> None:
         self.known = replace(self.known, status=status, cost=self._cost(self.seconds))
@@ -243,13 +267,14 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
         samples=resolved.samples,
         batch_size=resolved.batch_size,
         seed=resolved.seed,
-        seeds=resolved.seeds,
+        seeds=None,
         dtype=resolved.dtype,
         device=resolved.device,
         fingerprint=opened.fingerprint,
         curvature_samples=resolved.curvature_samples,
-        training_rows=resolved.samples,
+        training_rows=opened.training_rows,
         understood=list(opened.understood),
+        why=({"training_rows": NO_TRAINING} if opened.training_rows is None else {}) | no_orders(NOT_REACHED),
     )
     parts = {name: absent(kind, NOT_REACHED) for name, kind in PARTS.items() if name not in ("task", "cost")}
     return Diagnosis(

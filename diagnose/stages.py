@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 import estimators
-from diagnose.errors import among_held_out
+from diagnose.continuation import no_orders
+from diagnose.errors import HELD_OUT, TRAINED_ON, among
 from diagnose.limits import EXTRA_PASSES, Limits, Work, budget_reason
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
-from diagnose.schema import NOT_YET, PARTS, Diagnosis, Prediction, Training, absent
+from diagnose.schema import NOT_YET, PAIR, Diagnosis, Prediction, Training, absent
 from diagnose.settings import LARGE_NETWORK, Optimizer, Resolved
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
 from diagnose.training.findings import sizes_above
-from diagnose.training.legs import LegStore, rows
+from diagnose.training.legs import LOOKS, LegStore, rows
 from diagnose.training.racing import Affordable
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
@@ -45,17 +46,20 @@ SHARED = 200
 MOST_EVALUATED = 10_000
 """Up to this many samples a stack of runs is evaluated twice as often: it costs 2 to 30% of a race, and narrows the
 interval as much as half as many orders again."""
+NO_TRAINING = "training was off (--no-training)"
 LARGEST_BASIS = 4_000_000
 """Above this many parameters the basis of a Lanczos run (80 vectors) is not kept for the diagonal."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What the stages work on: f over the sample set, and a draw of it for curvature."""
+    """What the stages work on: f over the sample set, over a draw of it for curvature, over all rows that runs train on
+    (the same object as f where these are the sample set) and over samples held out."""
 
     opened: Opened
     resolved: Resolved
     problem: Problem
+    trained: Problem
     curvature: Problem
     legs: LegStore
     progress: Progress
@@ -78,18 +82,22 @@ class Bench:
         problem = Problem(opened.model, opened.samples, opened.loss, memory_bytes=resolved.memory)
         if resolved.rotate:
             problem = rotated(problem, stream(resolved.seed, "rotation"))
+        trained = problem
         curvature = drawn(problem, resolved.curvature_samples, stream(resolved.seed, "curvature"))
         held_out = None
         if resolved.training and opened.held_out is not None:
-            with among_held_out():
+            with among(HELD_OUT):
                 held_out = problem.with_samples(opened.held_out)
-        return cls(opened, resolved, problem, curvature, legs, progress, own, held_out=held_out)
+        if resolved.training and opened.training is not None and opened.training is not opened.samples:
+            with among(TRAINED_ON):
+                trained = problem.with_samples(opened.training, every=False)
+        return cls(opened, resolved, problem, trained, curvature, legs, progress, own, held_out=held_out)
 
     def at(self, work: Work) -> Bench:
         """The same with other numbers: on a draw of the samples where those are fewer."""
         problem = drawn(self.problem, work.resolved.samples, stream(work.resolved.seed, "samples"))
         curvature, counted = self.curvature, 0.0
-        if problem is not self.problem:
+        if problem is not self.problem and self.trained is not self.problem:
             counted += self.problem.passes.total * self.problem.n
         if problem is not self.problem or work.resolved.curvature_samples != curvature.n:
             counted += 0.0 if curvature is self.problem else curvature.passes.total * curvature.n
@@ -115,16 +123,25 @@ class Bench:
         """Why something is left out that only a budget leaves out."""
         return budget_reason(self.resolved.budget or 0.0)
 
-    @property
-    def without_curvature(self) -> str | None:
-        """Why second derivatives, and all that needs them, are not measured; None where they are."""
+    def skipped(self, part: str) -> str | None:
+        """Why a part of the result was left out; None where it was not."""
+        if part in self.limits.left_out:
+            return self.cut
+        option = part.replace("_", "-")
+        if option not in self.resolved.skip:
+            return None
+        return f"skipped (--skip {option}{', --no-training' if option == 'training' else ''})"
+
+    def without_curvature(self, part: str) -> str | None:
+        """Why a part that needs second derivatives is not measured; None where it is."""
         fault = self.curvature.curvature_fault
-        return None if fault is None else f"second derivatives can't be measured: {fault}"
+        return self.skipped(part) or (None if fault is None else f"second derivatives can't be measured: {fault}")
 
     @property
     def passes(self) -> float:
         """Forward+backward passes so far, in units of the whole sample set."""
-        apart = [part for part in (self.curvature, self.held_out) if part is not None and part is not self.problem]
+        others = (self.trained, self.curvature, self.held_out)
+        apart = [part for part in others if part is not None and part is not self.problem]
         return self.problem.passes.total + sum(part.passes.total * part.n / self.problem.n for part in apart)
 
 
@@ -167,8 +184,8 @@ def noise(bench: Bench, _: Diagnosis) -> Update:
 
 
 def smoothness(bench: Bench, _: Diagnosis) -> Update:
-    if bench.without_curvature is not None:
-        return Update({"smoothness": absent(Smoothness, bench.without_curvature)})
+    if (reason := bench.without_curvature("smoothness")) is not None:
+        return Update({"smoothness": absent(Smoothness, reason)})
     seed = stream(bench.resolved.seed, "smoothness")
     runs = bench.lanczos_run()
     part = estimators.smoothness(
@@ -222,8 +239,8 @@ def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]
 
 
 def spectrum(bench: Bench, known: Diagnosis) -> Update:
-    if bench.without_curvature is not None:
-        return Update({"spectrum": absent(Spectrum, bench.without_curvature)})
+    if (reason := bench.without_curvature("spectrum")) is not None:
+        return Update({"spectrum": absent(Spectrum, reason)})
     seed = stream(bench.resolved.seed, "spectrum")
     runs = bench.lanczos_run()
     if runs is None and bench.curvature.d > DENSE_LIMIT:
@@ -264,8 +281,10 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
 
 
 def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
-    if bench.without_curvature is not None:
-        return Update({"hessian_diagonal": absent(HessianDiagonal, bench.without_curvature)})
+    if (reason := bench.without_curvature("hessian_diagonal")) is not None:
+        bench.kept.clear()
+        left_out: dict[str, Any] = {"hessian_diagonal": absent(HessianDiagonal, reason)}
+        return Update(left_out | _with_sum(known.smoothness, None, reason))
     # Absent where a number of it was not finite: then nothing cuts the bounds of the diagonal.
     vector = known.vectors.get("smoothness")
     bound = None if vector is None else replace(known.smoothness, vectors=_tensors(vector, bench.problem))
@@ -281,9 +300,7 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
     )
     bench.kept.clear()
     parts: dict[str, Any] = {"hessian_diagonal": part}
-    if known.smoothness.diagonal_sum is None:
-        why = {key: reason for key, reason in known.smoothness.why.items() if key != "diagonal_sum"}
-        parts["smoothness"] = replace(known.smoothness, diagonal_sum=part.abs_sum, why=why)
+    parts |= _with_sum(known.smoothness, part.abs_sum, part.why.get("abs_sum", ""))
     kinds = {
         "hessian_diagonal": part.vectors,
         "hessian_diagonal_lower": part.lower,
@@ -292,20 +309,31 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
     return Update(parts, kinds, part.warnings, amount=f"{part.probes} products" if part.probes else "dense")
 
 
+def _with_sum(part: Smoothness, total: float | None, reason: str) -> dict[str, Smoothness]:
+    """The smoothness with the sum of the diagonal, or why there is none; empty where it has that, or was left out."""
+    if part.points is None or part.diagonal_sum is not None:
+        return {}
+    why = {key: text for key, text in part.why.items() if key != "diagonal_sum"}
+    why |= {"diagonal_sum": reason} if total is None else {}
+    return {"smoothness": replace(part, diagonal_sum=total, why=why)}
+
+
 def training(bench: Bench, known: Diagnosis) -> Update:
-    if not bench.resolved.training:
-        off = absent(Training, "training was off (--no-training)")
-        return Update({"training": off, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
+    if (reason := bench.skipped("training")) is not None:
+        off: dict[str, Any] = {"training": absent(Training, reason)}
+        off["bounds"] = bounds(known.noise, known.smoothness, None)
+        off["task"] = replace(known.task, seeds=None, why={**known.task.why, **no_orders("nothing was trained")})
+        return Update(off, runs=[])
     settings = race_settings(bench, known.smoothness.sharpness)
-    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.affordable)
+    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.trained, bench.affordable)
     ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
     if bench.resolved.batch_sizes is not None:
         part = _with_sweep(part, bench, settings, sweep.predicted(known.noise, ratios, settings.steps))
-    found = (*race_findings(ended, part), *sizes_above(bench.resolved.batch_sizes or (), bench.problem.n))
+    found = (*race_findings(ended, part), *sizes_above(bench.resolved.batch_sizes or (), bench.trained.n))
     count = len(settings.optimizers)
     amount = f"{count} {'method' if count == 1 else 'methods'}, {len(ended.legs)} runs"
-    parts = {"training": part, "bounds": ratios}
+    parts = {"training": part, "bounds": ratios, "task": replace(known.task, seeds=ended.looks[-1].orders, why={})}
     return Update(parts, findings=found, runs=rows(ended), amount=amount)
 
 
@@ -313,26 +341,27 @@ def _with_sweep(
     part: Training, bench: Bench, settings: RaceSettings, predicted: Mapping[str, float | None]
 ) -> Training:
     """The race, with what ``--batch-sizes`` asks for."""
-    ended = sweep.races(bench.problem, settings, bench.resolved.batch_sizes or (), bench.legs, bench.progress)
-    terms = sweep.noise_terms(ended, bench.problem.n, predicted)
+    sizes = bench.resolved.batch_sizes or ()
+    ended = sweep.races(bench.problem, settings, sizes, bench.legs, bench.progress, bench.trained)
+    terms = sweep.noise_terms(ended, bench.trained.n, predicted)
     why = {key: text for key, text in part.why.items() if key not in ("batch_sizes", "noise_terms")}
     return replace(part, batch_sizes=sweep.rows(ended), noise_terms=terms, why=why)
 
 
 def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
-    if not bench.resolved.training:
-        reason = "needs points along a run, and training was off (--no-training)"
+    reason = bench.skipped("generalized_smoothness")
+    if reason is None and (untrained := bench.skipped("training")) is not None:
+        reason = f"needs points along a run, and training was {untrained}"
+    reason = reason or bench.without_curvature("generalized_smoothness")
+    if reason is not None:
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
-    if bench.without_curvature is not None:
-        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, bench.without_curvature)})
     if bench.problem.d > HUGE_NETWORK:
         reason = f"above {HUGE_NETWORK:,} parameters curvature is measured at the start alone"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
     seed = stream(bench.resolved.seed, "along")
     settings, methods = race_settings(bench, known.smoothness.sharpness), known.training.methods or {}
-    found = places(
-        bench.problem, bench.curvature, settings, methods, stream(bench.resolved.seed, "sphere"), bench.limits.points
-    )
+    seeded = stream(bench.resolved.seed, "sphere")
+    found = places(bench.problem, bench.trained, bench.curvature, settings, methods, seeded, bench.limits.points)
     if not found:
         reason = "neither sgd nor adagrad has a run that did not diverge"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
@@ -367,38 +396,36 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         if place.best
     ]
     ordered = sorted(along, key=lambda row: (row["method"], row["step"]))
-    points = [*(known.smoothness.points or ()), *ordered]
     vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
-    return Update(
-        {"generalized_smoothness": part, "smoothness": replace(known.smoothness, points=points)},
-        vectors,
-        part.warnings,
-        amount=f"{len(found) + 1} points",
-    )
+    parts: dict[str, Any] = {"generalized_smoothness": part}
+    if known.smoothness.points is not None:
+        parts["smoothness"] = replace(known.smoothness, points=[*known.smoothness.points, *ordered])
+    return Update(parts, vectors, part.warnings, amount=f"{len(found) + 1} points")
 
 
 def verdict(bench: Bench, known: Diagnosis) -> Update:
     """Prediction and verdict: pure functions of what was measured."""
     prediction = absent(Prediction, NOT_YET)
+    r, rows = bench.resolved, known.task.training_rows or bench.problem.n
+    raced = Raced(
+        batch_size=r.batch_size,
+        schedule=r.schedule,
+        box=r.box,
+        rotated=r.rotate,
+        rows=rows,
+        deterministic=r.batch_size >= rows and not set(PAIR) & set(bench.own),
+    )
     part, findings = decide(
         known.noise,
         known.smoothness,
+        known.spectrum,
         known.generalized_smoothness,
         known.bounds,
         known.training,
         prediction,
-        Raced(bench.resolved.batch_size, bench.resolved.schedule, bench.resolved.box, bench.resolved.rotate),
-        known.task.rows,
+        raced,
     )
     return Update({"prediction": prediction, "verdict": part}, findings=findings)
-
-
-def left_out(stage: str, known: Diagnosis, reason: str) -> Update:
-    """What a stage that is not run leaves: every key null with the reason."""
-    parts: dict[str, Any] = {stage: absent(PARTS[stage], reason)}
-    if stage == "training":
-        return Update({**parts, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
-    return Update(parts)
 
 
 Stage = Callable[[Bench, Diagnosis], Update]
@@ -420,8 +447,9 @@ def race_settings(bench: Bench, sharpness: float | None = None) -> RaceSettings:
     return RaceSettings(
         steps=r.steps,
         batch_size=r.batch_size,
-        rows=bench.problem.n,
-        seeds=r.seeds,
+        rows=bench.trained.n,
+        seeds=LOOKS[0] if r.seeds == "auto" else r.seeds,
+        auto=r.seeds == "auto",
         seed=r.seed,
         evaluations=r.evaluations * (2 if stacked and bench.problem.n <= MOST_EVALUATED else 1),
         optimizers=r.optimizers,

@@ -25,7 +25,7 @@ def findings(race: Race, training: Training) -> tuple[Finding, ...]:
 
 
 def sizes_above(sizes: Sequence[int], n: int) -> tuple[Finding, ...]:
-    """batch-sizes-above: sizes of ``--batch-sizes`` that are larger than the sample set."""
+    """batch-sizes-above: sizes of ``--batch-sizes`` that are larger than the n rows that runs train on."""
     above = [number(size) for size in sorted(sizes) if size > n]
     if not above:
         return ()
@@ -35,10 +35,11 @@ def sizes_above(sizes: Sequence[int], n: int) -> tuple[Finding, ...]:
             code="batch-sizes-above",
             severity="note",
             stage=STAGE,
-            found=f"{' and '.join(above)} of `--batch-sizes` {'is' if one else 'are'} above the {number(n)} samples",
-            meaning=f"a batch has no more than the whole sample set: {'it stands' if one else 'they stand together'} "
+            found=f"{' and '.join(above)} of `--batch-sizes` {'is' if one else 'are'} above the {number(n)} rows that "
+            "runs train on",
+            meaning=f"a batch has no more than all of them: {'it stands' if one else 'they stand together'} "
             f"as {number(n)}, once",
-            action=f"leave {'it' if one else 'them'} away, or take a larger sample set with `--samples`",
+            action=f"leave {'it' if one else 'them'} away",
         ),
     )
 

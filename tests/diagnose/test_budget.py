@@ -15,6 +15,7 @@ import diagnose
 from diagnose import pipeline, plan
 from diagnose.budget import WORDS, Budget, OutOfTime, choose, in_words, ladder
 from diagnose.costs import Shape, planned, seconds_of
+from diagnose.errors import InputError
 from diagnose.limits import STAGE_OF, Work, budget_reason, cuts_of, recorded, typed
 from diagnose.pace import Pace
 from diagnose.schema import Diagnosis
@@ -189,7 +190,7 @@ def test_a_stage_that_runs_past_the_time_is_left_out() -> None:
     budget.progress("noise", 1.0)
     with pytest.raises(OutOfTime):
         budget.progress("spectrum", 2.0)
-    assert not budget.overrun("spectrum")
+    budget.overrun("spectrum")
     assert budget.cuts == {"left_out": ["spectrum"]}
 
 
@@ -202,7 +203,7 @@ def test_a_race_that_runs_past_the_time_ends_with_the_blocks_that_are_done() -> 
     clock.now += 12.0
     with pytest.raises(OutOfTime):
         budget.progress("training", 3.0)
-    assert budget.overrun("training")
+    budget.overrun("training")
     budget.begin("training")
     budget.progress("training", 3.0)
     assert [budget.affordable(1.0) for _ in range(2)] == [True, False]
@@ -303,6 +304,21 @@ def test_what_was_cut_is_kept_when_a_run_goes_on(
         del body["cost"]
     assert bodies[0]["settings"] == {**halted}
     assert bodies[0] == bodies[1]
+
+
+def test_a_larger_budget_goes_on_and_measures_what_was_cut(slow: list[str], tmp_path: Path) -> None:
+    bodies = []
+    for folder, budgets in (("grown", ("20m", "1000h")), ("fresh", ("1000h",))):
+        for budget in budgets:
+            how = Settings(**QUICK, budget=budget, out=str(tmp_path / folder))
+            found = pipeline.execute(how, "logreg", "breast-cancer")
+            assert (found.generalized_smoothness.coverage is None) == (budget == "20m")
+        bodies.append(json.loads((tmp_path / folder / "result.json").read_text()))
+        del bodies[-1]["cost"]
+    assert bodies[0] == bodies[1]
+    assert bodies[0]["settings"]["cuts"] == {}
+    with pytest.raises(InputError, match="budget"):
+        pipeline.execute(Settings(**QUICK, budget="20m", out=str(tmp_path / "fresh")), "logreg", "breast-cancer")
 
 
 @pytest.mark.parametrize("seconds", [5, 90, 119.5, 120, 600, 3600, 5400, 86400])

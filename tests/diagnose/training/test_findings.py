@@ -98,9 +98,9 @@ def test_a_method_that_always_diverges() -> None:
 def test_batch_sizes_above_the_sample_set_are_one_and_that_is_said() -> None:
     assert sizes_above((8, 96), 96) == ()
     (one,) = sizes_above((8, 200), 96)
-    assert one.found == "200 of `--batch-sizes` is above the 96 samples"
+    assert one.found == "200 of `--batch-sizes` is above the 96 rows that runs train on"
     (two,) = sizes_above((3000, 8, 200), 96)
-    assert two.found == "200 and 3,000 of `--batch-sizes` are above the 96 samples"
+    assert two.found == "200 and 3,000 of `--batch-sizes` are above the 96 rows that runs train on"
     assert (two.code, two.severity, two.stage) == ("batch-sizes-above", "note", "training")
     each = settings_of(settings(), (3000, 8, 200), 96)
     assert [how.batch_size for how in each] == [8, 96]

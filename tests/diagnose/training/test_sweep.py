@@ -71,7 +71,7 @@ def test_sizes_above_the_sample_set_are_one_row_and_a_note() -> None:
     found = diagnose.run(torch.nn.Linear(3, 2), (x, (x[:, 0] > 0).long()), steps=3, seeds=1, batch_sizes=(40, 4, 100))
     assert [row["batch_size"] for row in found.training.batch_sizes or ()] == [4, 20]
     notes = [finding for finding in found.warnings if finding.code == "batch-sizes-above"]
-    assert [note.found for note in notes] == ["40 and 100 of `--batch-sizes` are above the 20 samples"]
+    assert [note.found for note in notes] == ["40 and 100 of `--batch-sizes` are above the 20 rows that runs train on"]
 
 
 def test_a_sweep_takes_over_the_main_race_and_its_loss_falls_with_the_noise() -> None:
