@@ -20,6 +20,7 @@ SIDES = {
     "neither": "– neither",
     "undecided": "? undecided",
     "unknown": "not known",
+    "none": "takes no side",
 }
 MARKS = {"supported": "✓", "not supported": "✗", "not testable here": "?"}
 

@@ -499,5 +499,5 @@ def test_one_parameter_one_seed_renders() -> None:
         runs=[row for row in base.runs if row["seed"] == 0],
     )
     html = render(one)
-    assert "One seed." in html
+    assert "Each line is one run." in html
     assert "1.9× fewer steps, no interval" in html
