@@ -276,8 +276,7 @@ def _best_other(part: Any) -> str | None:
     if (chosen := chosen_other(part)) is None:
         return None
     ends = part.best_other_interval
-    wider = "" if ends is None or ends[0] == ends[1] else ", wider as it was picked after the race"
-    return f"over {chosen}, {ratio(part.best_other_speedup)}, {spread(ends)}{wider}"
+    return f"over {chosen}, {ratio(part.best_other_speedup)}, {spread(ends)}"
 
 
 def spread(ends: Sequence[float] | None) -> str:

@@ -117,12 +117,12 @@ def test_stage_lines_hold_the_numbers() -> None:
     whole = made.finished()
     assert stage_line("training", whole.training) == (
         "orders 4 → 8, decided: AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]; over Adam, the best of 3 "
-        "others, 1.4×, 95% interval [1.13, 1.7], wider as it was picked after the race"
+        "others, 1.4×, 95% interval [1.13, 1.7]"
     )
     alone = replace(whole.training, speedup=None, speedup_interval=None, why={"speedup": "sgd did not run"})
     assert stage_line("training", alone) == (
         "orders 4 → 8, decided: speed-up over SGD not measured: sgd did not run; over Adam, the best of 3 others, "
-        "1.4×, 95% interval [1.13, 1.7], wider as it was picked after the race"
+        "1.4×, 95% interval [1.13, 1.7]"
     )
     methods = {name: (whole.training.methods or {})[name] for name in ("sgd", "adagrad")}
     two = replace(whole.training, best_other="sgd", methods=methods, looks=None)
