@@ -126,7 +126,7 @@ def compare(
     pair = (other, adagrad)
     start, orders = adagrad.start, adagrad.orders
     weights = np.concatenate([np.full((1, orders), 1 / orders), halves(orders)])
-    positive = all(bool((curves.losses > 0).all()) for curves in pair)
+    positive = all(_positive(curves) for curves in pair)
     smooth = [_smoothed(curves, weights, positive) for curves in pair]
     open_ = [_calm(curves, smoothed) for curves, smoothed in zip(pair, smooth, strict=True)]
     finals = [np.where(mask, curves[..., -1], np.inf) for mask, curves in zip(open_, smooth, strict=True)]
@@ -167,7 +167,7 @@ def compare(
 def steps_to(curves: Curves, target: float) -> tuple[float, float] | None:
     """The first step at which a method meets a loss, and the rate that does; None where no rate meets it."""
     weights = np.full((1, curves.orders), 1 / curves.orders)
-    smooth = _smoothed(curves, weights, bool((curves.losses > 0).all()))
+    smooth = _smoothed(curves, weights, _positive(curves))
     at = _crossing(smooth, curves.steps, np.array([target]), _calm(curves, smooth))[0]
     place = int(at.argmin())
     return (math.exp(float(at[place])), float(curves.rates[place])) if math.isfinite(at[place]) else None
@@ -176,7 +176,7 @@ def steps_to(curves: Curves, target: float) -> tuple[float, float] | None:
 def ends_lowest(curves: Curves) -> float:
     """The rate of the lowest final loss, of those that are not told apart the nearest to the middle of the grid."""
     weights = np.full((1, curves.orders), 1 / curves.orders)
-    smooth = _smoothed(curves, weights, bool((curves.losses > 0).all()))
+    smooth = _smoothed(curves, weights, _positive(curves))
     finals = np.where(_calm(curves, smooth), smooth[..., -1], np.inf)[0]
     least = int(finals.argmin())
     equal = np.flatnonzero(finals <= finals[least] + curves.resolutions[least])
@@ -200,22 +200,27 @@ def halves(orders: int) -> Array:
     return rows
 
 
-def smoother(steps: Array, width: int = WIDTH) -> Array:
-    """The matrix (T, T) that replaces each value by that of a straight line in log t through ``width`` neighbours.
-
-    At the ends they are the first and the last ones; the start is left as it is. Least squares, so linear in the
-    values.
-    """
-    matrix = np.eye(len(steps))
-    width = min(width, len(steps) - 1)
+def neighbours(count: int, width: int = WIDTH) -> NDArray[np.intp]:
+    """(count, width): the evaluations that each one is smoothed with, itself in the middle; at the ends the first and
+    the last ones. The start, evaluation 0, has itself alone, as all have where there are fewer than three others."""
+    width = min(width, count - 1)
     if width < 3:
-        return matrix
+        return np.arange(count)[:, None]
+    first = np.clip(np.arange(count) - width // 2, 1, count - width)
+    near: NDArray[np.intp] = first[:, None] + np.arange(width)
+    near[0] = 0
+    return near
+
+
+def smoother(steps: Array, near: NDArray[np.intp]) -> Array:
+    """The matrix (T, T) that replaces each value by that of a straight line in log t through its neighbours, by least
+    squares, so linear in the values."""
     x = log_steps(steps)
-    for k in range(1, len(steps)):
-        near = slice(first := max(1, min(k - width // 2, len(steps) - width)), first + width)
-        away = x[near] - x[near].mean()
-        matrix[k] = 0.0
-        matrix[k, near] = 1 / width + away * (x[k] - x[near].mean()) / (away**2).sum()
+    matrix = np.zeros((len(x), len(x)))
+    for k, index in enumerate(near):
+        away = x[index] - x[index].mean()
+        tilt = away * (x[k] - x[index].mean()) / max((away**2).sum(), np.finfo(float).tiny)
+        np.add.at(matrix[k], index, 1 / len(index) + tilt)
     return matrix
 
 
@@ -226,14 +231,29 @@ def log_steps(steps: Array) -> Array:
 
 
 def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
-    """(H, R, T): the mean curves under each row of weights (H, K), smoothed in log loss where losses are positive."""
+    """(H, R, T): the mean curves under each row of weights (H, K), smoothed in log loss where losses are positive.
+
+    A smoothed value stays within its neighbours: where a curve falls and then stands still, a line through both would
+    end below all that was measured.
+    """
     means = np.einsum("hk,rkt->hrt", weights, curves.losses)
-    matrix = smoother(curves.steps)
-    if not positive:
-        plain: Array = means @ matrix.T
-        return plain
-    smooth: Array = np.exp(np.log(means) @ matrix.T)
+    near = neighbours(len(curves.steps))
+    matrix = smoother(curves.steps, near)
+    if positive:
+        means = np.maximum(means, np.finfo(np.float32).eps * curves.start)
+        smooth = np.exp(np.log(means) @ matrix.T)
+    else:
+        smooth = means @ matrix.T
+    beside = means[..., near]
+    smooth = np.clip(smooth, beside.min(-1), beside.max(-1))
+    smooth[..., 0] = curves.start
     return smooth
+
+
+def _positive(curves: Curves) -> bool:
+    """Whether losses are read on a logarithmic scale: none is below 0. Those that float32 cannot tell from 0 beside the
+    starting loss are one."""
+    return curves.start > 0 and bool((curves.losses >= 0).all())
 
 
 def overshoot_limit(start: float) -> float:

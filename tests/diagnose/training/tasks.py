@@ -62,6 +62,7 @@ def settings(**changes: Any) -> RaceSettings:
     base: dict[str, Any] = {
         "steps": 40,
         "batch_size": 8,
+        "rows": 64,
         "seeds": 3,
         "seed": 0,
         "evaluations": 10,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from diagnose.training.legs import Leg, RaceSettings
-from diagnose.training.tuning import AROUND, GROWTHS, Run, beyond, expected_runs, first_guess, rate_of, tune
+from diagnose.training.tuning import AROUND, GROWTHS, Run, beyond, expected_runs, first_guess, neighbours, rate_of, tune
 from diagnose.training.update_rules import RULES
 from tests.diagnose.training.tasks import leg, settings
 
@@ -28,7 +28,7 @@ def tuned(final: Final, race: RaceSettings, method: str = "sgd") -> tuple[dict[i
             for (rate, seed), loss in zip(runs, losses, strict=True)
         ]
 
-    tuning = tune(method, race)
+    tuning = tune(method, race, race.seeds)
     wanted, every = next(tuning), list[Leg]()
     while wanted:
         try:
@@ -62,7 +62,7 @@ def test_every_rate_with_every_seed_on_a_grid_that_grows_until_the_best_is_insid
 def test_a_best_rate_inside_the_first_grid_ends_the_search() -> None:
     tried, calls = tuned(bowl(1), settings())
     assert len(calls) == 1
-    assert sum(map(len, tried.values())) == expected_runs(settings())
+    assert sum(map(len, tried.values())) == expected_runs(settings(), 3)
 
 
 def test_divergence_is_an_end_of_the_grid() -> None:
@@ -89,7 +89,7 @@ def test_networks_half_decades_on_the_first_seed_then_the_best_and_its_neighbour
     tried, calls = tuned(bowl(0), race)
     assert tried == {k: [0, 1, 2] for k in (-2, 0, 2)}
     assert all(seed == 0 for _, seed in calls[0])
-    assert sum(map(len, tried.values())) == expected_runs(race)
+    assert sum(map(len, tried.values())) == expected_runs(race, 3)
 
 
 def test_networks_grow_on_the_first_seed_alone() -> None:
@@ -117,7 +117,7 @@ def test_where_the_other_seeds_diverge_lower_rates_are_tried() -> None:
 def test_one_seed_needs_no_second_round() -> None:
     tried, calls = tuned(bowl(0), settings(every_rate=False, seeds=1))
     assert len(calls) == 1
-    assert sum(map(len, tried.values())) == expected_runs(settings(every_rate=False, seeds=1))
+    assert sum(map(len, tried.values())) == expected_runs(settings(every_rate=False, seeds=1), 1)
 
 
 @pytest.mark.parametrize("every_rate", [True, False])
@@ -125,7 +125,7 @@ def test_a_fixed_list_is_run_as_it_is(every_rate: bool) -> None:
     race = settings(learning_rates=(1.0, 0.1, 1.0), every_rate=every_rate)
     tried, calls = tuned(bowl(50), race)
     assert tried == {-4: [0, 1, 2], 0: [0, 1, 2]}
-    assert len(calls[0]) == expected_runs(race)
+    assert len(calls[0]) == expected_runs(race, 3)
 
 
 def test_no_run_is_asked_for_twice() -> None:
@@ -152,3 +152,14 @@ def test_beyond() -> None:
     assert beyond({0: 1.0, 1: 0.5}, [0, 1], 1) == [2, 3]
     assert beyond({0: 0.1, 2: 0.5}, [0, 2], 2) == [-2]
     assert beyond({0: math.inf, 2: math.inf}, [0, 2], 2) == [-2]
+
+
+def test_the_neighbours_of_a_best_rate_lie_on_its_grid() -> None:
+    assert neighbours(1.0, settings(), "sgd") == [rate_of(-1), rate_of(1)]
+    network = settings(every_rate=False)
+    assert neighbours(rate_of(2), network, "sgd") == [rate_of(0), rate_of(4)]
+    # One run of all rows is exact: the grid is then what is uncertain, and it is refined.
+    assert neighbours(1.0, settings(every_rate=False, batch_size=64), "sgd") == [rate_of(-1), rate_of(1)]
+    fixed = settings(learning_rates=(0.1, 1.0, 0.3))
+    assert neighbours(0.3, fixed, "sgd") == [0.1, 1.0]
+    assert neighbours(1.0, fixed, "sgd") == [0.3]
