@@ -8,7 +8,18 @@ from collections.abc import Iterator
 
 from estimators.errors import InputError
 
-__all__ = ["BUG", "DISK_FULL", "FINISHED", "INTERRUPTED", "UNUSABLE", "InputError", "among_held_out", "out_of_memory"]
+__all__ = [
+    "BUG",
+    "DISK_FULL",
+    "FINISHED",
+    "HELD_OUT",
+    "INTERRUPTED",
+    "TRAINED_ON",
+    "UNUSABLE",
+    "InputError",
+    "among",
+    "out_of_memory",
+]
 
 FINISHED = 0
 BUG = 1
@@ -16,15 +27,18 @@ UNUSABLE = 2
 INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of the system that room on the disk would mend."""
+HELD_OUT = "held-out samples"
+TRAINED_ON = "rows that runs train on"
+"""Samples beside the sample set, as errors name them."""
 
 
 @contextlib.contextmanager
-def among_held_out() -> Iterator[None]:
-    """An InputError raised inside says that the sample is one of those held out."""
+def among(samples: str) -> Iterator[None]:
+    """An InputError raised inside says among which samples the one is that it names."""
     try:
         yield
     except InputError as error:
-        raise InputError(error.what, f"held-out samples, {error.where}", error.hint) from error
+        raise InputError(error.what, f"{samples}, {error.where}", error.hint) from error
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -29,7 +29,7 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
-from diagnose.stages import HUGE_NETWORK, STAGES, Bench, Update, race_settings
+from diagnose.stages import HUGE_NETWORK, NO_TRAINING, STAGES, Bench, Update, race_settings
 from diagnose.store import Store
 from diagnose.training import sweep
 from diagnose.training.identity import digests
@@ -212,8 +212,9 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
         device=resolved.device,
         fingerprint=opened.fingerprint,
         curvature_samples=resolved.curvature_samples,
-        training_rows=resolved.samples,
+        training_rows=opened.training_rows,
         understood=list(opened.understood),
+        why={"training_rows": NO_TRAINING} if opened.training_rows is None else {},
     )
     parts = {name: absent(kind, NOT_REACHED) for name, kind in PARTS.items() if name not in ("task", "cost")}
     return Diagnosis(
@@ -302,17 +303,17 @@ def plan(asked: Settings, model: Any, data: Any) -> list[PlanRow]:
     ]
     if resolved.training:
         settings = race_settings(bench, started(opened, resolved, comparable(opened, resolved, own), ""))
-        swept = sweep.settings_of(settings, resolved.batch_sizes or (), bench.problem.n)
+        swept = sweep.settings_of(settings, resolved.batch_sizes or (), bench.trained.n)
         # The sweep takes over the runs of the main race at its own size.
         others = [each for each in swept if each.batch_size != settings.batch_size]
         race = sum(expected_passes(bench.problem, each) for each in (settings, *others))
         held_at_once = 6 * d
         if settings.stacked:
             asked_at_once = 9 * resolved.seeds if settings.every_rate else 3 * max(1, resolved.seeds - 1)
-            runs = min(stack_size(bench.problem, settings), len(settings.optimizers) * asked_at_once)
-            held_at_once = runs * (batch_numbers(bench.problem, settings) + 8 * d)
+            runs = min(stack_size(bench.trained, settings), len(settings.optimizers) * asked_at_once)
+            held_at_once = runs * (batch_numbers(bench.trained, settings) + 8 * d)
         rows.append(("training", race, number * held_at_once))
-        points, replayed = expected(settings, d, bench.problem.n) if d <= HUGE_NETWORK else (0, 0.0)
+        points, replayed = expected(settings, d, bench.trained.n, bench.problem.n) if d <= HUGE_NETWORK else (0, 0.0)
         along = replayed + points * bracket + (0.0 if dense else product * 30 * -(-points // 2))
         rows.append(("generalized_smoothness", along, measuring(100, FEWEST)))
     return [PlanRow(stage, passes, passes * pace, memory) for stage, passes, memory in rows]

@@ -46,7 +46,12 @@ class Place:
 
 
 def places(
-    problem: Problem, curvature: Problem, settings: RaceSettings, methods: Mapping[str, Mapping[str, Any]], seed: int
+    problem: Problem,
+    trained: Problem,
+    curvature: Problem,
+    settings: RaceSettings,
+    methods: Mapping[str, Mapping[str, Any]],
+    seed: int,
 ) -> list[Place]:
     """Points of the best adagrad and the best sgd run, log-spaced in steps, with the first order of the batches.
 
@@ -56,6 +61,7 @@ def places(
 
     Args:
         problem: f over the sample set, at the start.
+        trained: the same over all rows that runs train on.
         curvature: the same on the curvature samples.
         settings: of the race.
         methods: ``training.methods``.
@@ -65,8 +71,8 @@ def places(
     known = {name: float(best) for name, best in tuned.items() if best is not None}
     found = []
     limit = loss_limit(problem.loss())
-    for run in runs(known, settings, problem.d, problem.n):
-        for visit in replay(problem, run.contender, run.settings, run.steps):
+    for run in runs(known, settings, problem.d, trained.n):
+        for visit in replay(trained, run.contender, run.settings, run.steps):
             # Another rate or batch size than the best may diverge.
             if not run.best and not problem.at(visit.parameters).loss() <= limit:
                 break
@@ -87,14 +93,14 @@ class Run:
     best: bool = False
 
 
-def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, n: int) -> list[Run]:
+def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, rows: int) -> list[Run]:
     """The runs to visit.
 
     Args:
         tuned: the best learning rate by method.
         settings: of the race.
         d: parameters.
-        n: samples.
+        rows: that runs train on.
     """
     count = MORE if d <= SMALL else POINTS
     steps = tuple(sorted({round(float(step)) for step in np.geomspace(1, settings.steps, count)}))
@@ -108,19 +114,19 @@ def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, n: int) -> 
         return best
     slower = [(name, SLOWER * value) for name, value in tuned.items()]
     found = best + [Run(Contender(*one, 0), settings, steps, f"{one[0]} {rate(one[1])}") for one in slower]
-    size = min(LARGER * settings.batch_size, n) if settings.batch_size < n else max(n // LARGER, 1)
-    if size != min(settings.batch_size, n):
+    size = min(LARGER * settings.batch_size, rows) if settings.batch_size < rows else max(rows // LARGER, 1)
+    if size != min(settings.batch_size, rows):
         other = replace(settings, batch_size=size)
         found += [replace(run, settings=other, group=f"{run.group}, batch {number(size)}", best=False) for run in best]
     return found
 
 
-def expected(settings: RaceSettings, d: int, n: int) -> tuple[int, float]:
-    """Points of :func:`places` where no run diverges, and the passes of the runs that lead there."""
+def expected(settings: RaceSettings, d: int, rows: int, n: int) -> tuple[int, float]:
+    """Points of :func:`places` where no run diverges, and the passes over n samples of the runs that lead there."""
     raced = dict.fromkeys((method for method in PAIR if method in settings.optimizers), 1.0)
-    found = runs(raced, settings, d, n)
+    found = runs(raced, settings, d, rows)
     points = sum(len(run.steps) for run in found) + (MORE if d <= SMALL and found else 0)
-    steps = sum(max(run.steps) * min(run.settings.batch_size, n) / n for run in found)
+    steps = sum(max(run.steps) * min(run.settings.batch_size, rows) / n for run in found)
     losses = sum(len(run.steps) for run in found if not run.best) + 1
     return points, steps + losses / 3
 

@@ -237,7 +237,8 @@ def _quoted(value: Any) -> str:
 def resolve(settings: Settings, family: Family, parameters: int, rows: int, costly: bool = False) -> Resolved:
     """Fill in the defaults of the model's family (design: linear, network, language model).
 
-    ``dtype``, ``device``, ``max_length`` and ``loss`` are those asked for; ``open_task`` puts those in use.
+    ``dtype``, ``device``, ``max_length`` and ``loss`` are those asked for; ``open_task`` puts those in use, and cuts
+    the batch to the rows that are not held out.
 
     Args:
         family: what the model is.
@@ -261,7 +262,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         samples=samples,
         curvature_samples=min(curvature if family != "linear" else samples, samples),
         probes=settings.probes or probes,
-        batch_size=min(settings.batch_size or batch, samples),
+        batch_size=min(settings.batch_size or batch, rows),
         steps=settings.steps or steps,
         seeds=settings.seeds,
         seed=settings.seed,

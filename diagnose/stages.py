@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import estimators
-from diagnose.errors import among_held_out
+from diagnose.errors import HELD_OUT, TRAINED_ON, among
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
 from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
@@ -44,17 +44,23 @@ ONE_NORM = 20
 """Products for sum|H_jk| where H is not formed: an error of 11 to 17%."""
 EXTRA_PASSES = 1.25
 """What tail index and batches may cost where the gradients of single samples are not kept."""
+MOST_EVALUATED = 10_000
+"""Up to this many samples a stack of runs is evaluated twice as often: it costs 2 to 30% of a race, and narrows the
+interval as much as half as many orders again."""
+NO_TRAINING = "training was off (--no-training)"
 LARGEST_BASIS = 4_000_000
 """Above this many parameters the basis of a Lanczos run (80 vectors) is not kept for the diagonal."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What the stages work on: f over the sample set, and a draw of it for curvature."""
+    """What the stages work on: f over the sample set, over a draw of it for curvature, over all rows that runs train on
+    (the same object as f where these are the sample set) and over samples held out."""
 
     opened: Opened
     resolved: Resolved
     problem: Problem
+    trained: Problem
     curvature: Problem
     legs: LegStore
     progress: Progress
@@ -75,16 +81,19 @@ class Bench:
         problem = Problem(opened.model, opened.samples, opened.loss, memory_bytes=resolved.memory)
         if resolved.rotate:
             problem = rotated(problem, stream(resolved.seed, "rotation"))
-        curvature = problem
+        trained = curvature = problem
         if resolved.curvature_samples < problem.n:
             generator = torch.Generator().manual_seed(stream(resolved.seed, "curvature"))
             drawn = torch.randperm(problem.n, generator=generator)[: resolved.curvature_samples]
             curvature = problem.subset(drawn.sort().values)
         held_out = None
         if resolved.training and opened.held_out is not None:
-            with among_held_out():
+            with among(HELD_OUT):
                 held_out = problem.with_samples(opened.held_out)
-        return cls(opened, resolved, problem, curvature, legs, progress, own, held_out=held_out)
+        if resolved.training and opened.training is not None and opened.training is not opened.samples:
+            with among(TRAINED_ON):
+                trained = problem.with_samples(opened.training, every=False)
+        return cls(opened, resolved, problem, trained, curvature, legs, progress, own, held_out=held_out)
 
     def lanczos_run(self) -> Extremes | None:
         """The Lanczos run on H with its basis, made once: it serves lambda, the spectrum and the diagonal.
@@ -108,7 +117,8 @@ class Bench:
     @property
     def passes(self) -> float:
         """Forward+backward passes so far, in units of the whole sample set."""
-        apart = [part for part in (self.curvature, self.held_out) if part is not None and part is not self.problem]
+        others = (self.trained, self.curvature, self.held_out)
+        apart = [part for part in others if part is not None and part is not self.problem]
         return self.problem.passes.total + sum(part.passes.total * part.n / self.problem.n for part in apart)
 
 
@@ -253,15 +263,15 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
 
 def training(bench: Bench, known: Diagnosis) -> Update:
     if not bench.resolved.training:
-        off = absent(Training, "training was off (--no-training)")
+        off = absent(Training, NO_TRAINING)
         return Update({"training": off, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
     settings = race_settings(bench, known)
-    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out)
+    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.trained)
     ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
     if bench.resolved.batch_sizes is not None:
         part = _with_sweep(part, bench, settings, sweep.predicted(known.noise, ratios, settings.steps))
-    found = (*race_findings(ended, part), *sizes_above(bench.resolved.batch_sizes or (), bench.problem.n))
+    found = (*race_findings(ended, part), *sizes_above(bench.resolved.batch_sizes or (), bench.trained.n))
     count = len(settings.optimizers)
     amount = f"{count} {'method' if count == 1 else 'methods'}, {len(ended.legs)} runs"
     parts = {"training": part, "bounds": ratios}
@@ -272,15 +282,16 @@ def _with_sweep(
     part: Training, bench: Bench, settings: RaceSettings, predicted: Mapping[str, float | None]
 ) -> Training:
     """The race, with what ``--batch-sizes`` asks for."""
-    ended = sweep.races(bench.problem, settings, bench.resolved.batch_sizes or (), bench.legs, bench.progress)
-    terms = sweep.noise_terms(ended, bench.problem.n, predicted)
+    sizes = bench.resolved.batch_sizes or ()
+    ended = sweep.races(bench.problem, settings, sizes, bench.legs, bench.progress, bench.trained)
+    terms = sweep.noise_terms(ended, bench.trained.n, predicted)
     why = {key: text for key, text in part.why.items() if key not in ("batch_sizes", "noise_terms")}
     return replace(part, batch_sizes=sweep.rows(ended), noise_terms=terms, why=why)
 
 
 def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
     if not bench.resolved.training:
-        reason = "needs points along a run, and training was off (--no-training)"
+        reason = f"needs points along a run, and {NO_TRAINING}"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
     if bench.without_curvature is not None:
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, bench.without_curvature)})
@@ -289,7 +300,8 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
     seed = stream(bench.resolved.seed, "along")
     settings, methods = race_settings(bench, known), known.training.methods or {}
-    found = places(bench.problem, bench.curvature, settings, methods, stream(bench.resolved.seed, "sphere"))
+    seeded = stream(bench.resolved.seed, "sphere")
+    found = places(bench.problem, bench.trained, bench.curvature, settings, methods, seeded)
     if not found:
         reason = "neither sgd nor adagrad has a run that did not diverge"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
@@ -365,17 +377,18 @@ STAGES: Mapping[str, Stage] = {
 def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
     """The race's settings from the run's."""
     r = bench.resolved
+    stacked = bench.opened.family == "linear" or stackable(bench.problem)
     return RaceSettings(
         steps=r.steps,
         batch_size=r.batch_size,
-        rows=bench.problem.n,
+        rows=bench.trained.n,
         seeds=r.seeds,
         seed=r.seed,
-        evaluations=r.evaluations,
+        evaluations=r.evaluations * (2 if stacked and bench.problem.n <= MOST_EVALUATED else 1),
         optimizers=r.optimizers,
         learning_rates=r.learning_rates,
         every_rate=bench.opened.family == "linear",
-        stacked=bench.opened.family == "linear" or stackable(bench.problem),
+        stacked=stacked,
         sharpness=known.smoothness.sharpness,
         schedule=r.schedule,
         box=r.box,

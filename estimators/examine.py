@@ -31,6 +31,8 @@ OUTER_NUMBERS = 1 << 22
 tensors are fetched from the system anew at every step."""
 SAVED_NUMBERS = 1 << 24
 """What they keep for backward holds at most this many, about as much as the caches."""
+FEW_COLUMNS = 32
+"""Up to this many numbers of a sample each may be looked up in a table of its own; more are a sequence."""
 
 
 def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
@@ -63,18 +65,21 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     return min(problem.n, chunk), findings
 
 
-def examine_others(problem: Problem) -> None:
+def examine_others(problem: Problem, every: bool = True) -> None:
     """Samples beside those that the problem was made with: forward takes all of them, the targets fit its output, and
     none depends on the others.
 
-    Cost: a forward pass over them, and some over a few.
+    Not ``every``: of many samples those go through forward that hold the smallest and the largest numbers, by column
+    where there are few; a table that has rows for these has rows for what lies between.
+
+    Cost: a forward pass over them, and some over a few; not ``every``: over a few alone.
 
     Raises:
         InputError: samples that forward can't take, such as tokens out of the vocabulary; targets that do not fit;
             losses that other samples change.
     """
     with problem.measuring():
-        output = _check_every_sample(problem, problem._chunk)
+        output = _check_every_sample(problem, problem._chunk) if every else _check_extremes(problem)
         _check_targets(problem, output)
         coupling.refuse_coupled(problem, problem._chunk, gradients=False)
 
@@ -176,6 +181,30 @@ def _check_every_sample(problem: Problem, size: int) -> Any:
         output = _output(problem, start, min(start + size, problem.n))
     problem.passes.add(1 / 3)
     return output
+
+
+def _check_extremes(problem: Problem) -> Any:
+    """Forward takes the samples with the smallest and the largest numbers; returns its output for some of them."""
+    for start in sorted({max(0, min(row, problem.n - PROBE)) for row in _extremes(problem)}):
+        output = _output(problem, start, min(start + PROBE, problem.n))
+        problem.passes.add(min(PROBE, problem.n) / problem.n / 3)
+    return output
+
+
+def _extremes(problem: Problem) -> set[int]:
+    """The first sample, and those with the smallest and the largest number of each input or of each of its columns."""
+    samples = problem.samples
+    inputs = [t for name, t in samples.items() if name != "labels"] if isinstance(samples, dict) else [samples[0]]
+    rows = {0}
+    for tensor in inputs:
+        if tensor.dtype == torch.bool or not tensor.numel():
+            continue
+        columns = tensor.reshape(problem.n, -1)
+        if columns.shape[1] > FEW_COLUMNS:
+            rows |= {int(columns.amin(1).argmin()), int(columns.amax(1).argmax())}
+        else:
+            rows |= {*columns.argmin(0).tolist(), *columns.argmax(0).tolist()}
+    return rows
 
 
 def _output(problem: Problem, start: int, stop: int) -> Any:

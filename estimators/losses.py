@@ -13,6 +13,8 @@ from estimators.errors import InputError
 from estimators.heads import IGNORED, head
 
 LossFunction = Callable[[Any, Tensor], Tensor]
+LOOKED_AT = 1 << 20
+"""Numbers that are looked at together."""
 COARSE = (torch.float16, torch.bfloat16)
 """Number formats whose rounding drowns small noise and curvature."""
 TOO_COARSE = "rounding of half precision exceeds what the bounds allow for; use model.float(), and no autocast"
@@ -150,6 +152,12 @@ def labelled(targets: Tensor, causal: bool) -> Tensor:
     """Which samples have a label to predict, shape (n,); ``causal``: the first position of a sequence predicts none."""
     counted = (targets[:, 1:] if causal else targets) != IGNORED
     return counted.unsqueeze(-1).flatten(1).any(1)
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all numbers are, looked at in pieces: what is computed on the way is larger than they are."""
+    step = max(1, LOOKED_AT // max(1, tensor[:1].numel()))
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(tensor, step))
 
 
 def check_shape(each: Tensor, n: int) -> None:

@@ -168,10 +168,14 @@ class Problem:
         other.passes = Passes()
         return other
 
-    def with_samples(self, samples: Samples | Mapping[str, Tensor]) -> Problem:
+    def with_samples(self, samples: Samples | Mapping[str, Tensor], *, every: bool = True) -> Problem:
         """The same model on other samples of the same kind, with passes counted apart (over them).
 
-        Cost: a forward pass over them, and some over a few.
+        Args:
+            samples: as those that a problem is made with.
+            every: whether forward is tried on all of them; of many, on those with the smallest and the largest numbers.
+
+        Cost: a forward pass over them, and some over a few; without ``every`` over a few alone.
 
         Raises:
             InputError: samples that the model can't take, targets that do not fit, samples that depend on each other.
@@ -181,7 +185,7 @@ class Problem:
         other.n = next(iter(_tensors(other.samples))).shape[0]
         other._chunk = min(self._chunk, other.n)
         other.passes = Passes()
-        examine_others(other)
+        examine_others(other, every)
         return other
 
     def flatten(self, vector: Mapping[str, Tensor]) -> Tensor:
@@ -315,7 +319,7 @@ class Problem:
                 moved = losses.target_numbers(self.loss_name, moved, self._inputs_dtype)
             if tensor.is_floating_point():
                 moved = moved.to(self._inputs_dtype)
-                if not bool(torch.isfinite(moved).all()):
+                if not losses.finite(moved):
                     raise InputError("NaN or infinity in the samples", name, "drop or fill these rows")
             named[name] = moved
         if isinstance(samples, Mapping):

@@ -24,6 +24,8 @@ _METHODS = {
     "adam": "Adam",
     "sign-sgd": "SignSGD",
 }
+TENS = 10
+"""From so many times on a run's passes over the rows are told in whole numbers."""
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
@@ -99,7 +101,8 @@ def unit(diagnosis: Diagnosis) -> str:
 
 
 def limits(diagnosis: Diagnosis) -> str | None:
-    """What bounds the answer: samples, length, steps, batch orders and samples for curvature; None where unknown."""
+    """What bounds the answer: samples, length, steps, how much of the data a run sees, batch orders and samples for
+    curvature; None where unknown."""
     task, steps = diagnosis.task, diagnosis.training.steps
     length = diagnosis.settings.get("max_length")
     if task.samples is None:
@@ -112,9 +115,14 @@ def limits(diagnosis: Diagnosis) -> str | None:
     text += "" if length is None else f", each of at most {number(length)} tokens"
     if steps is not None:
         text += f"; of runs of {number(steps)} {_plural('step', steps)}"
-        text += "" if task.batch_size is None else f" in batches of {number(task.batch_size)}"
-        # Where a batch is the whole set all seeds are the same run.
-        whole = task.batch_size is not None and task.batch_size >= task.samples
+        rows = task.training_rows
+        # Where a batch holds all rows all seeds are the same run.
+        whole = task.batch_size is not None and rows is not None and task.batch_size >= rows
+        if rows is not None and whole:
+            text += f" on all {number(rows)} {what} at once"
+        elif task.batch_size is not None:
+            text += f" in batches of {number(task.batch_size)}"
+            text += "" if rows is None else f", which see {_seen(steps * task.batch_size, rows, what)}"
         if task.seeds is not None and not whole:
             text += f", with {number(task.seeds)} {_plural('order', task.seeds)} of the batches"
     curved = task.curvature_samples
@@ -124,6 +132,15 @@ def limits(diagnosis: Diagnosis) -> str | None:
     if length is not None:
         more.append("longer sequences")
     return f"{text}." + (f" {' or '.join(more).capitalize()} may give another answer." if more else "")
+
+
+def _seen(taken: int, rows: int, what: str) -> str:
+    """How much of so many rows a run sees that takes so many."""
+    if taken < rows:
+        return f"{number(taken)} of the {number(rows)} {what}"
+    times, rest = divmod(taken, rows)
+    often = number(times) if not rest else f"about {number(round(taken / rows, None if times >= TENS else 1), 2)}"
+    return f"each of the {number(rows)} {what} {'once' if taken == rows else f'{often} times'}"
 
 
 def _plural(word: str, count: int) -> str:

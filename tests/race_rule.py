@@ -81,10 +81,12 @@ def _curves(
     return calm if any(curve[-1][1] < curve[0][1] for curve in calm.values()) else smooth
 
 
-def _line(losses: Sequence[float], steps: Sequence[float], width: int = 5) -> list[tuple[float, float]]:
+def _line(losses: Sequence[float], steps: Sequence[float]) -> list[tuple[float, float]]:
     """Each loss but the first by a line in logarithms through its neighbours, within the range of these."""
     x = [math.log(step) if step else math.log(0.5) for step in steps]
-    width = min(width, len(x) - 1)
+    last = min(10, len(x) - 2)
+    reach = math.floor(0.5 / ((x[-1] - x[-1 - last]) / last)) if last > 0 else 0
+    width = min(max(5, 1 + 2 * reach), len(x) - 1)
     made = [(x[0], losses[0])]
     for k in range(1, len(x)):
         first = min(max(1, k - width // 2), len(x) - width)

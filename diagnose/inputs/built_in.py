@@ -16,16 +16,17 @@ from diagnose.inputs.models.resnet import COLOURS
 from diagnose.inputs.sampling import (
     Drawn,
     coordinates,
-    draw,
+    first,
     floating,
-    held_out,
     model_line,
     read,
     refuse_length,
     refuse_tokenizer,
     shown,
+    split,
     table_line,
     target_tensor,
+    with_rows,
 )
 from diagnose.settings import Loss, Settings, resolve, task_name
 
@@ -55,21 +56,23 @@ def _open_table(
     shape = tuple(inputs.shape[1:])
     model = networks.build(network, shape, encoded.outputs, settings.seed).to(device, dtype)
     resolved = resolve(settings, network.family, coordinates(model), table.rows)
-    index = draw(table.rows, resolved.samples, settings.seed)
-    rest = held_out(table.rows, index, table.tests, settings.seed)
+    rows = split(table.rows, resolved.samples, table.tests, settings.seed)
 
-    def samples(rows: Array) -> Samples:
-        return floating(inputs, rows, divisor, dtype).to(device), target_tensor(encoded.values, rows, dtype).to(device)
+    def samples(index: Array) -> Samples:
+        targets = target_tensor(encoded.values, index, dtype)
+        return floating(inputs, index, divisor, dtype).to(device), targets.to(device)
 
+    training = samples(rows.training if settings.training else rows.samples)
     return Drawn(
         model=model,
-        samples=samples(index),
-        held_out=samples(rest) if len(rest) else None,
+        samples=first(training, len(rows.samples)),
+        training=training if settings.training else None,
+        held_out=samples(rows.held_out) if len(rows.held_out) else None,
         tests=table.tests,
         loss=loss,
         rows=table.rows,
         family=network.family,
-        resolved=resolved,
+        resolved=with_rows(resolved, rows),
         lines=(
             model_line(network.name, model, network.form),
             table_line(name, table.rows, shape, encoded.note, notes),

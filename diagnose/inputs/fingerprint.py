@@ -1,4 +1,4 @@
-"""A digest of what is measured: the model's code and weights, the sample set, and the samples held out."""
+"""A digest of what is measured: the model's code and weights, all rows that runs train on, and those held out."""
 
 from __future__ import annotations
 
@@ -82,4 +82,4 @@ def source(own: Any) -> str:
 
 def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

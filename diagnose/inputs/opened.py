@@ -18,10 +18,11 @@ from diagnose.inputs.models.catalogue import NETWORKS
 from diagnose.inputs.models.find import open_model
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.weights import short
-from diagnose.inputs.sampling import Drawn, finite
+from diagnose.inputs.sampling import Drawn
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
 from estimators.examine import refuse_unmade
 from estimators.heads import unwrapped
+from estimators.losses import finite
 from estimators.results import Finding
 
 ROTATED = "coordinates turned by a random rotation (--rotate): a control, not your training"
@@ -32,15 +33,18 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Opened:
     """A task, ready for the estimators.
 
-    ``samples`` is the sample set, a seeded draw in file order, ``held_out`` are others for validation; ``rows`` counts
-    the whole data set (rows, for text blocks); ``understood`` says in words how model and data were read. A module of
-    the user's is the object itself unless a number format or a device was asked for.
+    ``samples`` is the sample set, a seeded draw in file order, ``held_out`` are others for validation. ``training`` are
+    those that runs train on: the sample set, then all others that are not held out, in file order; the same object
+    where there are no others, None without training. ``rows`` counts the whole data set (rows, for text blocks);
+    ``understood`` says in words how model and data were read. A module of the user's is the object itself unless a
+    number format or a device was asked for.
     """
 
     model_name: str
     data_name: str
     model: nn.Module
     samples: Samples
+    training: Samples | None
     loss: Loss
     rows: int
     family: Family
@@ -48,6 +52,11 @@ class Opened:
     fingerprint: str
     findings: tuple[Finding, ...] = ()
     held_out: Samples | None = None
+
+    @property
+    def training_rows(self) -> int | None:
+        """How many rows runs train on; None without training."""
+        return None if self.training is None else _tensors(self.training)[0].shape[0]
 
 
 def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolved]:
@@ -86,7 +95,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
             "give a torch.nn.Module or one of " + ", ".join(NETWORKS),
         )
     used, home = modules.home(drawn.model)
-    for tensor in (*_tensors(drawn.samples), *_tensors(drawn.held_out or {})):
+    for tensor in (*_tensors(drawn.training or drawn.samples), *_tensors(drawn.held_out or {})):
         if tensor.is_floating_point() and not finite(tensor):
             raise InputError(f"a value too large for {short(used)}", task_name(data), "use `--dtype float64`")
     name = drawn.loss if isinstance(drawn.loss, str) else getattr(drawn.loss, "__name__", "function")
@@ -96,16 +105,18 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
         data_name=task_name(data),
         model=drawn.model,
         samples=drawn.samples,
+        training=drawn.training,
         loss=drawn.loss,
         rows=drawn.rows,
         family=drawn.family,
         understood=(
             *drawn.lines,
             _sample_line(resolved, drawn.rows, drawn.family),
+            *_training_line(drawn),
             *_held_out_line(drawn),
             *([ROTATED] * resolved.rotate),
         ),
-        fingerprint=fingerprint(drawn.model, drawn.samples, drawn.held_out),
+        fingerprint=fingerprint(drawn.model, drawn.training or drawn.samples, drawn.held_out),
         findings=drawn.findings,
         held_out=drawn.held_out,
     )
@@ -135,6 +146,19 @@ def _sample_line(resolved: Resolved, rows: int, family: Family) -> str:
     if resolved.samples == rows:
         return f"sample set: all {rows:,} {unit}"
     return f"sample set: {resolved.samples:,} of {rows:,} {unit}, drawn with seed {resolved.seed}"
+
+
+def _training_line(drawn: Drawn) -> tuple[str, ...]:
+    """What runs train on, in words; nothing where that is the sample set."""
+    if drawn.training is None or drawn.training is drawn.samples:
+        return ()
+    unit = "sequences" if drawn.family == "language" else "rows"
+    count = _tensors(drawn.training)[0].shape[0]
+    held_out = 0 if drawn.held_out is None or drawn.tests else _tensors(drawn.held_out)[0].shape[0]
+    left = drawn.rows - held_out
+    out = "that are not held out" if held_out else "outside the test part" if drawn.tests else ""
+    some = f"{count:,} of the {left:,} {unit} {out}".rstrip() + ", those with a label"
+    return (f"runs train on all {count:,} {unit} {out}".rstrip() if count == left else f"runs train on {some}",)
 
 
 def _held_out_line(drawn: Drawn) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnose.errors import InputError, among_held_out
+from diagnose.errors import HELD_OUT, TRAINED_ON, InputError, among
 from diagnose.inputs import images
 from diagnose.inputs.built_in import inputs_for, instead, loss_of, table_for
 from diagnose.inputs.data import pixels, targets
@@ -21,16 +21,17 @@ from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.sampling import (
     Drawn,
     coordinates,
-    draw,
+    first,
     floating,
-    held_out,
     model_line,
     read,
     refuse_length,
     refuse_tokenizer,
     shown,
+    split,
     table_line,
     target_tensor,
+    with_rows,
 )
 from diagnose.inputs.text import tokenizers
 from diagnose.inputs.text.encoded import encode
@@ -82,16 +83,31 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     rows = int((cast["labels"] if isinstance(cast, dict) else cast[1]).shape[0]) - whole.tests
     kind = modules.family(model, cast)
     resolved = resolve(settings, kind, coordinates(model), rows, whole.costly)
-    resolved = replace(resolved, max_length=whole.length)
-    index = draw(rows, resolved.samples, settings.seed)
-    rest = held_out(rows, index, whole.tests, settings.seed, _labelled(cast, loss, model))
-    samples = _taken(cast, index, loaded)
+    parts = split(rows, resolved.samples, whole.tests, settings.seed, _labelled(cast, loss, model))
+    resolved = replace(with_rows(resolved, parts), max_length=whole.length)
+    every = _taken(cast, parts.training if settings.training else parts.samples, loaded)
+    some = first(every, len(parts.samples))
+    samples = _fitting(some, loaded)
+    with among(TRAINED_ON):
+        training = samples if some is every else _fitting(every, loaded)
     called = loss if isinstance(loss, str) else printable(getattr(loss, "__name__", "of yours"))
     counted = whole.counted or COUNTED.get(head(model), "")
     lines = (model_line(loaded.name, model, loaded.form), whole.line, f"loss {called}" + counted * (loss == DEFAULT))
-    with among_held_out():
-        others = _taken(cast, rest, loaded) if len(rest) else None
-    return Drawn(model, samples, loss, rows, kind, resolved, lines, whole.findings, others, whole.tests)
+    with among(HELD_OUT):
+        others = _fitting(_taken(cast, parts.held_out, loaded), loaded) if len(parts.held_out) else None
+    return Drawn(
+        model=model,
+        samples=samples,
+        training=training if settings.training else None,
+        loss=loss,
+        rows=rows,
+        family=kind,
+        resolved=resolved,
+        lines=lines,
+        findings=whole.findings,
+        held_out=others,
+        tests=whole.tests,
+    )
 
 
 def _labelled(cast: Samples, loss: Loss, model: nn.Module) -> Array:
@@ -104,11 +120,18 @@ def _labelled(cast: Samples, loss: Loss, model: nn.Module) -> Array:
 
 
 def _taken(cast: Samples, index: Array, loaded: Loaded) -> Samples:
-    """Some of the samples, as the module takes them; InputError for tokens that it doesn't know."""
+    """A copy of some of the samples."""
     chosen = torch.from_numpy(index).to(modules.home(loaded.module)[1])
     if not isinstance(cast, dict):
         return cast[0][chosen], cast[1][chosen]
-    samples = _without_padding({key: tensor[chosen] for key, tensor in cast.items()})
+    return {key: tensor[chosen] for key, tensor in cast.items()}
+
+
+def _fitting(samples: Samples, loaded: Loaded) -> Samples:
+    """The samples without padding that they share; InputError for tokens that the module doesn't know."""
+    if not isinstance(samples, dict):
+        return samples
+    samples = _without_padding(samples)
     _refuse_tokens(samples, loaded)
     return samples
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from diagnose.settings import Family, Loss, Resolved, Settings, task_name
 from estimators.results import Finding
 
 BLOCK = 1 << 20
-"""Numbers that are copied or looked at together."""
+"""Numbers that are copied together."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What opening model and data gave, before the last common steps."""
+    """What opening model and data gave, before the last common steps; ``training`` and ``samples`` as in ``Opened``."""
 
     model: nn.Module
     samples: Samples
+    training: Samples | None
     loss: Loss
     rows: int
     family: Family
@@ -55,16 +56,45 @@ def draw(rows: int, count: int, seed: int) -> Array:
     return index
 
 
-def held_out(rows: int, index: Array, tests: int, seed: int, labelled: Array | None = None) -> Array:
-    """Indices of samples that no run is trained on, at most as many as were drawn for training.
+@dataclass(frozen=True)
+class Split:
+    """Indices of the sample set, ascending; of all rows that runs train on, the sample set first; of those held out."""
 
-    Those of the test part, numbered from ``rows`` on, where the data has one; else of the rows outside ``index``.
-    Those that ``labelled``, shape (rows + tests,), says to have no label are left out: nothing can be scored on them.
+    samples: Array
+    training: Array
+    held_out: Array
+
+
+def split(rows: int, count: int, tests: int, seed: int, labelled: Array | None = None) -> Split:
+    """Draw the sample set, and part what is left.
+
+    At most as many samples as the sample set has are held out: of the test part, numbered from ``rows`` on, where the
+    data has one, else of the rows outside the sample set. Runs train on all other rows, of the test part on none. Rows
+    outside the sample set that ``labelled``, shape (rows + tests,), says to have no label are left out: they have no
+    loss.
     """
-    rest = np.arange(rows, rows + tests) if tests else np.setdiff1d(np.arange(rows), index)
+    samples = draw(rows, count, seed)
+    outside = np.setdiff1d(np.arange(rows), samples)
+    rest = np.arange(rows, rows + tests) if tests else outside
     if labelled is not None:
-        rest = rest[labelled[rest]]
-    return rest[draw(len(rest), len(index), seed)]
+        rest, outside = rest[labelled[rest]], outside[labelled[outside]]
+    held_out = rest[draw(len(rest), len(samples), seed)]
+    return Split(samples, np.concatenate([samples, np.setdiff1d(outside, held_out)]), held_out)
+
+
+def with_rows(resolved: Resolved, rows: Split) -> Resolved:
+    """The settings, with a batch of no more than all rows that runs train on."""
+    return replace(resolved, batch_size=min(resolved.batch_size, len(rows.training)))
+
+
+def first(samples: Samples, count: int) -> Samples:
+    """The first of the samples, without a copy; the samples themselves where they are no more."""
+    tensors = list(samples.values()) if isinstance(samples, dict) else list(samples)
+    if tensors[0].shape[0] == count:
+        return samples
+    if isinstance(samples, dict):
+        return {name: tensor[:count] for name, tensor in samples.items()}
+    return samples[0][:count], samples[1][:count]
 
 
 def floating(inputs: Array, index: Array, divisor: float, dtype: torch.dtype) -> Tensor:
@@ -77,12 +107,6 @@ def floating(inputs: Array, index: Array, divisor: float, dtype: torch.dtype) ->
             chosen[start : start + step] = inputs[index[start : start + step]]
     tensor = torch.from_numpy(chosen)
     return tensor if divisor == 1.0 else tensor.div_(divisor)
-
-
-def finite(tensor: Tensor) -> bool:
-    """Whether all numbers are, looked at in pieces: what is computed on the way is larger than they are."""
-    step = max(1, BLOCK // max(1, tensor[:1].numel()))
-    return all(bool(torch.isfinite(part).all()) for part in torch.split(tensor, step))
 
 
 def target_tensor(values: Array, index: Array, dtype: torch.dtype) -> Tensor:

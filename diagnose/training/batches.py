@@ -20,7 +20,7 @@ def batches(n: int, size: int, seed: int, index: int) -> Iterator[Tensor]:
     """Endless batches, each (size,) sample numbers from a stream of fresh permutations of 0..n-1.
 
     The permutations are laid end to end and cut into pieces of exactly ``size``, so a piece may straddle two of
-    them and no remainder is dropped. ``size`` must be below n: from n on, a batch is the whole sample set.
+    them and no remainder is dropped. ``size`` must be below n: from n on, a batch is all of them.
     """
     if not 0 < size < n:
         raise ValueError(f"a batch of {size} is no piece of {n} samples")

@@ -161,7 +161,7 @@ class _Runner:
             asked = sum(run.method == method for run in runs)
             self.expected[method] = max(self.expected[method], self.done[method] + asked)
         made: dict[Contender, Leg] = {}
-        for group in grouped(self.course.problem, self.settings, runs):
+        for group in grouped(self.course.trained, self.settings, runs):
             made.update(zip(group, self._group(group), strict=True))
             for run in group:
                 self.done[run.method] += 1

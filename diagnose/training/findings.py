@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagnose.schema import CLEAR, Training
+from diagnose.schema import Training
 from diagnose.training.legs import Race
+from diagnose.training.pairs import compared
 from diagnose.training.speedup import overshoot_limit
 from estimators.results import Finding
 from reports.numbers import number, rate
@@ -20,11 +21,11 @@ DISAGREEING = 0.1
 def findings(race: Race, training: Training) -> tuple[Finding, ...]:
     """lr-at-grid-edge, overshoot, loss-vanishes, run-diverged, all-runs-diverged, seeds-disagree, where they hold."""
     found = [finding for method in race.settings.optimizers for finding in _of_method(race, training, method)]
-    return (*found, *_vanishing(training), *_diverged(race), *_disagreeing(training))
+    return (*found, *_vanishing(training), *_diverged(race), *_disagreeing(race))
 
 
 def sizes_above(sizes: Sequence[int], n: int) -> tuple[Finding, ...]:
-    """batch-sizes-above: sizes of ``--batch-sizes`` that are larger than the sample set."""
+    """batch-sizes-above: sizes of ``--batch-sizes`` that are larger than the n rows that runs train on."""
     above = [number(size) for size in sorted(sizes) if size > n]
     if not above:
         return ()
@@ -34,10 +35,11 @@ def sizes_above(sizes: Sequence[int], n: int) -> tuple[Finding, ...]:
             code="batch-sizes-above",
             severity="note",
             stage=STAGE,
-            found=f"{' and '.join(above)} of `--batch-sizes` {'is' if one else 'are'} above the {number(n)} samples",
-            meaning=f"a batch has no more than the whole sample set: {'it stands' if one else 'they stand together'} "
+            found=f"{' and '.join(above)} of `--batch-sizes` {'is' if one else 'are'} above the {number(n)} rows that "
+            "runs train on",
+            meaning=f"a batch has no more than all of them: {'it stands' if one else 'they stand together'} "
             f"as {number(n)}, once",
-            action=f"leave {'it' if one else 'them'} away, or take a larger sample set with `--samples`",
+            action=f"leave {'it' if one else 'them'} away",
         ),
     )
 
@@ -160,19 +162,18 @@ def _range(rates: Sequence[float]) -> str:
     return f"rates from {rate(rates[0])} to {rate(rates[-1])}"
 
 
-def _disagreeing(training: Training) -> list[Finding]:
+def _disagreeing(race: Race) -> list[Finding]:
     """At the best rates a good part of the orders says the one thing, a good part the other."""
-    ratios = [value for value in training.speedup_seeds or () if value is not None]
-    faster, slower = sum(value >= CLEAR for value in ratios), sum(value <= 1 / CLEAR for value in ratios)
-    if min(faster, slower) < max(1, DISAGREEING * len(ratios)):
+    found, _ = compared(race, "sgd")
+    if found is None or min(found.leads) < max(1, DISAGREEING * found.orders):
         return []
     return [
         Finding(
             code="seeds-disagree",
             severity="warning",
             stage=STAGE,
-            found=f"at the best rates AdaGrad meets the target first in {faster} of {len(ratios)} orders of the "
-            f"batches, SGD in {slower}",
+            found=f"at the best rates AdaGrad meets the target first in {found.leads[1]} of {found.orders} orders of "
+            f"the batches, SGD in {found.leads[0]}",
             meaning="the speed-up is that of the mean over the orders; in one training run either may be ahead",
             action="use larger batches, whose order matters less, where one run is to be sure",
         )

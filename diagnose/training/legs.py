@@ -46,7 +46,7 @@ class RaceSettings:
 
     Attributes:
         steps: of every run.
-        batch_size: samples of a step; the whole sample set where it has no more than that.
+        batch_size: rows of a step; all that runs train on where there are no more than that.
         rows: that runs train on.
         seeds: orders of batches that every method is judged on; with ``auto`` it is not used.
         auto: the first of LOOKS orders for every method, then more for SGD, AdaGrad and the best other until the answer

@@ -27,6 +27,7 @@ def race(
     legs: LegStore,
     progress: Progress | None = None,
     held_out: Problem | None = None,
+    trained: Problem | None = None,
     affordable: Affordable | None = None,
 ) -> Race:
     """Train every method from the problem's point, tune it, and go on until SGD and AdaGrad are told apart.
@@ -51,6 +52,7 @@ def race(
         legs: where finished runs are kept.
         progress: told the passes.
         held_out: samples that the last iterates are scored on.
+        trained: the rows that batches are drawn from, ``settings.rows`` of them; None: those of the problem.
         affordable: asked before each block but the first; where it says no, the race ends.
 
     Raises:
@@ -61,7 +63,7 @@ def race(
         raise InputError(
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
         )
-    entrants = Entrants(Course(problem, settings, start, held_out), legs, progress)
+    entrants = Entrants(Course(problem, settings, start, held_out, trained), legs, progress)
     entrants.tune()
     looks: list[Look] = []
     decided_by: DecidedBy | None = None

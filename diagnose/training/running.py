@@ -37,12 +37,26 @@ Tick = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Course:
-    """What all runs of a race share: ``start`` is what :func:`look` sees at the starting point."""
+    """What all runs of a race share.
+
+    Attributes:
+        problem: f over the sample set, at the start: what every run is measured by.
+        settings: of the race.
+        start: what :func:`look` sees at the start.
+        held_out: samples that the last iterates are scored on.
+        rows: the same over all rows that batches are drawn from; None: the sample set.
+    """
 
     problem: Problem
     settings: RaceSettings
     start: Seen
     held_out: Problem | None = None
+    rows: Problem | None = None
+
+    @property
+    def trained(self) -> Problem:
+        """What runs take their gradients of."""
+        return self.problem if self.rows is None else self.rows
 
 
 def loss_limit(first: float) -> float:
@@ -137,7 +151,12 @@ def walk(problem: Problem, settings: RaceSettings, run: Contender) -> Iterator[t
 
     Step through it inside ``problem.measuring()``.
 
-    Cost: batch_size / n passes for each step.
+    Args:
+        problem: over all rows that batches are drawn from.
+        settings: of the race.
+        run: its method, rate and order of the batches.
+
+    Cost: batch_size / n passes over these n rows for each step.
     """
     w: Parameters = {name: part.clone() for name, part in problem.parameters.items()}
     step = stepper(run, settings, w)
@@ -166,8 +185,8 @@ def run_alone(course: Course, run: Contender, tick: Tick) -> Leg:
     when = set(evaluation_steps(settings.steps, settings.evaluations))
     origin = problem.flatten(problem.parameters)
     d_inf, d_2 = torch.zeros_like(origin[0]), torch.zeros_like(origin[0])
-    with problem.measuring(), threads(problem, settings):
-        for step, (w, _) in enumerate(walk(problem, settings, run)):
+    with problem.measuring(), threads(course.trained, settings):
+        for step, (w, _) in enumerate(walk(course.trained, settings, run)):
             if not step:
                 continue
             away = problem.flatten(w) - origin
@@ -208,7 +227,8 @@ class Visited(NamedTuple):
 def replay(problem: Problem, run: Contender, settings: RaceSettings, steps: Sequence[int]) -> list[Visited]:
     """The points along one run of the race after the given steps, ascending.
 
-    A run of a stack comes out equal but for rounding. Cost: batch_size / n passes for each step up to the last.
+    A run of a stack comes out equal but for rounding. ``problem`` is over all n rows that batches are drawn from. Cost:
+    batch_size / n passes over them for each step up to the last.
     """
     wanted = set(steps)
     if not wanted <= set(range(settings.steps + 1)):
@@ -224,13 +244,13 @@ def replay(problem: Problem, run: Contender, settings: RaceSettings, steps: Sequ
 
 
 def batch_numbers(problem: Problem, settings: RaceSettings) -> int:
-    """Numbers in the inputs and targets of a batch."""
+    """Numbers in the inputs and targets of a batch of the problem's samples."""
     tensors = problem.samples.values() if isinstance(problem.samples, dict) else problem.samples
     return min(settings.batch_size, problem.n) * sum(tensor[0].numel() for tensor in tensors)
 
 
 def stream(problem: Problem, settings: RaceSettings, seed: int) -> Iterator[Tensor]:
-    """The batches of one seed, as sample numbers on the problem's device."""
+    """The batches of one seed, as numbers of the problem's samples on its device."""
     for index in batches(problem.n, settings.batch_size, settings.seed, seed):
         yield index.to(problem.device)
 

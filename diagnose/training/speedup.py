@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from diagnose.schema import CLEAR
 from estimators.intervals import LEVEL
 from estimators.results import Interval
 
 Array = NDArray[np.float64]
-WIDTH = 5
-"""Neighbouring evaluations that a line is fitted to."""
+WIDTH, REACH = 5, 0.5
+"""A line is fitted to the evaluations within REACH of each in log t, but to WIDTH of them at least. With 80 evaluations
+of 2,000 steps these are 11, and intervals are 15 to 18% narrower than with 5 of 40, at the same coverage (docs)."""
 FLOOR = 0.01
 """The target lies at least this share of the decrease above the lower final loss: below it, steps count digits of 0."""
 OVERSHOOT = 10.0
@@ -78,6 +80,8 @@ class Comparison:
     ``error`` is the standard error of the logarithm of the speed-up, None below FEWEST_ORDERS or where ``no_error``
     says why. ``contenders``: for each method the rates that end lowest or meet the target first on all orders or on one
     of the halves. ``overshoots``: its best rate exceeds OVERSHOOT times the starting loss, as all do that descend.
+    ``leads``: in how many orders, at the best rates, a method meets the target first by a factor of CLEAR; a run that
+    misses it is last.
     """
 
     target: float
@@ -92,6 +96,7 @@ class Comparison:
     no_error: str
     by_target: tuple[AtTarget, ...]
     by_order: tuple[float | None, ...]
+    leads: tuple[int, int]
     contenders: tuple[frozenset[float], frozenset[float]]
 
     @property
@@ -144,6 +149,9 @@ def compare(
     logs = first[0].min(1) - first[1].min(1)
     error, missing = _error(logs, orders, bool((target < start).all()))
     places = [int(one[0].argmin()) for one in first]
+    alone = _by_order(pair, places, float(target[0]), positive)
+    with np.errstate(invalid="ignore"):  # where both miss the target neither is ahead
+        ahead = alone[0] - alone[1], alone[1] - alone[0]
     return Comparison(
         target=float(target[0]),
         floored=bool(floor[0] > met[0]),
@@ -156,7 +164,8 @@ def compare(
         error=error,
         no_error=missing,
         by_target=_by_target(pair, smooth, open_, target, positive) if targets else (),
-        by_order=tuple(_by_order(pair, places, float(target[0]), positive)),
+        by_order=tuple(math.exp(one) if math.isfinite(one) else None for one in ahead[0]),
+        leads=_pair(int((one <= -math.log(CLEAR)).sum()) for one in ahead),
         contenders=_pair(
             frozenset(curves.rates[sorted({*final.argmin(1), *one.argmin(1)})].tolist())
             for curves, final, one in zip(pair, finals, first, strict=True)
@@ -200,12 +209,17 @@ def halves(orders: int) -> Array:
     return rows
 
 
-def neighbours(count: int, width: int = WIDTH) -> NDArray[np.intp]:
-    """(count, width): the evaluations that each one is smoothed with, itself in the middle; at the ends the first and
-    the last ones. The start, evaluation 0, has itself alone, as all have where there are fewer than three others."""
-    width = min(width, count - 1)
+def neighbours(steps: Array) -> NDArray[np.intp]:
+    """(T, width): the evaluations that each one is smoothed with, itself in the middle; at the ends the first and the
+    last ones. The start, evaluation 0, has itself alone, as all have where there are fewer than three others."""
+    count, x = len(steps), log_steps(steps)
+    width = count - 1
     if width < 3:
         return np.arange(count)[:, None]
+    # Evaluations are equally spaced in log t but for rounding to whole steps, which ends towards the end.
+    last = min(10, count - 2)
+    spacing = float(x[-1] - x[-1 - last]) / last
+    width = min(width, max(WIDTH, 1 + 2 * int(REACH / spacing)))
     first = np.clip(np.arange(count) - width // 2, 1, count - width)
     near: NDArray[np.intp] = first[:, None] + np.arange(width)
     near[0] = 0
@@ -237,7 +251,7 @@ def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
     end below all that was measured.
     """
     means = np.einsum("hk,rkt->hrt", weights, curves.losses)
-    near = neighbours(len(curves.steps))
+    near = neighbours(curves.steps)
     matrix = smoother(curves.steps, near)
     if positive:
         means = np.maximum(means, np.finfo(np.float32).eps * curves.start)
@@ -245,9 +259,9 @@ def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
     else:
         smooth = means @ matrix.T
     beside = means[..., near]
-    smooth = np.clip(smooth, beside.min(-1), beside.max(-1))
-    smooth[..., 0] = curves.start
-    return smooth
+    kept: Array = np.clip(smooth, beside.min(-1), beside.max(-1))
+    kept[..., 0] = curves.start
+    return kept
 
 
 def _positive(curves: Curves) -> bool:
@@ -321,18 +335,16 @@ def _by_target(
     return tuple(rows)
 
 
-def _by_order(pair: Sequence[Curves], places: Sequence[int], target: float, positive: bool) -> list[float | None]:
-    """In each order, at the best rates, the other method's steps over AdaGrad's; None where one misses the target."""
+def _by_order(pair: Sequence[Curves], places: Sequence[int], target: float, positive: bool) -> list[Array]:
+    """For each method, at its best rate, the logarithm of the step at which each order (K,) meets the target, infinite
+    where it never does."""
     weights = np.eye(pair[1].orders)
     level = np.full(pair[1].orders, target)
-    at = []
+    at: list[Array] = []
     for curves, place in zip(pair, places, strict=True):
         smooth = _smoothed(curves, weights, positive)[:, [place]]
         at.append(_crossing(smooth, curves.steps, level, np.ones(smooth.shape[:2], dtype=bool))[:, 0])
-    return [
-        math.exp(float(first - second)) if math.isfinite(first) and math.isfinite(second) else None
-        for first, second in zip(*at, strict=True)
-    ]
+    return at
 
 
 def _no_descent(names: tuple[str, str], finals: Sequence[float], told: float, start: float) -> str:

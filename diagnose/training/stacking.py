@@ -52,15 +52,15 @@ def stackable(problem: Problem) -> bool:
     return plain and not isinstance(problem.samples, dict) and problem.d <= GRADIENT_LIMIT
 
 
-def stack_size(problem: Problem, settings: RaceSettings) -> int:
+def stack_size(trained: Problem, settings: RaceSettings) -> int:
     """How many runs one stack may hold: a bound on memory that depends on model and batch alone."""
-    return max(1, STACK_NUMBERS // (batch_numbers(problem, settings) + 8 * problem.d))
+    return max(1, STACK_NUMBERS // (batch_numbers(trained, settings) + 8 * trained.d))
 
 
-def grouped(problem: Problem, settings: RaceSettings, runs: Sequence[Contender]) -> list[list[Contender]]:
+def grouped(trained: Problem, settings: RaceSettings, runs: Sequence[Contender]) -> list[list[Contender]]:
     """The runs that are trained together: stacks where they pay, and runs alone."""
     together = [run for run in runs if settings.stacked and run.method not in settings.own]
-    width = stack_size(problem, settings)
+    width = stack_size(trained, settings)
     groups: list[list[Contender]] = []
     for first in range(0, len(together), width):
         stack = together[first : first + width]
@@ -74,15 +74,15 @@ def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg
 
     A run that diverged leaves the stack at the evaluation where that shows.
     """
-    problem, settings = course.problem, course.settings
+    problem, trained, settings = course.problem, course.trained, course.settings
 
     def loss(w: Parameters, samples: Samples) -> Tensor:
         return problem.losses(w, samples).mean()
 
-    whole = settings.batch_size >= problem.n
-    share = 1.0 if whole else settings.batch_size / problem.n
+    whole = settings.batch_size >= trained.n
+    share = 1.0 if whole else settings.batch_size / trained.n
     gradients = vmap(grad(loss), in_dims=(0, None if whole else 0))
-    streams = {} if whole else {seed: stream(problem, settings, seed) for seed in sorted({run.seed for run in runs})}
+    streams = {} if whole else {seed: stream(trained, settings, seed) for seed in sorted({run.seed for run in runs})}
     when = set(evaluation_steps(settings.steps, settings.evaluations))
     traces = [Trace(course, run) for run in runs]
     legs: dict[int, Leg] = {}
@@ -95,16 +95,16 @@ def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg
     w = origin.repeat(len(runs), 1)
     d_inf = torch.zeros(len(runs), dtype=problem.dtype, device=problem.device)
     d_2 = torch.zeros_like(d_inf)
-    with problem.measuring(), threads(problem, settings):
+    with problem.measuring(), threads(trained, settings):
         for step in range(1, settings.steps + 1):
             alive = [run for part in parts for run in part.alive]
             if whole:
-                samples = problem.samples
+                samples = trained.samples
             else:
                 index = {seed: next(batches) for seed, batches in streams.items()}
-                samples = problem.take(torch.stack([index[runs[run].seed] for run in alive]))
+                samples = trained.take(torch.stack([index[runs[run].seed] for run in alive]))
             g = _rows(problem, gradients(_views(problem, w), samples))
-            problem.passes.add(len(alive) * share)
+            trained.passes.add(len(alive) * share)
             _move(w, g, parts, settings.factor(step))
             if ends is not None:
                 w.clamp_(*ends)

@@ -2,7 +2,7 @@
 
 The bounds of arXiv 2406.15244 have a noise term ||sigma||_1 D_inf / sqrt(MT) for AdaGrad and ||sigma||_2 D_2 / sqrt(MT)
 for SGD, up to constants. A batch is a piece of a permutation, so its noise is sigma s(M) with
-s(M) = sqrt((n - M) / (M (n - 1))), which is 1/sqrt(M) for M far below n and 0 for the whole sample set.
+s(M) = sqrt((n - M) / (M (n - 1))), which is 1/sqrt(M) for M far below n and 0 for all n rows that runs train on.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ def races(
     sizes: Sequence[int],
     legs: LegStore,
     progress: Progress | None = None,
+    trained: Problem | None = None,
 ) -> list[Race]:
     """SGD and AdaGrad tuned at each batch size of :func:`settings_of`, with the same number of steps each.
 
     Runs that ``legs`` holds, such as those of the main race, are taken over.
     """
-    each = settings_of(settings, sizes, problem.n)
+    n = problem.n if trained is None else trained.n
+    each = settings_of(settings, sizes, n)
     costs = [expected_passes(problem, one) for one in each]
     ended: list[Race] = []
     for number, one in enumerate(each):
@@ -48,13 +50,13 @@ def races(
             if progress is not None:
                 progress(stage, before + done, before + total + after)
 
-        ended.append(race(problem, one, legs, told))
+        ended.append(race(problem, one, legs, told, trained=trained))
     return ended
 
 
 def settings_of(settings: RaceSettings, sizes: Sequence[int], n: int) -> list[RaceSettings]:
     """SGD and AdaGrad alone, at each batch size, ascending, with one number of orders for all: that of the first block
-    where the main race goes on until it is decided. Sizes from n on are one: all rows."""
+    where the main race goes on until it is decided. Sizes from n on are one: all n rows that runs train on."""
     methods = tuple(method for method in settings.optimizers if method in PAIR)
     within = sorted({min(size, n) for size in sizes})
     fixed = replace(settings, optimizers=methods, auto=False, seeds=LOOKS[0] if settings.auto else settings.seeds)
@@ -98,7 +100,7 @@ def noise_terms(ended: Sequence[Race], n: int, predicted: Mapping[str, float | N
 
     Args:
         ended: one race for each size, ascending.
-        n: samples in the set.
+        n: rows that runs train on.
         predicted: the theory's slope by method; None where a factor of it is not known.
     """
     raced = ended[0].settings.optimizers if ended else ()

@@ -17,7 +17,7 @@ from diagnose.events import Events
 from diagnose.schema import Diagnosis, Training
 from diagnose.settings import Settings, flag
 from diagnose.training.findings import findings
-from diagnose.training.speedup import seeds_that_tell
+from diagnose.training.looks import seeds_that_tell
 from diagnose.training.summary import summarise
 from diagnose.usage import LATER_OPTIONS
 from diagnose.verdict.advice import UNSAID, advice

@@ -55,10 +55,12 @@ def test_larger_problems_have_fewer_runs() -> None:
 
 def test_points_at_another_batch_size_lie_elsewhere() -> None:
     problem = logistic()
-    found = places(problem, problem, settings(), {name: {"learning_rate": rate} for name, rate in TUNED.items()}, 0)
+    found = places(
+        problem, problem, problem, settings(), {name: {"learning_rate": rate} for name, rate in TUNED.items()}, 0
+    )
     ends = {place.group: problem.flatten(place.problem.parameters) for place in found}  # the last point of each run
     assert len(ends) == 7
-    assert len(found) == expected(settings(), problem.d, problem.n)[0]
+    assert len(found) == expected(settings(), problem.d, problem.n, problem.n)[0]
     for name in ("adagrad 0.1", "sgd 2"):
         assert not torch.equal(ends[name], ends[f"{name}, batch 32"])
 
@@ -69,7 +71,9 @@ def test_a_run_at_another_batch_size_ends_where_it_diverges() -> None:
     x[0] *= 30
     problem = Problem(torch.nn.Linear(5, 1, bias=False), (x, x @ torch.ones(5)), "squared")
     largest = 1.5 / float(torch.linalg.eigvalsh(x.T @ x / 64).max())
-    found = places(problem, problem, settings(batch_size=64, steps=500), {"sgd": {"learning_rate": largest}}, 0)
+    found = places(
+        problem, problem, problem, settings(batch_size=64, steps=500), {"sgd": {"learning_rate": largest}}, 0
+    )
     whole = [place for place in found if place.best]
     other = [place for place in found if place.group.endswith("batch 16")]
     assert len(whole) == 8

@@ -73,6 +73,25 @@ def test_seeds_that_ran_alike_have_no_interval() -> None:
     assert "order" not in (limits(whole) or "order")
 
 
+@pytest.mark.parametrize(
+    ("steps", "batch", "rows", "said"),
+    [
+        (60, 8, 915, "60 steps in batches of 8, which see 480 of the 915 rows, with 3 orders of the batches"),
+        (2000, 32, 455, "2,000 steps in batches of 32, which see each of the 455 rows about 141 times, with"),
+        (100, 32, 640, "100 steps in batches of 32, which see each of the 640 rows 5 times, with"),
+        (100, 32, 1000, "100 steps in batches of 32, which see each of the 1,000 rows about 3.2 times, with"),
+        (100, 32, 3200, "100 steps in batches of 32, which see each of the 3,200 rows once, with"),
+        (100, 640, 640, "100 steps on all 640 rows at once; curvature"),
+        (100, 32, None, "100 steps in batches of 32, with 3 orders"),
+    ],
+)
+def test_how_much_of_the_data_a_run_has_seen(steps: int, batch: int, rows: int | None, said: str) -> None:
+    base = made.finished()
+    task = replace(base.task, batch_size=batch, training_rows=rows)
+    text = limits(replace(base, task=task, training=replace(base.training, steps=steps)))
+    assert f"; of runs of {said}" in (text or "")
+
+
 def test_a_method_that_did_not_run_is_not_named() -> None:
     base = made.finished()
     methods = {name: entry for name, entry in (base.training.methods or {}).items() if name != "adagrad"}
@@ -84,12 +103,12 @@ def test_limits_name_what_was_used() -> None:
     base = made.finished()
     whole = replace(
         base,
-        task=replace(base.task, rows=1024, curvature_samples=1024, seeds=1),
+        task=replace(base.task, rows=1024, curvature_samples=1024, training_rows=1024, seeds=1),
         training=replace(base.training, steps=1),
     )
     assert limits(whole) == (
-        "The answer is that of all 1,024 rows; of runs of 1 step in batches of 32, with 1 order of the batches. "
-        "A longer race may give another answer."
+        "The answer is that of all 1,024 rows; of runs of 1 step in batches of 32, which see 32 of the 1,024 rows, "
+        "with 1 order of the batches. A longer race may give another answer."
     )
     measured = replace(made.untrained(), settings={"max_length": 128})
     assert limits(measured) == (

@@ -189,24 +189,21 @@ def test_finished_legs_are_not_trained_again() -> None:
     assert problem.passes.total - before <= 1  # the gradient at the start
 
 
-def test_with_full_batches_seeds_are_one_run() -> None:
-    problem, how = logistic(), settings(batch_size=96)
+def test_with_full_batches_every_order_is_one_run() -> None:
+    problem, how = logistic(), settings(batch_size=96, rows=96)
     before = problem.passes.total
     ended = race(problem, how, MemoryStore())
-    for method in how.optimizers:
-        for legs in ended.full(method).values():
-            assert [leg.seed for leg in legs] == [0, 1, 2]
-            assert {replace(leg, seed=0) for leg in legs} == {legs[0]}
-    trained = len(ended.legs) // how.seeds
+    assert {leg.seed for leg in ended.legs} == {0}
+    assert {method: ended.count(method) for method in how.optimizers} == {"sgd": 1, "adagrad": 1}
     evaluations = len(ended.legs[0].steps) - 1
-    assert problem.passes.total - before == pytest.approx(1 + trained * (how.steps + evaluations + 2 / 3))
+    assert problem.passes.total - before == pytest.approx(1 + len(ended.legs) * (how.steps + evaluations + 2 / 3))
 
 
 @pytest.mark.usefixtures("in_float64")
 def test_full_batch_gradient_descent_matches_its_closed_form() -> None:
     h = torch.logspace(0, -1, 4)
     problem = quadratic(h, torch.zeros(4))
-    how = settings(batch_size=10_000, steps=10, evaluations=10)
+    how = settings(batch_size=10_000, rows=256, steps=10, evaluations=10)
     leg = run_stack(Course(problem, how, look(problem, problem.parameters)), [Contender("sgd", 0.7, 0)], silent)[0]
     minimum = problem.samples[0][0] if isinstance(problem.samples, tuple) else pytest.fail("a pair")
     for step, loss in zip(leg.steps, leg.losses, strict=True):
@@ -275,7 +272,7 @@ def test_the_split_into_stacks_changes_no_number(monkeypatch: pytest.MonkeyPatch
 
 
 def test_large_networks_evaluate_the_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("running", "racing"):
+    for module in ("running", "entrants"):
         monkeypatch.setattr(f"diagnose.training.{module}.GRADIENT_LIMIT", 10)
     ended = race(network(), settings(every_rate=False, steps=5), MemoryStore())
     assert all(value is None for leg in ended.legs for value in (*leg.gradient_l1, *leg.gradient_l2))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diagnose.training.legs import Race, rows
+from diagnose.training.legs import Race, evaluation_steps, rows
 from diagnose.training.pairs import best_other, compared, curves
 from diagnose.training.speedup import (
     FLOOR,
@@ -108,9 +108,20 @@ def test_halves_average_half_of_the_orders() -> None:
 def test_a_power_of_the_step_is_smoothed_to_itself() -> None:
     steps = np.array(STEPS, dtype=float)
     line = 2 - 0.7 * np.log(np.maximum(steps, 0.5))
-    for width in (3, 5, 7, 100):
-        assert smoother(steps, neighbours(len(steps), width)) @ line == pytest.approx(line)
-    assert (smoother(steps[:3], neighbours(3)) == np.eye(3)).all()
+    assert smoother(steps, neighbours(steps)) @ line == pytest.approx(line)
+    assert (smoother(steps[:3], neighbours(steps[:3])) == np.eye(3)).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "width"), [(2000, 80, 11), (500, 80, 13), (2000, 40, 5), (500, 40, 7), (60, 12, 5)]
+)
+def test_neighbours_lie_within_half_a_unit_of_the_logarithm_of_the_step(
+    steps: int, evaluations: int, width: int
+) -> None:
+    near = neighbours(np.array(evaluation_steps(steps, evaluations), dtype=float))
+    assert near.shape[1] == width
+    assert near[1:].min() == 1
+    assert near[0].tolist() == [0] * width
 
 
 def test_a_curve_that_stands_still_is_not_smoothed_below_where_it_stands() -> None:

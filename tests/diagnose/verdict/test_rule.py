@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from diagnose.schema import NOT_YET, Evidence, Prediction, Training, Verdict, absent
-from diagnose.training.speedup import t_interval
-from diagnose.training.summary import summarise
+from diagnose.training.summary import summarise, t_interval
 from diagnose.verdict.answers import answer_of
 from diagnose.verdict.rule import best_method, decide
 from diagnose.verdict.theory import bounds
