@@ -23,7 +23,7 @@ import typer
 
 from diagnose import __version__
 from diagnose.errors import BUG, DISK_FULL, FINISHED, INTERRUPTED, UNUSABLE, InputError, out_of_memory
-from diagnose.schema import NOT_YET
+from diagnose.schema import NOT_YET, RESULT
 from diagnose.settings import OPTIMIZERS, Settings, check, command_line, default_directory, flag, printable
 from diagnose.usage import HELP, LATER_COMMANDS, USAGE, Command, number, separated, whole
 
@@ -83,7 +83,8 @@ def diagnose_command(
     batch_size: Annotated[str | None, _option("batch_size", "N")] = None,
     batch_sizes: Annotated[str | None, _option("batch_sizes", "LIST")] = None,
     steps: Annotated[str | None, _option("steps", "N")] = None,
-    seeds: Annotated[str, _option("seeds", "K")] = str(Settings.seeds),
+    seeds: Annotated[str, _option("seeds", "auto|K")] = str(Settings.seeds),
+    skip: Annotated[str | None, _option("skip", "PARTS")] = None,
     seed: Annotated[str, _option("seed", "N")] = str(Settings.seed),
     optimizers: Annotated[str, _option("optimizers", "NAMES")] = ",".join(OPTIMIZERS),
     learning_rates: Annotated[str | None, _option("learning_rates", "RATES")] = None,
@@ -120,7 +121,8 @@ def diagnose_command(
         if batch_sizes is None
         else tuple(whole(word, "batch_sizes") for word in separated(batch_sizes)),
         steps=whole(steps, "steps"),
-        seeds=whole(seeds, "seeds"),
+        seeds="auto" if seeds.strip() == "auto" else whole(seeds, "seeds"),
+        skip=() if skip is None else separated(skip) or (skip,),
         seed=whole(seed, "seed"),
         optimizers=separated(optimizers),
         learning_rates=None
@@ -212,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         _tell(f"interrupted: {interrupt}" if str(interrupt) else "interrupted")
         if resumes:
-            _tell(f"hint: `{_again(words)}` goes on from there")
+            _tell(f"hint: `{_again(words)}` goes on from there{_so_far(folder)}")
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output went away; the folder is complete
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -325,12 +327,22 @@ def _inside(path: str, folder: str) -> bool:
     return where == home or where.startswith(home + os.sep)
 
 
+def _program() -> list[str]:
+    """How this program was called."""
+    module = Path(sys.argv[0]).parts[-2:] == ("diagnose", "__main__.py")
+    return ["python", "-m", "diagnose"] if module else ["diagnose"]
+
+
 def _again(words: list[str]) -> str:
     """The command that goes on with what was interrupted."""
-    program = (
-        ["python", "-m", "diagnose"] if Path(sys.argv[0]).parts[-2:] == ("diagnose", "__main__.py") else ["diagnose"]
-    )
-    return shlex.join([*program, *(word for word in words if word != "--fresh")])
+    return shlex.join([*_program(), *(word for word in words if word != "--fresh")])
+
+
+def _so_far(folder: str) -> str:
+    """How to see what there is, where there is something."""
+    if not (Path(folder) / RESULT).is_file():
+        return ""
+    return f"; `{shlex.join([*_program(), 'report', folder])}` writes a page of what there is"
 
 
 def _tell(line: str) -> None:

@@ -159,18 +159,31 @@ def closing(diagnosis: Diagnosis, report_path: str) -> str:
 
     verdict = diagnosis.verdict
     lines = [headline(diagnosis), *([verdict.advice] if verdict.advice else []), *(verdict.reasons or ())]
+    if (race := race_line(diagnosis)) is not None:
+        lines.append(race)
     kinds = [finding.severity for finding in diagnosis.warnings]
+    if "warning" not in kinds:
+        lines.append("no warnings")
     for word in ("warning", "note"):
         count = kinds.count(word)
         if count:
             lines.append(f"{count} {word}{'s' if count > 1 else ''}:")
             lines += [INDENT + warning_line(f) for f in diagnosis.warnings if f.severity == word]
-    if "warning" not in kinds:
-        lines.append("no warnings")
     if (how := following(diagnosis)) is not None:
         lines.append(how)
     lines.append(f"report: {report_path}")
     return "\n".join(INDENT + printable(line) for line in lines)
+
+
+def race_line(diagnosis: Diagnosis) -> str | None:
+    """How many orders of the batches it took, and how long: "training  orders 4 → 8 · decided after 0:41"."""
+    from reports.text import ending, looks
+
+    looked, seconds = looks(diagnosis.training), (diagnosis.cost.stages or {}).get("training")
+    if not looked:
+        return None
+    after = "" if seconds is None else f" after {clock_time(seconds)}"
+    return f"training  {looked} · {ending(diagnosis.training)}{after}"
 
 
 class PlanRow(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from diagnose import __version__
+from diagnose.continuation import NOT_REACHED, going_on, holds, inputs, no_orders, without
 from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.finite import finite, not_finite, storable
@@ -39,12 +40,14 @@ from diagnose.training.running import batch_numbers
 from diagnose.training.stacking import stack_size
 from estimators.lanczos import MAX_STEPS
 from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
+from estimators.results import Finding
 from reports.text import stage_line
 
 LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
 NOTE_EVERY = 1.0
 """Seconds between two notes of the cost of a running stage."""
-NOT_REACHED = "the run has not reached this stage"
+OPENING = "opening"
+"""The stage of what is found while model and data are opened."""
 
 
 def run(model: Any, data: Any, loss: Any = None, **settings: Any) -> Diagnosis:
@@ -88,6 +91,8 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
         return attempt.finish()
     with Store(settings.out) as store:
         known = store.opened(compared, settings.fresh) or new
+        if known.settings != new.settings:
+            known = going_on(known, new)
         if known.status == "finished":
             events.opened(opened.understood)
             if not store.reported:
@@ -95,8 +100,8 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
             return known
         attempt = _Attempt(opened, resolved, own, store, events, known)
         events.opened(opened.understood)
-        if known.stages:
-            events.resumed(known.stages)
+        if taken := [stage for stage in known.stages if holds(stage, known)]:
+            events.resumed(taken)
         return attempt.finish()
 
 
@@ -119,17 +124,21 @@ class _Attempt:
         self.stage, self.stage_began, self.noted = "", self.began, self.began
         self.seconds = dict(known.cost.stages or {})
         self.bench = Bench.build(opened, resolved, legs, self._progress, own)
-        if not known.stages:
-            known = replace(known, warnings=(*opened.findings, *self.bench.problem.findings))
-            known = replace(known, task=replace(known.task, parameters=self.bench.problem.d))
-        self.known = known
+        # Of a stage that was stopped while it was stored files may hold more than the result names.
+        for stage in STAGES:
+            known = known if stage in known.stages else without(stage, known)
+        self.known = replace(known, task=replace(known.task, parameters=self.bench.problem.d))
+        self._warn(OPENING, (*opened.findings, *self.bench.problem.findings))
         self._save("started")
 
     def finish(self) -> Diagnosis:
         try:
             for stage, measure in STAGES.items():
-                if stage in self.known.stages:
+                if holds(stage, self.known):
                     continue
+                if stage in self.known.stages:
+                    self.known = without(stage, self.known)
+                    self._save("started")
                 self.stage, self.stage_began = stage, time.perf_counter()
                 update = measure(self.bench, self.known)
                 spent = time.perf_counter() - self.stage_began
@@ -180,15 +189,29 @@ class _Attempt:
         for name, part in update.parts.items():
             parts[name], found = storable(_bare(part), name, dtype)
             places = [*found, *places]
+        read = {**self.known.inputs, stage: inputs(stage, self.known)}
+        ended = {*self.known.stages, stage}
         self.known = replace(
             self.known,
             **parts,
             vectors={**self.known.vectors, **vectors},
-            warnings=(*self.known.warnings, *update.findings, *not_finite(stage, places, dtype)),
             runs=self.known.runs if update.runs is None else update.runs,
-            stages=(*self.known.stages, stage),
+            stages=tuple(name for name in STAGES if name in ended),
+            inputs={name: read[name] for name in STAGES if name in ended},
         )
+        self._warn(stage, (*update.findings, *not_finite(stage, places, dtype)))
         self._save("started")
+
+    def _warn(self, stage: str, findings: Sequence[Finding]) -> None:
+        """Put what a stage has found in place of what it had found before, in the order of the stages.
+
+        An estimator that a stage borrows calls itself otherwise.
+        """
+        ours = (replace(finding, stage=stage) for finding in findings)
+        rest = (finding for finding in self.known.warnings if finding.stage != stage)
+        order = {name: place for place, name in enumerate((OPENING, *STAGES))}
+        warnings = sorted((*rest, *ours), key=lambda finding: order.get(finding.stage, len(order)))
+        self.known = replace(self.known, warnings=tuple(warnings))
 
     def _save(self, status: Literal["started", "finished", "interrupted"]) -> None:
         self.known = replace(self.known, status=status, cost=self._cost(self.seconds))
@@ -207,14 +230,14 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
         samples=resolved.samples,
         batch_size=resolved.batch_size,
         seed=resolved.seed,
-        seeds=resolved.seeds,
+        seeds=None,
         dtype=resolved.dtype,
         device=resolved.device,
         fingerprint=opened.fingerprint,
         curvature_samples=resolved.curvature_samples,
         training_rows=opened.training_rows,
         understood=list(opened.understood),
-        why={"training_rows": NO_TRAINING} if opened.training_rows is None else {},
+        why=({"training_rows": NO_TRAINING} if opened.training_rows is None else {}) | no_orders(NOT_REACHED),
     )
     parts = {name: absent(kind, NOT_REACHED) for name, kind in PARTS.items() if name not in ("task", "cost")}
     return Diagnosis(
@@ -309,7 +332,7 @@ def plan(asked: Settings, model: Any, data: Any) -> list[PlanRow]:
         race = sum(expected_passes(bench.problem, each) for each in (settings, *others))
         held_at_once = 6 * d
         if settings.stacked:
-            asked_at_once = 9 * resolved.seeds if settings.every_rate else 3 * max(1, resolved.seeds - 1)
+            asked_at_once = 9 * settings.blocks[0] if settings.every_rate else 3 * max(1, settings.blocks[0] - 1)
             runs = min(stack_size(bench.trained, settings), len(settings.optimizers) * asked_at_once)
             held_at_once = runs * (batch_numbers(bench.trained, settings) + 8 * d)
         rows.append(("training", race, number * held_at_once))

@@ -27,6 +27,7 @@ from estimators.results import (
 )
 
 SCHEMA = 1
+RESULT = "result.json"
 RUN_COLUMNS = ("method", "learning_rate", "seed", "step", "loss", "gradient_l1", "gradient_l2", "diverged")
 NOT_YET = "not available in this version"
 NOISE_SIDES = (0.5, 0.95)
@@ -130,14 +131,14 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """One row of the page's "why": a measured quantity and the side that it speaks for."""
+    """One row of the page's "why": a measured quantity and the side that it speaks for; "none" where it takes none."""
 
     quantity: str
     value: float | None
     interval: Interval | None
     neutral: str
     says: str
-    side: Literal["adagrad", "sgd", "neither", "undecided", "unknown"]
+    side: Literal["adagrad", "sgd", "neither", "undecided", "unknown", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +162,9 @@ class Verdict:
     """The answer, the confidence with its meaning in words, and the reasons.
 
     ``best_by`` is the loss that ``best_method`` is the lowest in: held-out where there is one, else the training
-    samples'. ``best_margin`` is how much lower the best method's loss is than the better of sgd and adagrad, as a share
-    of the loss that the latter took off; ``advice`` says what to do; ``evidence`` holds the rows of "why", and
-    ``assumptions`` those of what the theory assumes, as dicts.
+    samples'; ``best_tied`` the methods that are not told apart from it, ``best_margin`` the share by which its loss
+    lies below that of the better of sgd and adagrad. ``advice`` says what to do; ``evidence`` holds the rows of "why",
+    and ``assumptions`` those of what the theory assumes, as dicts.
     """
 
     answer: Answer | None
@@ -172,6 +173,7 @@ class Verdict:
     best_method: str | None
     best_margin: float | None
     best_by: Literal["validation", "training"] | None
+    best_tied: Sequence[str] | None
     theory: str | None
     advice: str | None
     reasons: Sequence[str] | None
@@ -214,8 +216,9 @@ PARTS: dict[str, type[Any]] = {
 class Diagnosis:
     """Everything that one run found.
 
-    ``stages`` names those that ended, in order; ``settings`` is what a folder is compared by. ``vectors`` is
-    kind -> parameter name -> array; ``runs`` the rows of runs.csv.
+    ``stages`` names those that ended, in order, and ``inputs`` what each has read of all that may change when the
+    folder goes on; ``settings`` is what a folder is compared by. ``vectors`` is kind -> parameter name -> array;
+    ``runs`` the rows of runs.csv.
     """
 
     schema: int
@@ -237,6 +240,7 @@ class Diagnosis:
     cost: Costs
     settings: Mapping[str, Any] = field(default_factory=dict)
     stages: Sequence[str] = ()
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=BESIDE, repr=False)
     runs: Sequence[Mapping[str, Any]] = field(default=(), metadata=BESIDE, repr=False)
 
@@ -271,6 +275,7 @@ class Diagnosis:
             command=body.get("command", ""),
             settings=body.get("settings") or {},
             stages=tuple(body.get("stages") or ()),
+            inputs=body.get("inputs") or {},
             warnings=tuple(
                 Finding(**{f.name: w.get(f.name, "") for f in fields(Finding)}) for w in body.get("warnings", ())
             ),
@@ -290,7 +295,7 @@ class Diagnosis:
         from diagnose.stored_types import fault  # needs pydantic
 
         folder = Path(directory)
-        path = folder / "result.json"
+        path = folder / RESULT
         try:
             text = path.read_text(encoding="utf-8")
             body = json.loads(text)
@@ -389,6 +394,7 @@ __all__ = [
     "LEVEL",
     "NOISE_SIDES",
     "NOT_YET",
+    "PAIR",
     "PARTS",
     "RUN_COLUMNS",
     "SCHEMA",

@@ -35,6 +35,8 @@ METHODS = (
 """Every method that can race by name."""
 OPTIMIZERS = ("sgd", "adagrad", "adagrad-norm", "adam")
 """Those that do unless said."""
+SKIPPABLE = ("smoothness", "spectrum", "hessian-diagonal", "generalized-smoothness", "training")
+"""Parts that can be left out."""
 LARGE_NETWORK = 100_000
 """Above this many parameters a network is measured on fewer samples, for fewer steps."""
 LARGE_LANGUAGE = 1_000_000
@@ -49,7 +51,7 @@ SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([KMGT]?)", re.ASCII | re.IGNO
 
 
 def option(default: Any, help: str, **limits: Any) -> Any:
-    """A setting with its one sentence and its limits (least, most, above, choices)."""
+    """A setting with its one sentence and its limits (least, most, above, choices; words that do beside numbers)."""
     return field(default=default, metadata={"help": help, **limits})
 
 
@@ -72,7 +74,13 @@ class Settings:
     probes: int | None = option(None, "random probes of the Hessian diagonal", least=4)
     batch_size: int | None = option(None, "samples in a training batch", least=1)
     steps: int | None = option(None, "training steps of every run", least=1)
-    seeds: int = option(3, "batch orders that every method is trained on; below 3 no intervals", least=1)
+    seeds: int | Literal["auto"] = option(
+        "auto",
+        "batch orders that methods are judged on: as many as it takes (auto), or a number; below 4 no intervals",
+        least=1,
+        words=("auto",),
+    )
+    skip: Sequence[str] = option((), "parts to leave out, comma-separated; default none", choices=SKIPPABLE)
     seed: int = option(0, "the number that every random choice follows", least=0, most=2**32 - 1)
     batch_sizes: Sequence[int] | None = option(
         None, "batch sizes at which sgd and adagrad are tuned besides, comma-separated", least=1
@@ -129,7 +137,8 @@ class Resolved:
     probes: int
     batch_size: int
     steps: int
-    seeds: int
+    seeds: int | Literal["auto"]
+    skip: tuple[str, ...]
     seed: int
     evaluations: int
     batch_sizes: tuple[int, ...] | None
@@ -140,7 +149,6 @@ class Resolved:
     gap: float | None
     memory: int | None
     rotate: bool
-    training: bool
     dtype: str
     device: str
     max_length: int | None
@@ -148,6 +156,11 @@ class Resolved:
     loss: str | None
     tokenizer: str | None
     architecture: str | None
+
+    @property
+    def training(self) -> bool:
+        """Whether methods are trained."""
+        return "training" not in self.skip
 
 
 def flag(name: str) -> str:
@@ -177,7 +190,7 @@ def check(settings: Settings) -> None:
             in_bytes(value)
             continue
         values = several(value) if str(item.type).startswith("Sequence") else (value,)
-        if not values:
+        if not values and values != item.default:
             raise InputError("no value given", flag(item.name), item.metadata["help"])
         for one in values:
             _check_one(one, flag(item.name), item.metadata)
@@ -191,6 +204,8 @@ def check(settings: Settings) -> None:
 
 
 def _check_one(one: Any, where: str, limits: Mapping[str, Any]) -> None:
+    if isinstance(one, str) and one in limits.get("words", ()):
+        return
     if "choices" in limits and one not in limits["choices"] and not (where in CALLABLE and callable(one)):
         near = difflib.get_close_matches(str(one), limits["choices"], n=1)
         valid = "one of " + ", ".join(limits["choices"])
@@ -200,7 +215,8 @@ def _check_one(one: Any, where: str, limits: Mapping[str, Any]) -> None:
     if "least" in limits:
         whole = isinstance(one, Integral) and not isinstance(one, bool)
         if not whole or one < limits["least"]:
-            raise InputError(f"{_quoted(one)} is not a whole number of at least {limits['least']}", where)
+            words = "".join(f"{word} or " for word in limits.get("words", ()))
+            raise InputError(f"{_quoted(one)} is not {words}a whole number of at least {limits['least']}", where)
         if "most" in limits and one > limits["most"]:
             raise InputError(f"{_quoted(one)} is larger than {limits['most']}", where)
     number = isinstance(one, Real) and not isinstance(one, bool)
@@ -246,15 +262,15 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         rows: samples that the data set holds (for text: blocks).
         costly: long sequences (instruction rows read as bytes), for which fewer are taken.
     """
-    large = parameters > LARGE_NETWORK
+    large, evaluations = parameters > LARGE_NETWORK, 40
     if family == "linear":
         samples, batch, steps, probes, curvature = rows, 32, 2000, 64, rows
     elif family == "language" and (costly or parameters > LARGE_LANGUAGE):
-        samples, batch, steps, probes, curvature = 32, 4, 40, 32, 8
+        samples, batch, steps, probes, curvature, evaluations = 32, 2, 80, 32, 8, 8
     elif family == "language":
-        samples, batch, steps, probes, curvature = 64, 8, 60, 32, 16
+        samples, batch, steps, probes, curvature, evaluations = 32, 4, 120, 32, 16, 12
     elif large:
-        samples, batch, steps, probes, curvature = 256, 32, 100, 64, 64
+        samples, batch, steps, probes, curvature, evaluations = 256, 16, 140, 64, 64, 12
     else:
         samples, batch, steps, probes, curvature = 1024, 32, 500, 64, 512
     samples, sizes = min(settings.samples or samples, rows), settings.batch_sizes
@@ -265,8 +281,9 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         batch_size=min(settings.batch_size or batch, rows),
         steps=settings.steps or steps,
         seeds=settings.seeds,
+        skip=skipped(settings),
         seed=settings.seed,
-        evaluations=12 if family == "language" or large else 40,
+        evaluations=evaluations,
         batch_sizes=None if sizes is None else tuple(sorted(several(sizes))),
         optimizers=tuple(method_name(one) for one in several(settings.optimizers)),
         learning_rates=None if settings.learning_rates is None else several(settings.learning_rates),
@@ -275,7 +292,6 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         gap=settings.gap,
         memory=None if settings.memory is None else in_bytes(settings.memory),
         rotate=settings.rotate,
-        training=settings.training,
         dtype=settings.dtype or "float32",
         device=settings.device or "cpu",
         max_length=settings.max_length,
@@ -284,6 +300,12 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         tokenizer=None if settings.tokenizer is None else task_name(settings.tokenizer),
         architecture=settings.architecture,
     )
+
+
+def skipped(settings: Settings) -> tuple[str, ...]:
+    """The parts that are left out, in a fixed order; ``training=False`` is one more way to say it."""
+    named = {*several(settings.skip), *(() if settings.training else ("training",))}
+    return tuple(part for part in SKIPPABLE if part in named)
 
 
 def method_name(method: str | Optimizer) -> str:

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 import estimators
+from diagnose.continuation import no_orders
 from diagnose.errors import HELD_OUT, TRAINED_ON, among
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
-from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
+from diagnose.schema import NOT_YET, PAIR, Diagnosis, Prediction, Training, absent
 from diagnose.settings import LARGE_NETWORK, Optimizer, Resolved
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
 from diagnose.training.findings import sizes_above
-from diagnose.training.legs import LegStore, rows
+from diagnose.training.legs import LOOKS, LegStore, rows
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
 from diagnose.verdict.advice import Raced
@@ -108,11 +109,17 @@ class Bench:
             self.kept["spectrum"] = extremes(self.curvature, seed=seed, progress=self.progress, keep=True)
         return self.kept["spectrum"]
 
-    @property
-    def without_curvature(self) -> str | None:
-        """Why second derivatives, and all that needs them, are not measured; None where they are."""
+    def skipped(self, part: str) -> str | None:
+        """Why a part of the result was left out; None where it was not."""
+        option = part.replace("_", "-")
+        if option not in self.resolved.skip:
+            return None
+        return f"skipped (--skip {option}{', --no-training' if option == 'training' else ''})"
+
+    def without_curvature(self, part: str) -> str | None:
+        """Why a part that needs second derivatives is not measured; None where it is."""
         fault = self.curvature.curvature_fault
-        return None if fault is None else f"second derivatives can't be measured: {fault}"
+        return self.skipped(part) or (None if fault is None else f"second derivatives can't be measured: {fault}")
 
     @property
     def passes(self) -> float:
@@ -150,8 +157,8 @@ def noise(bench: Bench, _: Diagnosis) -> Update:
 
 
 def smoothness(bench: Bench, _: Diagnosis) -> Update:
-    if bench.without_curvature is not None:
-        return Update({"smoothness": absent(Smoothness, bench.without_curvature)})
+    if (reason := bench.without_curvature("smoothness")) is not None:
+        return Update({"smoothness": absent(Smoothness, reason)})
     seed = stream(bench.resolved.seed, "smoothness")
     runs = bench.lanczos_run()
     part = estimators.smoothness(
@@ -200,8 +207,8 @@ def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]
 
 
 def spectrum(bench: Bench, known: Diagnosis) -> Update:
-    if bench.without_curvature is not None:
-        return Update({"spectrum": absent(Spectrum, bench.without_curvature)})
+    if (reason := bench.without_curvature("spectrum")) is not None:
+        return Update({"spectrum": absent(Spectrum, reason)})
     seed = stream(bench.resolved.seed, "spectrum")
     runs = bench.lanczos_run()
     if runs is None and bench.curvature.d > DENSE_LIMIT:
@@ -233,8 +240,10 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
 
 
 def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
-    if bench.without_curvature is not None:
-        return Update({"hessian_diagonal": absent(HessianDiagonal, bench.without_curvature)})
+    if (reason := bench.without_curvature("hessian_diagonal")) is not None:
+        bench.kept.clear()
+        left_out: dict[str, Any] = {"hessian_diagonal": absent(HessianDiagonal, reason)}
+        return Update(left_out | _with_sum(known.smoothness, None, reason))
     # Absent where a number of it was not finite: then nothing cuts the bounds of the diagonal.
     vector = known.vectors.get("smoothness")
     bound = None if vector is None else replace(known.smoothness, vectors=_tensors(vector, bench.problem))
@@ -250,9 +259,7 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
     )
     bench.kept.clear()
     parts: dict[str, Any] = {"hessian_diagonal": part}
-    if known.smoothness.diagonal_sum is None:
-        why = {key: reason for key, reason in known.smoothness.why.items() if key != "diagonal_sum"}
-        parts["smoothness"] = replace(known.smoothness, diagonal_sum=part.abs_sum, why=why)
+    parts |= _with_sum(known.smoothness, part.abs_sum, part.why.get("abs_sum", ""))
     kinds = {
         "hessian_diagonal": part.vectors,
         "hessian_diagonal_lower": part.lower,
@@ -261,10 +268,21 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
     return Update(parts, kinds, part.warnings, amount=f"{part.probes} products" if part.probes else "dense")
 
 
+def _with_sum(part: Smoothness, total: float | None, reason: str) -> dict[str, Smoothness]:
+    """The smoothness with the sum of the diagonal, or why there is none; empty where it has that, or was left out."""
+    if part.points is None or part.diagonal_sum is not None:
+        return {}
+    why = {key: text for key, text in part.why.items() if key != "diagonal_sum"}
+    why |= {"diagonal_sum": reason} if total is None else {}
+    return {"smoothness": replace(part, diagonal_sum=total, why=why)}
+
+
 def training(bench: Bench, known: Diagnosis) -> Update:
-    if not bench.resolved.training:
-        off = absent(Training, NO_TRAINING)
-        return Update({"training": off, "bounds": bounds(known.noise, known.smoothness, None)}, runs=[])
+    if (reason := bench.skipped("training")) is not None:
+        off: dict[str, Any] = {"training": absent(Training, reason)}
+        off["bounds"] = bounds(known.noise, known.smoothness, None)
+        off["task"] = replace(known.task, seeds=None, why={**known.task.why, **no_orders("nothing was trained")})
+        return Update(off, runs=[])
     settings = race_settings(bench, known)
     ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.trained)
     ratios = bounds(known.noise, known.smoothness, ended)
@@ -274,7 +292,7 @@ def training(bench: Bench, known: Diagnosis) -> Update:
     found = (*race_findings(ended, part), *sizes_above(bench.resolved.batch_sizes or (), bench.trained.n))
     count = len(settings.optimizers)
     amount = f"{count} {'method' if count == 1 else 'methods'}, {len(ended.legs)} runs"
-    parts = {"training": part, "bounds": ratios}
+    parts = {"training": part, "bounds": ratios, "task": replace(known.task, seeds=ended.looks[-1].orders, why={})}
     return Update(parts, findings=found, runs=rows(ended), amount=amount)
 
 
@@ -290,11 +308,12 @@ def _with_sweep(
 
 
 def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
-    if not bench.resolved.training:
-        reason = f"needs points along a run, and {NO_TRAINING}"
+    reason = bench.skipped("generalized_smoothness")
+    if reason is None and (untrained := bench.skipped("training")) is not None:
+        reason = f"needs points along a run, and training was {untrained}"
+    reason = reason or bench.without_curvature("generalized_smoothness")
+    if reason is not None:
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
-    if bench.without_curvature is not None:
-        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, bench.without_curvature)})
     if bench.problem.d > HUGE_NETWORK:
         reason = f"above {HUGE_NETWORK:,} parameters curvature is measured at the start alone"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
@@ -336,28 +355,34 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         if place.best
     ]
     ordered = sorted(along, key=lambda row: (row["method"], row["step"]))
-    points = [*(known.smoothness.points or ()), *ordered]
     vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
-    return Update(
-        {"generalized_smoothness": part, "smoothness": replace(known.smoothness, points=points)},
-        vectors,
-        part.warnings,
-        amount=f"{len(found) + 1} points",
-    )
+    parts: dict[str, Any] = {"generalized_smoothness": part}
+    if known.smoothness.points is not None:
+        parts["smoothness"] = replace(known.smoothness, points=[*known.smoothness.points, *ordered])
+    return Update(parts, vectors, part.warnings, amount=f"{len(found) + 1} points")
 
 
 def verdict(bench: Bench, known: Diagnosis) -> Update:
     """Prediction and verdict: pure functions of what was measured."""
     prediction = absent(Prediction, NOT_YET)
+    r, rows = bench.resolved, known.task.training_rows or bench.problem.n
+    raced = Raced(
+        batch_size=r.batch_size,
+        schedule=r.schedule,
+        box=r.box,
+        rotated=r.rotate,
+        rows=rows,
+        deterministic=r.batch_size >= rows and not set(PAIR) & set(bench.own),
+    )
     part, findings = decide(
         known.noise,
         known.smoothness,
+        known.spectrum,
         known.generalized_smoothness,
         known.bounds,
         known.training,
         prediction,
-        Raced(bench.resolved.batch_size, bench.resolved.schedule, bench.resolved.box, bench.resolved.rotate),
-        known.task.rows,
+        raced,
     )
     return Update({"prediction": prediction, "verdict": part}, findings=findings)
 
@@ -382,7 +407,8 @@ def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
         steps=r.steps,
         batch_size=r.batch_size,
         rows=bench.trained.n,
-        seeds=r.seeds,
+        seeds=LOOKS[0] if r.seeds == "auto" else r.seeds,
+        auto=r.seeds == "auto",
         seed=r.seed,
         evaluations=r.evaluations * (2 if stacked and bench.problem.n <= MOST_EVALUATED else 1),
         optimizers=r.optimizers,

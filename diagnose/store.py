@@ -1,8 +1,9 @@
 """DIR: result.json, vectors.safetensors, runs.csv and report.html, each written to a side file and renamed.
 
-result.json is written last and names the stages that ended, so whatever it names is on disk. Finished runs of
-the race go to ``legs.jsonl`` at once, and while a stage runs ``spent.json`` notes what it has cost so far, for the
-case that the process is killed; both are removed when the diagnosis ends.
+result.json names the stages that ended, and whatever it names is on disk: it is written last where something was
+added, first where something was taken out. Finished runs of the race go to ``runs.jsonl`` at once and stay there, for
+the command that asks for more of them. While a stage runs ``spent.json`` notes what it has cost so far, for the case
+that the process is killed; it is removed when the diagnosis ends.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from diagnose.continuation import refused
 from diagnose.errors import InputError
-from diagnose.schema import RUN_COLUMNS, Costs, Diagnosis, read_part, unreadable
+from diagnose.schema import RESULT, RUN_COLUMNS, Costs, Diagnosis, read_part, unreadable
 from diagnose.training.legs import Leg
 
-RESULT, VECTORS, RUNS, REPORT, LEGS = "result.json", "vectors.safetensors", "runs.csv", "report.html", "legs.jsonl"
+VECTORS, RUNS, REPORT, LEGS = "vectors.safetensors", "runs.csv", "report.html", "runs.jsonl"
 SPENT = "spent.json"
 FILES = (RESULT, VECTORS, RUNS, REPORT, LEGS, SPENT)
 
@@ -46,6 +48,8 @@ class Store:
         except OSError as error:
             raise InputError("the folder cannot be written", f"{directory}: {error.strerror}", hint) from None
         self._legs: dict[str, Leg] | None = None
+        self._named: set[str] = set()
+        self._rows = 0
         self._lock = _locked(self.directory)
 
     def __enter__(self) -> Store:
@@ -59,7 +63,7 @@ class Store:
             os.close(self._lock)
 
     def opened(self, settings: Mapping[str, Any], fresh: bool) -> Diagnosis | None:
-        """What an earlier attempt of the same settings left, None where there is nothing.
+        """What an earlier attempt left, None where there is nothing; ``settings`` are its own or ask for more.
 
         Raises:
             InputError: the folder holds a diagnosis of other settings, or files of another origin.
@@ -78,7 +82,8 @@ class Store:
                 )
             return None
         stored = Diagnosis.load(self.directory)
-        names = [name for name, value in settings.items() if stored.settings.get(name) != value]
+        self._named, self._rows = set(stored.vectors), len(stored.runs)
+        names = refused(stored, settings)
         if len(names) > 1:  # of data and weights: it tells nothing that the others do not
             names = [name for name in names if name != "fingerprint"]
         differing = [
@@ -105,22 +110,27 @@ class Store:
         return noted if (noted.seconds or 0) > (stored.seconds or 0) else stored
 
     def save(self, diagnosis: Diagnosis) -> None:
-        """Write vectors and runs, then the result that names them; at first the result, which claims the folder."""
+        """Write vectors and runs, then the result that names them; the result first where it names less than before,
+        or nothing yet: it claims the folder. A page of an earlier state goes.
+        """
         from safetensors.numpy import save
 
         flat = {f"{kind}/{name}": array for kind, part in diagnosis.vectors.items() for name, array in part.items()}
         text = json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         contents = {VECTORS: save(flat), RUNS: _csv(diagnosis.runs).encode(), RESULT: (text + "\n").encode()}
-        for name in contents if diagnosis.stages else reversed(contents):
+        less = not self._named <= set(diagnosis.vectors) or len(diagnosis.runs) < self._rows
+        if diagnosis.status == "started":
+            (self.directory / REPORT).unlink(missing_ok=True)
+        for name in reversed(contents) if less or not diagnosis.stages else contents:
             self._replace(name, contents[name])
+        self._named, self._rows = set(diagnosis.vectors), len(diagnosis.runs)
 
     def report(self) -> None:
         """Write the page from what the folder holds."""
         from reports import render
 
         self._replace(REPORT, render(Diagnosis.load(self.directory)).encode())
-        for name in (LEGS, SPENT):
-            (self.directory / name).unlink(missing_ok=True)
+        (self.directory / SPENT).unlink(missing_ok=True)
 
     @property
     def reported(self) -> bool:

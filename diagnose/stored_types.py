@@ -311,6 +311,7 @@ TOP: Mapping[str, Any] = {
     "command": str,
     "settings": Settings | None,
     "stages": list[str] | None,
+    "inputs": dict[str, dict[str, Any]] | None,
     "warnings": list[Warned],
     "files": Files | None,
 }

@@ -21,7 +21,7 @@ from estimators.controls import STARTS, Measured, frozen, gathered, measure, spr
 from estimators.envelope import RANGE, Array, span
 from estimators.errors import InputError
 from estimators.group_slopes import by_group, l1_moves
-from estimators.held_out import FLAT, HeldOut, coordinate_wise, tighter
+from estimators.held_out import FLAT, HeldOut, coordinate_wise, fit_fails, tighter
 from estimators.held_out import isotropic as isotropic_held
 from estimators.pairs import (
     FEWEST_RESAMPLED,
@@ -181,7 +181,7 @@ def generalized_smoothness(
         vectors=l1,
         l0=l0,
         l1=l1,
-        warnings=l1_moves(slopes or []),
+        warnings=(*l1_moves(slopes or []), *fit_fails(by_coordinate.coverage, len(held))),
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )
 

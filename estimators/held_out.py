@@ -15,8 +15,11 @@ from estimators.controls import Measured
 from estimators.lanczos import DELTA
 from estimators.max_cut import certify, floored
 from estimators.products import DENSE_LIMIT, dense_hessian, hessian, passing
+from estimators.results import Finding
 
 FLAT = "the Hessian vanishes at a held-out point"
+FAILS = 0.5
+"""A fit that fails at more than this share of the held-out points says little about other points."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,23 @@ def tighter(one: HeldOut, other: HeldOut, gap: float) -> dict[str, Any]:
     closer = "coordinate-wise" if factor >= 1 else "isotropic"
     factor = max(factor, 1 / factor)
     return {"assumption": closer if factor > 1 + gap else "neither", "factor": factor}
+
+
+def fit_fails(coverage: float, points: int) -> tuple[Finding, ...]:
+    """fit-fails: the pair misses most of the points that it was not fitted to."""
+    if 1 - coverage <= FAILS:
+        return ()
+    return (
+        Finding(
+            code="fit-fails",
+            severity="warning",
+            stage="generalized_smoothness",
+            found=f"the fitted pair (L₀, L₁) fails at {points - round(coverage * points)} of {points} points that were "
+            "left out of the fit",
+            meaning="it describes the points that it was fitted to, and not the curvature between them",
+            action="read L₀ and L₁ as those of the fitted points alone",
+        ),
+    )
 
 
 def _summary(held: Sequence[bool], bounds: Sequence[float], values: Sequence[float]) -> HeldOut:

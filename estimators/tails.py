@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-TOP = 8
-"""The Hill estimator looks at the largest 1 in 8 of a coordinate's samples, and at no fewer than LEAST."""
-LEAST = 5
+from estimators.tail_error import LEAST, tops
+
 PARTS = 4
 """A draw is held against quarters of itself."""
 
@@ -26,7 +25,7 @@ def hill(rows: Tensor) -> Tensor:
         rows: gradients of n samples at c coordinates, (n, c).
     """
     n = rows.shape[0]
-    top = max(LEAST, n // TOP)
+    top = tops(n)
     if n < 2 * top:
         return rows.new_full((rows.shape[1],), math.nan, dtype=torch.float64)
     deviations = (rows.double() - rows.double().mean(0)).abs().sort(0, descending=True).values

@@ -1,21 +1,18 @@
-"""The parts around the measurements: answer, strip of ratios, trust, what is missing, reproduction."""
+"""The parts around the measurements: the answer's figure, the evidence, the assumptions, trust, reproduction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from diagnose.schema import NOISE_SIDES, PARTS, SMOOTHNESS_SIDES, Diagnosis
-from estimators.results import ALL_ROWS, NO_EMBEDDING, NONE_MISSED, stored_keys
-from reports import figures, race
-from reports.curves import best_curves
-from reports.figures import Reading, Zone
-from reports.numbers import bracket, duration, interval, measured, number, percent, ratio, ratio_interval
+from diagnose.schema import NOT_YET, Diagnosis
+from reports import hero, targets
+from reports.curves import best_curves, orders
+from reports.methods import further_decimals, steps_of_pair
+from reports.numbers import bracket, duration, measured, number, percent, rate, ratio, ratio_interval, steps
 from reports.sections.parts import Figure
-from reports.sections.training import band
 from reports.tables import Table, of_curves
-from reports.text import drawn, method_name, printable, scaled_sharpness
+from reports.text import method_name, printable, reason
 
 SIDES = {
     "adagrad": "● AdaGrad",
@@ -23,7 +20,9 @@ SIDES = {
     "neither": "– neither",
     "undecided": "? undecided",
     "unknown": "not known",
+    "none": "takes no side",
 }
+MARKS = {"supported": "✓", "not supported": "✗", "not testable here": "?"}
 
 
 @dataclass(frozen=True)
@@ -40,32 +39,103 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Quantities that were not measured for one and the same reason."""
+class Assumed:
+    """One assumption of the theory: its status in words with a mark, the number that this rests on, what it says."""
 
-    reason: str
-    keys: tuple[str, ...]
+    assumption: str
+    status: str
+    status_label: str
+    measure: str
+    value: str
+    detail: str
+    says: str
 
 
-def hero(diagnosis: Diagnosis) -> Figure | None:
-    """Best SGD against best AdaGrad; None where they did not both run."""
-    methods = diagnosis.training.methods or {}
-    curves = best_curves(diagnosis.runs, {m: methods[m] for m in ("adagrad", "sgd") if m in methods})
-    if len(curves) < 2:
+def losses(diagnosis: Diagnosis) -> Figure | None:
+    """Every method at its best rate, and the steps of the pair to the same loss; None where nothing was trained."""
+    part = diagnosis.training
+    curves = best_curves(diagnosis.runs, part.methods)
+    if not curves:
         return None
-    adagrad, sgd = curves
-    caption = (
-        f"Each at its best learning rate, AdaGrad ends at a loss of {number(float(adagrad.mean[-1]))} and SGD at "
-        f"{number(float(sgd.mean[-1]))}. {band(adagrad.values.shape[0])}"
-    )
-    svg = race.race("answer", curves, diagnosis.training.target_loss, height=235)
-    return Figure("answer", svg, caption, of_curves("Best SGD against best AdaGrad, as drawn", curves, "loss"))
+    meeting = _meeting(diagnosis)
+    svg = hero.losses("answer", curves, part.initial_loss, part.target_loss, meeting)
+    caption = f"{_finding(diagnosis, meeting)} {orders(curves)}"
+    return Figure("answer", svg, caption, of_curves("Losses of all methods at their best rates, as drawn", curves))
+
+
+def _meeting(diagnosis: Diagnosis) -> hero.Meeting | None:
+    """Where the pair meets the target, the sooner first; None where one never does or both need as many steps."""
+    part = diagnosis.training
+    pair = steps_of_pair(part.methods or {})
+    if pair is None or part.target_loss is None or pair[0] == pair[1]:
+        return None
+    more = further_decimals(diagnosis)
+    order = ("adagrad", "sgd") if pair[1] < pair[0] else ("sgd", "adagrad")
+    taken = (min(pair), max(pair))
+    words = "the same loss after {} steps instead of {}".format(*(steps(count, more) for count in taken))
+    return hero.Meeting(part.target_loss, taken, order, words)
+
+
+def _finding(diagnosis: Diagnosis, meeting: hero.Meeting | None) -> str:
+    """What the figure shows: which of the pair is sooner, or why there is nothing to compare."""
+    part, methods = diagnosis.training, diagnosis.training.methods or {}
+    target = "" if part.target_loss is None else f" of {number(part.target_loss, 3)} (dotted)"
+    if meeting is not None:
+        rates = [rate((methods[m] or {}).get("learning_rate")) for m in meeting.methods]
+        return (
+            f"{method_name(meeting.methods[0])} at a rate of {rates[0]} reaches {meeting.words} with "
+            f"{method_name(meeting.methods[1])} at {rates[1]}: the target{target}."
+        )
+    pair = steps_of_pair(methods)
+    if pair is not None:
+        return f"SGD and AdaGrad reach the target loss{target} after as many steps, {steps(pair[0])}."
+    known = reason(part, "speedup") if part.speedup is None else "one of the two never meets the target"
+    return f"Each method is drawn at its best rate; steps to the same loss are not compared: {known}."
+
+
+def by_target(diagnosis: Diagnosis) -> Figure | None:
+    """The speed-up at targets along the decrease; None with fewer than two of them."""
+    part = diagnosis.training
+    rows = targets.measured(part.speedup_by_target)
+    if not targets.drawable(rows):
+        return None
+    svg = targets.drawing("by-target", rows, part.target_loss, part.speedup)
+    return Figure("by-target", svg, targets.caption(rows, part.target_loss, part.speedup), targets.table(rows))
+
+
+def assumptions(diagnosis: Diagnosis) -> tuple[Assumed, ...]:
+    """What the theory assumes and whether it was seen to hold here, as stored with the verdict."""
+    rows = []
+    for one in diagnosis.verdict.assumptions or ():
+        status = str(one.get("status", ""))
+        value, spread = _shown(str(one.get("measure", "")), one.get("value"), one.get("interval"))
+        counted = None if one.get("n") is None else f"n = {number(one['n'])}"
+        rows.append(
+            Assumed(
+                assumption=printable(one.get("assumption", "")),
+                status=status.replace(" ", "-") if status in MARKS else "",
+                status_label=f"{MARKS.get(status, '')} {printable(status)}".strip(),
+                measure=printable(one.get("measure", "")),
+                value=value,
+                detail=", ".join(text for text in (spread, counted) if text),
+                says=printable(one.get("says", "")),
+            )
+        )
+    return tuple(rows)
+
+
+def statuses(rows: Sequence[Assumed]) -> str:
+    """How many assumptions have each status: "2 supported, 1 not testable here"."""
+    labels = [row.status_label for row in rows]
+    return ", ".join(f"{number(labels.count(label))} {label.partition(' ')[2]}" for label in dict.fromkeys(labels))
 
 
 def why(diagnosis: Diagnosis) -> tuple[Row, ...]:
     """The rows of evidence, as stored with the verdict."""
     rows = []
     for one in diagnosis.verdict.evidence or ():
+        if one.get("says") == NOT_YET:
+            continue
         side = str(one.get("side", "unknown"))
         value, spread = _shown(str(one.get("quantity", "")), one.get("value"), one.get("interval"))
         rows.append(
@@ -92,86 +162,6 @@ def _shown(quantity: str, value: float | None, pair: Sequence[float] | None) -> 
         return number(value), "certified between {} and {}".format(*bracket(*pair))
     head, _, tail = measured(value, pair).partition(", ")
     return head, tail
-
-
-def readings(diagnosis: Diagnosis) -> tuple[Reading, ...]:
-    """Every measured ratio with the zones around its own neutral value; left of them favours AdaGrad."""
-    found = []
-    noise, smooth, bounds, training = diagnosis.noise, diagnosis.smoothness, diagnosis.bounds, diagnosis.training
-    if noise.density:
-        pair = noise.density_interval or (noise.density, noise.density)
-        found.append(
-            _box("noise density φ(σ)", noise.density, pair, number(noise.density, 3), NOISE_SIDES[1], NOISE_SIDES)
-        )
-    if smooth.density:
-        whole = scaled_sharpness(smooth)
-        low = smooth.l1_lower / whole if smooth.l1_lower and whole else smooth.density
-        neutral = (
-            SMOOTHNESS_SIDES[1] if smooth.density_rotated is None else min(SMOOTHNESS_SIDES[1], smooth.density_rotated)
-        )
-        sides = (min(SMOOTHNESS_SIDES[0], neutral), neutral)
-        found.append(
-            _box(
-                "curvature R_L" + (" of the draw" if drawn(smooth) else ""),
-                smooth.density,
-                (low, smooth.density),
-                number(smooth.density, 3),
-                neutral,
-                sides,
-            )
-        )
-    for label, value in (
-        ("curvature, path reading", bounds.smoothness_ratio),
-        ("noise, path reading", bounds.noise_ratio),
-    ):
-        if value:
-            found.append(_open(label, value, (value, value), number(value, 3)))
-    if training.speedup:
-        pair = training.speedup_interval or (training.speedup, training.speedup)
-        value = 1 / training.speedup
-        found.append(_open("measured: AdaGrad's steps over SGD's", value, (1 / pair[1], 1 / pair[0]), number(value, 3)))
-    return tuple(found)
-
-
-def _box(
-    label: str, value: float, pair: Sequence[float], shown: str, neutral: float, sides: tuple[float, float]
-) -> Reading:
-    zones = (Zone(0, sides[0], "adagrad-strong"), Zone(sides[0], sides[1], "adagrad"), Zone(sides[1], 1, "neither"))
-    return Reading(label, value, pair[0], pair[1], shown, neutral, number(neutral, 2), zones)
-
-
-def _open(label: str, value: float, pair: Sequence[float], shown: str) -> Reading:
-    zones = (Zone(0, 1, "adagrad"), Zone(1, float("inf"), "sgd"))
-    return Reading(label, value, pair[0], pair[1], shown, 1.0, "1", zones)
-
-
-def strip(diagnosis: Diagnosis) -> Figure | None:
-    """Each measured ratio against its own neutral value."""
-    found = readings(diagnosis)
-    if not found:
-        return None
-    below = sum(r.high < r.neutral for r in found)
-    caption = (
-        f"{number(below)} of {number(len(found))} ratios lie on AdaGrad's side of their own neutral value (the upright "
-        "mark). Blue speaks for AdaGrad, the deeper blue strongly; orange for SGD; grey for neither."
-    )
-    rows = tuple(
-        (r.label, r.shown, interval((r.low, r.high)) if r.low != r.high else "—", r.neutral_label) for r in found
-    )
-    data = Table("Ratios against their neutral values, as drawn", ("ratio", "value", "drawn from, to", "neutral"), rows)
-    return Figure("strip", figures.strip("strip", found), caption, data)
-
-
-def bounds_table(diagnosis: Diagnosis) -> Table:
-    """Both readings of the two bound ratios."""
-    part = diagnosis.bounds
-    rows = (
-        ("curvature, ‖L‖₁D∞²/(λD₂²)", number(part.smoothness_ratio_box), number(part.smoothness_ratio)),
-        ("noise, ‖σ‖₁D∞/(‖σ‖₂D₂)", number(part.noise_ratio_box), number(part.noise_ratio)),
-        ("D∞", "1 by convention", number(part.d_inf)),
-        ("D₂", "√d by convention", number(part.d_2)),
-    )
-    return Table("Two readings of the bounds", ("ratio or distance", "box", "path"), rows)
 
 
 def prediction_table(diagnosis: Diagnosis) -> Table | None:
@@ -208,43 +198,6 @@ def prediction_table(diagnosis: Diagnosis) -> Table | None:
         "coverage",
     )
     return Table("Prediction by stage, with its score on unseen families", head, tuple(rows))
-
-
-def missing(diagnosis: Diagnosis) -> tuple[Group, ...]:
-    """Everything that is null, grouped by reason; a part that is null as a whole counts as one entry."""
-    groups: dict[str, list[str]] = {}
-    for name, kind in PARTS.items():
-        part = getattr(diagnosis, name)
-        absent = {
-            key: part.why.get(key, "no reason was recorded") for key in stored_keys(kind) if getattr(part, key) is None
-        }
-        if len(absent) == len(stored_keys(kind)) and len(set(absent.values())) == 1:
-            groups.setdefault(next(iter(absent.values())), []).append(f"{name} (all of it)")
-            continue
-        for key, because in absent.items():
-            if key == "token_deciles" and because == NO_EMBEDDING:
-                continue  # no lack: the model has no rows of tokens
-            if because == NONE_MISSED:
-                continue
-            groups.setdefault(because, []).append(f"{name}.{key}")
-        for key in stored_keys(kind):
-            for path, because in _nested(getattr(part, key), f"{name}.{key}"):
-                if because in (ALL_ROWS, NONE_MISSED):
-                    continue  # no lack: there was nothing to infer
-                groups.setdefault(because, []).append(path)
-    return tuple(Group(printable(because), tuple(printable(key) for key in keys)) for because, keys in groups.items())
-
-
-def _nested(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Paths and reasons of what a ``why`` deeper down names."""
-    if not isinstance(value, Mapping):
-        return
-    for key, because in (value.get("why") or {}).items():
-        if value.get(key) is None:
-            yield f"{path}.{key}", str(because)
-    for key, inner in value.items():
-        if key != "why":
-            yield from _nested(inner, f"{path}.{key}")
 
 
 def reproduction(diagnosis: Diagnosis) -> tuple[Table, ...]:

@@ -1,4 +1,6 @@
-"""Rows of runs.csv as curves: the best rate of each method over its seeds, and the final loss of each rate."""
+"""Rows of runs.csv as curves: each method at its best rate over the orders that this rate ran with, and the final loss
+of each rate. A seed of runs.csv is an order of the batches; rates that were given up early have fewer.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reports.numbers import number
+from reports.text import method_name
 
 Array = NDArray[np.float64]
 Seeds = dict[int, dict[int, Mapping[str, Any]]]
@@ -78,6 +83,27 @@ def best_curves(
         if made is not None:
             found.append(made)
     return tuple(found)
+
+
+def orders(curves: Sequence[Curve]) -> str:
+    """How the lines of a figure are to be read: over how many orders of the batches each is a mean."""
+    counts = {one.method: int(one.values.shape[0]) for one in curves}
+    usual = max(set(counts.values()), key=lambda count: (sum(c == count for c in counts.values()), count))
+    if set(counts.values()) == {1}:
+        return "Each line is one run."
+    odd = [f"{method_name(m)} {number(count)}" for m, count in counts.items() if count != usual]
+    besides = f" ({', '.join(odd)})" if odd else ""
+    plural = "" if usual == 1 else "s"
+    return (
+        f"Lines are means over {number(usual)} order{plural} of the batches{besides}, bands from the lowest to the "
+        "highest."
+    )
+
+
+def wide(curves: Sequence[Curve], least: float) -> bool:
+    """Whether all losses are positive and span a factor of ``least``, so that a logarithmic axis shows more."""
+    values = np.concatenate([one.values.ravel() for one in curves])
+    return bool(values.min() > 0 and values.max() / values.min() > least)
 
 
 def in_order(methods: Mapping[str, Any]) -> list[str]:

@@ -31,14 +31,14 @@ class Zone:
 
 @dataclass(frozen=True)
 class Reading:
-    """A ratio with its interval, its own neutral value and the zones around that."""
+    """A ratio with its interval, its own neutral value and the zones around that; without a side it has neither."""
 
     label: str
     value: float
     low: float
     high: float
     shown: str
-    neutral: float
+    neutral: float | None
     neutral_label: str
     zones: tuple[Zone, ...]
 
@@ -73,10 +73,12 @@ def strip(prefix: str, readings: Sequence[Reading]) -> Markup:
                 start, end = max(zone.low, low), min(zone.high, high)
                 if start < end:
                     axes.fill_between([start, end], k - 0.13, k + 0.21, color=colour, alpha=alpha, linewidth=0)
-            axes.plot([one.neutral] * 2, [k - 0.19, k + 0.27], color=INK, linewidth=1.6, solid_capstyle="butt")
+            if one.neutral is not None:
+                axes.plot([one.neutral] * 2, [k - 0.19, k + 0.27], color=INK, linewidth=1.6, solid_capstyle="butt")
             axes.plot([one.low, one.high], [k + 0.04] * 2, color=INK, linewidth=2.2, solid_capstyle="butt")
             axes.plot(one.value, k + 0.04, "o", color=INK, markersize=6.5)
-            row_text(axes, k, one.label, f"{one.shown} (neutral {one.neutral_label})")
+            neutral = "takes no side" if one.neutral is None else f"neutral {one.neutral_label}"
+            row_text(axes, k, one.label, f"{one.shown} ({neutral})")
         axes.set_xlabel("← favours AdaGrad\u2003ratio (logarithmic)\u2003favours SGD →")
         ticks(axes, "x", log=True)
 
@@ -126,7 +128,7 @@ def concentrated(prefix: str, curve: tuple[Array, Array], quantity: str) -> Mark
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "25%", "50%", "75%", "100%"])
 
-    return draw(prefix, 250, paint, left=56, right=24)
+    return draw(prefix, 212, paint, left=56, right=24)
 
 
 def tensors(prefix: str, shares: Sequence[tuple[str, float, float]], quantity: str) -> Markup:
@@ -240,7 +242,7 @@ def signed(prefix: str, positive: Bins, negative: Bins, total: int) -> Markup:
             if shown.size:
                 axes.text(0.02, y, text, transform=axes.transAxes, va=side, fontsize=10)
 
-    return draw(prefix, 260, paint, left=56)
+    return draw(prefix, 224, paint, left=56)
 
 
 def ritz(prefix: str, values: Sequence[float], name: str = "Ritz value") -> Markup:
@@ -311,4 +313,4 @@ def growth(prefix: str, points: Sequence[tuple[float, float, bool]], pair: tuple
         ticks(axes, "x", log=True)
         ticks(axes, "y", log=True)
 
-    return draw(prefix, 250, paint, left=56)
+    return draw(prefix, 216, paint, left=56)

@@ -112,6 +112,26 @@ def rate(value: float | None) -> str:
     return (head.rstrip("0").rstrip(".") if "." in head else head) + times + tail
 
 
+def steps(count: float | None, more: int = 0) -> str:
+    """Steps, interpolated between evaluations: whole from 100 on, one decimal below; ``more`` decimals besides."""
+    if count is None:
+        return NOT_MEASURED
+    text = _fixed(count, more + (count < 99.95))
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def steps_that_divide(pair: Sequence[float] | None, quotient: float | None) -> int:
+    """The fewest further decimals at which the printed steps divide to the printed ratio."""
+    if not pair or quotient is None or min(pair) <= 0:
+        return 0
+    for more in range(MOST_DIGITS):
+        first, second = (float(steps(count, more).replace(",", "")) for count in pair)
+        turned = ratio(first / second), ratio(second / first)
+        if turned == (ratio(quotient), ratio(1 / quotient)):
+            return more
+    return 0
+
+
 def size(count: float | None) -> str:
     """Bytes as "40 B", "36 kB", "1.2 MB", "15 GB"."""
     if count is None:

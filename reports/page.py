@@ -9,11 +9,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from diagnose.schema import Diagnosis
-from reports import answer
+from reports import answer, ratios
+from reports.methods import overview
 from reports.numbers import percent
 from reports.sections import sections
 from reports.sections.parts import sentence
 from reports.text import best_line, following, headline, limits, printable, reason
+from reports.unmeasured import missing
 
 _FORBIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
@@ -25,7 +27,8 @@ def render(diagnosis: Diagnosis) -> str:
 
     Works for any diagnosis that :meth:`Diagnosis.from_json` accepts; what is null is shown as not measured.
     """
-    hero, strip = answer.hero(diagnosis), answer.strip(diagnosis)
+    losses, strip, assumed = answer.losses(diagnosis), ratios.strip(diagnosis), answer.assumptions(diagnosis)
+    first = "losses" if losses else "assumptions" if assumed else "strip" if strip else ""
     notes = [w for w in diagnosis.warnings if w.severity == "note"]
     html = (
         pages()
@@ -34,17 +37,22 @@ def render(diagnosis: Diagnosis) -> str:
             diagnosis=diagnosis,
             headline=headline(diagnosis),
             best=best_line(diagnosis),
-            hero=hero or strip,
+            first=first,
+            losses=losses,
+            overview=overview(diagnosis),
+            assumptions=assumed,
+            statuses=answer.statuses(assumed),
+            strip=strip,
             rows=answer.why(diagnosis),
-            strip=strip if hero else None,
-            bounds=answer.bounds_table(diagnosis),
+            by_target=answer.by_target(diagnosis),
+            bounds=ratios.bounds_table(diagnosis),
             limits=limits(diagnosis),
             following=following(diagnosis),
             prediction=answer.prediction_table(diagnosis),
             warnings=[w for w in diagnosis.warnings if w.severity != "note"],
             notes=notes,
             sections=sections(diagnosis),
-            missing=answer.missing(diagnosis),
+            missing=missing(diagnosis),
             reproduction=answer.reproduction(diagnosis),
             reason=reason,
         )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import seaborn
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from reports.curves import Curve, Rate, in_order
-from reports.svg import GREY, INK, Line, draw, end_labels, line, ticks
+from reports.curves import Curve, Rate, in_order, wide
+from reports.svg import GREY, INK, Line, draw, end_labels, label_room, line, ticks
 from reports.text import method_name
-
-LABELS = 92.0
-"""Points at the right of the axes for the labels at the ends of the lines."""
 
 
 def lines(methods: Sequence[str]) -> dict[str, Line]:
@@ -25,11 +23,11 @@ def lines(methods: Sequence[str]) -> dict[str, Line]:
 
 
 def race(prefix: str, curves: Sequence[Curve], target: float | None, height: float = 250) -> Markup:
-    """Mean loss of each method at its best rate, the band from the lowest to the highest seed."""
+    """Mean loss of each method at its best rate, the band from the lowest to the highest order."""
 
     def paint(panels: Sequence[Axes]) -> None:
         axes = panels[0]
-        _by_step(axes, curves, wide=_wide(curves))
+        _by_step(axes, curves, log=wide(curves, 8))
         if target is not None:
             axes.axhline(target, color=INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
             axes.annotate(
@@ -43,7 +41,7 @@ def race(prefix: str, curves: Sequence[Curve], target: float | None, height: flo
         axes.set_ylabel("loss")
         axes.set_xlabel("step (logarithmic)")
 
-    return draw(prefix, height, paint, right=LABELS, left=52)
+    return draw(prefix, height, paint, right=_room(curves), left=52)
 
 
 def gradients(prefix: str, first: Sequence[Curve], second: Sequence[Curve]) -> Markup:
@@ -51,20 +49,18 @@ def gradients(prefix: str, first: Sequence[Curve], second: Sequence[Curve]) -> M
 
     def paint(panels: Sequence[Axes]) -> None:
         for axes, curves, label in zip(panels, (first, second), ("‖∇f‖₁", "‖∇f‖₂"), strict=True):
-            _by_step(axes, curves, wide=True)
+            _by_step(axes, curves, log=True)
             axes.set_ylabel(label)
         panels[-1].set_xlabel("step (logarithmic)")
 
-    return draw(prefix, 320, paint, panels=2, right=LABELS, left=56)
+    return draw(prefix, 320, paint, panels=2, right=_room(first), left=56)
 
 
-def _wide(curves: Sequence[Curve]) -> bool:
-    """Whether the losses span so much that only a logarithmic axis shows them all."""
-    values = np.concatenate([c.values.ravel() for c in curves])
-    return bool(values.min() > 0 and values.max() / values.min() > 8)
+def _room(curves: Sequence[Curve]) -> float:
+    return label_room([method_name(one.method) for one in curves])
 
 
-def _by_step(axes: Axes, curves: Sequence[Curve], *, wide: bool) -> None:
+def _by_step(axes: Axes, curves: Sequence[Curve], *, log: bool) -> None:
     looks = lines([c.method for c in curves])
     table: dict[str, list[Any]] = {"step": [], "value": [], "method": []}
     for one in curves:
@@ -73,9 +69,8 @@ def _by_step(axes: Axes, curves: Sequence[Curve], *, wide: bool) -> None:
             table["step"] += list(one.steps[keep])
             table["value"] += list(seed)
             table["method"] += [one.method] * int(keep.sum())
-    if wide and min(table["value"], default=0) <= 0:
-        wide = False
-    if wide:
+    log = log and min(table["value"], default=0) > 0
+    if log:
         axes.set_yscale("log")
     axes.set_xscale("log")
     seaborn.lineplot(
@@ -102,12 +97,25 @@ def _by_step(axes: Axes, curves: Sequence[Curve], *, wide: bool) -> None:
     axes.set_xlim(min(steps), max(max(steps), 2 * min(steps)))
     axes.set_xlabel("")
     ticks(axes, "x", log=True)
-    ticks(axes, "y", log=wide)
+    ticks(axes, "y", log=log)
     end_labels(axes, labels)
 
 
-def tuning(prefix: str, rates: Mapping[str, Sequence[Rate]], initial: float | None) -> Markup:
-    """Final loss of each rate of each method; rates at which a run diverged are crosses on the upper edge."""
+@dataclass(frozen=True)
+class Chosen:
+    """The learning rates of a method that a figure marks: the one that meets the target first, and the lowest end."""
+
+    first: float | None
+    lowest: float | None
+
+
+def tuning(
+    prefix: str, rates: Mapping[str, Sequence[Rate]], chosen: Mapping[str, Chosen], initial: float | None
+) -> Markup:
+    """Final loss of each rate of each method; rates at which a run diverged are crosses on the upper edge.
+
+    Of each method the rate that meets the target first is a large mark, the one that ends lowest a ring.
+    """
     looks = lines(list(rates))
     finals = [r.final_loss for series in rates.values() for r in series if r.final_loss is not None]
     best = min(finals, default=0.0)
@@ -121,6 +129,7 @@ def tuning(prefix: str, rates: Mapping[str, Sequence[Rate]], initial: float | No
         if wide:
             axes.set_yscale("log")
         best_of: dict[str, tuple[float, float]] = {}
+        rings: list[tuple[float, float]] = []
         for method, series in rates.items():
             look = looks[method]
             seen = [
@@ -137,10 +146,14 @@ def tuning(prefix: str, rates: Mapping[str, Sequence[Rate]], initial: float | No
                 linewidth=1.6,
             )
             axes.plot(outside, [ceiling] * len(outside), "x", color=look.colour, markersize=6, clip_on=False)
-            if seen:
-                lowest = min(seen, key=lambda point: point[1])
-                axes.plot(*lowest, look.marker, color=look.colour, markersize=9)
-                best_of[method] = lowest
+            for at, ring in ((chosen[method].first, False), (chosen[method].lowest, True)):
+                found = [point for point in seen if at is not None and math.isclose(point[0], at, rel_tol=1e-6)]
+                if found and ring:
+                    axes.plot(*found[0], "o", color=INK, markerfacecolor="none", markersize=12, markeredgewidth=1)
+                    rings.append(found[0])
+                elif found:
+                    axes.plot(*found[0], look.marker, color=look.colour, markersize=9)
+                    best_of[method] = found[0]
         span = ceiling - best
         axes.set_ylim(best / (ceiling / best) ** 0.3 if wide else best - 0.35 * span, ceiling)
         every = [r.learning_rate for series in rates.values() for r in series]
@@ -149,9 +162,9 @@ def tuning(prefix: str, rates: Mapping[str, Sequence[Rate]], initial: float | No
         axes.set_ylabel("final loss")
         ticks(axes, "x", log=True)
         ticks(axes, "y", log=wide)
-        _below(axes, best_of)
+        _below(axes, best_of, rings)
 
-    return draw(prefix, 280, paint, left=52)
+    return draw(prefix, 240, paint, left=52)
 
 
 def batch_sizes(prefix: str, found: Sequence[Mapping[str, Any]]) -> Markup:
@@ -194,14 +207,14 @@ def batch_sizes(prefix: str, found: Sequence[Mapping[str, Any]]) -> Markup:
         ticks(axes, "y", log=False)
         end_labels(axes, labels)
 
-    return draw(prefix, 250, paint, right=LABELS, left=52)
+    return draw(prefix, 250, paint, right=label_room([method_name(m) for m in methods]), left=52)
 
 
-def _below(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Name each marked point below it, further down where another name or mark is in the way."""
+def _below(axes: Axes, points: Mapping[str, tuple[float, float]], besides: Sequence[tuple[float, float]] = ()) -> None:
+    """Name each marked point below it, further down where another name or a mark is in the way."""
     scale = 72 / axes.get_figure().dpi  # type: ignore[union-attr]
     at = {name: axes.transData.transform(point) * scale for name, point in points.items()}
-    taken = [(x, y, 9.0) for x, y in at.values()]
+    taken = [(x, y, 9.0) for x, y in (*at.values(), *(axes.transData.transform(point) * scale for point in besides))]
     for name in sorted(at, key=lambda key: at[key][1]):
         x, y = at[name]
         half, drop = 3.4 * len(method_name(name)), 15.0
@@ -272,4 +285,4 @@ def along(prefix: str, points: Sequence[Mapping[str, Any]]) -> Markup:
             panels[1].axhline(0.55, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
         panels[1].set_xlabel("step (logarithmic; the start at the left edge)")
 
-    return draw(prefix, 320, paint, panels=2, right=LABELS, left=56)
+    return draw(prefix, 320, paint, panels=2, right=label_room([method_name(m) for m in by_method]), left=56)

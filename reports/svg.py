@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from reports.numbers import rate
@@ -28,11 +29,13 @@ from reports.text import printable
 ADAGRAD, SGD, THIRD, GREY = "#0173b2", "#d55e00", "#029e73", "#808080"
 INK = "#0d0e0f"
 """The sentinel: no other colour of a figure may be this one."""
+PAPER = "#f0f1f2"
+"""The sentinel of the page's own ground, for what must cover a line below it."""
 WIDTH = 420
 """Width of every figure in its own units (points); a phone shows it almost at this size."""
 ROW = 36
 """Height of one row of a figure made of labelled rows."""
-_SIZE, _SMALL = 11, 10
+_SIZE, SMALL = 11, 10
 _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
@@ -54,9 +57,9 @@ _STYLE: Any = {
     "text.color": INK,
     "text.parse_math": False,
     "xtick.color": INK,
-    "xtick.labelsize": _SMALL,
+    "xtick.labelsize": SMALL,
     "ytick.color": INK,
-    "ytick.labelsize": _SMALL,
+    "ytick.labelsize": SMALL,
 }
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 
@@ -105,26 +108,42 @@ def draw(
     Args:
         prefix: name of the figure, unique in the page; every id inside starts with it.
         paint: draws on the axes, one for each panel, stacked with a common horizontal axis.
-        margins: left, right, bottom, top in points.
+        margins: left (at least), right, bottom, top in points; the left one grows with the numbers of the axis.
     """
     edge = {"left": 46.0, "right": 14.0, "bottom": 38.0, "top": 12.0} | margins
     with style():
-        figure = Figure(figsize=(WIDTH / 72, height / 72))
-        FigureCanvasSVG(figure)
-        grid = figure.subplots(panels, 1, sharex=True, squeeze=False)
-        figure.subplots_adjust(
-            left=edge["left"] / WIDTH,
-            right=1 - edge["right"] / WIDTH,
-            bottom=edge["bottom"] / height,
-            top=1 - edge["top"] / height,
-            hspace=0.22,
-        )
-        paint(list(grid[:, 0]))
+        figure, axes = _laid_out(height, edge, panels)
+        paint(axes)
+        if (room := max(map(_left_room, axes))) > edge["left"]:
+            figure, axes = _laid_out(height, edge | {"left": room}, panels)
+            paint(axes)
         out = io.StringIO()
         figure.savefig(
             out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
     return inline(out.getvalue(), prefix)
+
+
+def _laid_out(height: float, edge: Mapping[str, float], panels: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    FigureCanvasSVG(figure)
+    grid = figure.subplots(panels, 1, sharex=True, squeeze=False)
+    figure.subplots_adjust(
+        left=edge["left"] / WIDTH,
+        right=1 - edge["right"] / WIDTH,
+        bottom=edge["bottom"] / height,
+        top=1 - edge["top"] / height,
+        hspace=0.22,
+    )
+    return figure, list(grid[:, 0])
+
+
+def _left_room(axes: Axes) -> float:
+    """Points at the left of the axes for the numbers and the name of the vertical axis."""
+    numbers = [text_width(text.get_text(), SMALL) for text in axes.get_yticklabels()]
+    if not numbers:
+        return 0.0
+    return 8.0 + max(numbers) + (6.0 + 1.25 * _SIZE if axes.get_ylabel() else 0.0)
 
 
 def inline(document: str, prefix: str) -> Markup:
@@ -162,6 +181,7 @@ def _references(value: str) -> list[str]:
 
 def _restyle(value: str, prefix: str) -> str:
     value = re.sub(r"font-family: [^;]*; ?", "", value)  # the page's own
+    value = value.replace(PAPER, "var(--paper)")
     return re.sub(r"url\(#", f"url(#{prefix}-", value).replace(INK, "currentColor")
 
 
@@ -172,24 +192,40 @@ def short(name: str, length: int = 42) -> str:
     return name if len(name) <= length else f"{name[:head]}…{name[-(length - 1 - head) :]}"
 
 
+def text_width(text: str, size: float = _SIZE) -> float:
+    """Points that a text takes in the figures' own font, which is wider than most of a page's fonts."""
+    return float(TextPath((0, 0), text, size=size).get_extents().width) if text.strip() else 0.0
+
+
+def label_room(labels: Sequence[str]) -> float:
+    """Points at the right of the axes for the labels at the ends of the lines."""
+    return 12.0 + max((text_width(text) for text in labels), default=0.0)
+
+
+def spread_out(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights in [0, 1] moved as little as keeps neighbours ``gap`` apart, and inside where there is room."""
+    gap = min(gap, 1 / (len(heights) - 1)) if len(heights) > 1 else gap
+    at = [min(max(height, 0.0), 1.0) for height in heights]
+    for _ in range(100):
+        for k in range(len(at) - 1):
+            lacking = gap - (at[k + 1] - at[k])
+            if lacking > 0:
+                at[k], at[k + 1] = at[k] - lacking / 2, at[k + 1] + lacking / 2
+        at = [min(max(height, 0.0), 1.0) for height in at]
+    for k in range(1, len(at)):
+        at[k] = max(at[k], at[k - 1] + gap)
+    for k in reversed(range(len(at))):
+        at[k] = min(at[k], 1.0 if k == len(at) - 1 else at[k + 1] - gap)
+    return at
+
+
 def end_labels(axes: Axes, labels: Sequence[tuple[float, str]]) -> None:
     """Write labels at the right edge, each at its height, pushed apart until none overlap."""
     box = axes.get_window_extent()
     gap = _SIZE * 1.25 * axes.get_figure().dpi / 72 / box.height  # type: ignore[union-attr]
     at = [(axes.transAxes.inverted().transform(axes.transData.transform((1.0, y)))[1], text) for y, text in labels]
     at.sort()
-    heights = [float(np.clip(y, 0, 1)) for y, _ in at]
-    for _ in range(100):
-        moved = False
-        for k in range(len(heights) - 1):
-            missing = gap - (heights[k + 1] - heights[k])
-            if missing > 1e-6:
-                heights[k] -= missing / 2
-                heights[k + 1] += missing / 2
-                moved = True
-        if not moved:
-            break
-    for height, (_, text) in zip(heights, at, strict=True):
+    for height, (_, text) in zip(spread_out([float(y) for y, _ in at], gap), at, strict=True):
         axes.text(1.02, height, text, transform=axes.transAxes, va="center", ha="left", fontsize=_SIZE, clip_on=False)
 
 
@@ -203,7 +239,7 @@ def row_text(axes: Axes, row: int, left: str, right: str = "") -> None:
             transform=axes.get_yaxis_transform(),
             ha=side,
             va="center",
-            fontsize=_SMALL,
+            fontsize=SMALL,
             clip_on=False,
         )
 
@@ -226,7 +262,7 @@ def beside(axes: Axes, at: float, left: str, right: str) -> None:
             textcoords="offset points",
             ha=side,
             va="center",
-            fontsize=_SMALL,
+            fontsize=SMALL,
             annotation_clip=False,
         )
 

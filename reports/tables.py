@@ -9,7 +9,7 @@ from typing import Any
 from reports.curves import Curve, Rate
 from reports.deciles import group_name, is_output, occurrences
 from reports.layers import Layer
-from reports.numbers import bracket, interval, number, percent, rate, ratio, ratio_interval, rounded, size
+from reports.numbers import bracket, interval, number, percent, rate, ratio, ratio_interval, rounded
 from reports.text import method_name, printable, reason
 
 MOST_ROWS = 60
@@ -171,8 +171,8 @@ def shares(table: Sequence[Mapping[str, Any]] | None, key: str, most: int = 8) -
     return [(str(row.get("name", "")), row["parameters"] / size, row[key] / mass) for row in ordered]
 
 
-def of_curves(caption: str, curves: Sequence[Curve], what: str) -> Table:
-    """Mean and range over the seeds of each curve at every step drawn."""
+def of_curves(caption: str, curves: Sequence[Curve], what: str = "loss") -> Table:
+    """Mean and range over the orders of the batches of each curve at every step drawn."""
     rows = tuple(
         (method_name(one.method), number(int(step)), number(float(mean)), number(float(low)), number(float(high)))
         for one in curves
@@ -180,7 +180,7 @@ def of_curves(caption: str, curves: Sequence[Curve], what: str) -> Table:
             one.steps, one.mean, one.values.min(axis=0), one.values.max(axis=0), strict=True
         )
     )
-    return Table(caption, ("method", "step", f"{what}, mean", "lowest seed", "highest seed"), rows)
+    return Table(caption, ("method", "step", f"{what}, mean", "lowest order", "highest order"), rows)
 
 
 def of_rates(caption: str, rates: Mapping[str, Sequence[Rate]]) -> Table:
@@ -195,56 +195,7 @@ def of_rates(caption: str, rates: Mapping[str, Sequence[Rate]]) -> Table:
         for method, series in rates.items()
         for one in series
     )
-    return Table(caption, ("method", "learning rate", "final loss", "seeds"), rows)
-
-
-def of_methods(caption: str, methods: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> Table:
-    """The tuned result of each method."""
-    rows = tuple(
-        (
-            method_name(name),
-            rate(body.get("learning_rate")),
-            rounded(body.get("final_loss"), body.get("final_loss_interval")),
-            interval(body.get("final_loss_interval")),
-            "—" if body.get("steps_to_target") is None else _steps(body["steps_to_target"]),
-            ("at least " if body.get("tuning_range_at_least") else "") + number(body.get("tuning_range"), 2),
-        )
-        for name in order
-        for body in (methods[name],)
-    )
-    head = ("method", "best learning rate", "final loss", "95% interval", "steps to target", "tuning range (decades)")
-    note = (
-        "— means that the target was not met by a mean curve; the reason stands in part 5."
-        if any("—" in r for r in rows)
-        else ""
-    )
-    return Table(caption, head, rows, note=note)
-
-
-def of_methods_beside(caption: str, methods: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> Table:
-    """AdaGrad's speed-up over each method, what the method generalizes to, and the memory that it takes."""
-    rows = tuple(
-        (
-            method_name(name),
-            "—" if name == "adagrad" else ratio(body.get("adagrad_speedup")),
-            "—" if name == "adagrad" else ratio_interval(body.get("adagrad_speedup_interval")),
-            rounded(body.get("validation_loss"), body.get("validation_loss_interval")),
-            percent(body.get("validation_accuracy")),
-            size(body.get("state_bytes")),
-        )
-        for name in order
-        for body in (methods[name],)
-    )
-    head = (
-        "method",
-        "AdaGrad's speed-up over it",
-        "95% interval",
-        "validation loss",
-        "validation accuracy",
-        "memory of its state",
-    )
-    note = "Each interval is that of one pair; where the best of the others was chosen, its own is wider."
-    return Table(caption, head, rows, note=note if len(order) > 2 else "")
+    return Table(caption, ("method", "learning rate", "final loss", "orders of the batches"), rows)
 
 
 def of_batch_sizes(caption: str, found: Sequence[Mapping[str, Any]]) -> Table:
@@ -282,11 +233,6 @@ def of_noise_terms(caption: str, terms: Mapping[str, Mapping[str, Any]]) -> Tabl
         "a larger batch pays up to",
     )
     return Table(caption, head, rows)
-
-
-def _steps(steps: float) -> str:
-    """Steps, interpolated between evaluations: a decimal only where it is a visible share."""
-    return number(float(round(steps, 1) if steps < 100 else round(steps)), 5 if steps < 1e5 else 6)
 
 
 def of_points(caption: str, points: Sequence[Mapping[str, Any]]) -> Table:

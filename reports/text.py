@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from diagnose.continuation import ADDING
 from diagnose.schema import NOISE_SIDES, PAIR, SMOOTHNESS_SIDES
 from reports.numbers import bracket, interval, measured, number, percent, ratio, ratio_interval
 
@@ -26,6 +27,8 @@ _METHODS = {
 }
 TENS = 10
 """From so many times on a run's passes over the rows are told in whole numbers."""
+_OPTION = re.compile(r"`(--[a-z-]+)")
+FULL_BATCHES = "with full batches, in which nothing is left to chance"
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
@@ -47,7 +50,7 @@ def reason(part: Any, key: str) -> str:
 
 
 def headline(diagnosis: Diagnosis) -> str:
-    """The answer in one sentence, with speed-up and interval where they were measured."""
+    """The answer in one sentence, with speed-up and interval where they were measured; else what was measured."""
     answer, training, prediction = diagnosis.verdict.answer, diagnosis.training, diagnosis.prediction
     if answer is None:
         return "No answer yet: " + (
@@ -56,43 +59,85 @@ def headline(diagnosis: Diagnosis) -> str:
     speedup, pair, how = training.speedup, training.speedup_interval, ""
     if speedup is None and prediction.speedup is not None:
         speedup, pair, how = prediction.speedup, prediction.interval, "predicted, nothing was trained: "
+    if speedup is None and training.steps is None:
+        return f"{(diagnosis.verdict.theory or 'Nothing was measured').rstrip('.')}; nothing was trained"
     if speedup is None:
-        said = {
-            "adagrad": "AdaGrad should help",
-            "sgd": "SGD should do better",
-            "no-difference": "AdaGrad should make no difference",
-        }
-        return f"{said.get(answer, 'Undecided')}, as no speed-up was measured: {reason(training, 'speedup')}"
+        return f"Undecided, as no speed-up was measured: {reason(training, 'speedup')}"
     if answer == "sgd":
         speedup, pair = 1 / speedup, None if pair is None else (1 / pair[1], 1 / pair[0])
-    known = f"interval {ratio_interval(pair)}" if how and pair is not None else spread(pair)
+    spread_ = f"interval {ratio_interval(pair)}" if how and pair is not None else _certainty(answer, pair)
     if answer == "adagrad":
-        return f"AdaGrad should help: {how}{ratio(speedup)} fewer steps, {known}"
+        return f"AdaGrad should help: {how}{ratio(speedup)} fewer steps, {spread_}"
     if answer == "sgd":
-        return f"SGD should do better: {how}{ratio(speedup)} fewer steps than AdaGrad, {known}"
+        return f"SGD should do better: {how}{ratio(speedup)} fewer steps than AdaGrad, {spread_}"
     if answer == "no-difference":
-        return f"AdaGrad makes no difference here: {how}a speed-up of {ratio(speedup)}, {known}"
-    return f"Undecided: {how}AdaGrad's speed-up over SGD is {ratio(speedup)}, {known}"
+        return f"AdaGrad makes no difference here: {how}a speed-up of {ratio(speedup)}, {spread_}"
+    return f"Undecided: {how}AdaGrad's speed-up over SGD is {ratio(speedup)}, {spread_}"
+
+
+def _certainty(answer: str, pair: Sequence[float] | None) -> str:
+    """How well the speed-up is known; an answer without an interval is one of full batches."""
+    return FULL_BATCHES if pair is None and answer != "undecided" else spread(pair)
 
 
 def best_line(diagnosis: Diagnosis) -> str | None:
-    """Which of all methods that ran ended lowest, and by how much; None where nothing was trained."""
-    best, margin = diagnosis.verdict.best_method, diagnosis.verdict.best_margin
-    if best is None:
+    """Which of all methods that ran is the best, by which loss and by how much; None where none is."""
+    part = diagnosis.verdict
+    if part.best_method is None:
         return None
-    count = len(diagnosis.training.methods or {})
+    return best_of_all(part.best_method, part.best_by, part.best_tied or (), part.best_margin, diagnosis.training)
+
+
+def best_of_all(best: str, by: str | None, tied: Sequence[str], margin: float | None, training: Any) -> str:
+    """The words for the best method.
+
+    Args:
+        best: its key.
+        by: "validation" or "training", the loss that it is best in.
+        tied: the methods that are not told apart from it.
+        margin: the share by which its loss lies below that of the better of SGD and AdaGrad.
+        training: the part of the diagnosis.
+    """
+    methods = training.methods or {}
+    loss = "held-out loss" if by == "validation" else "final loss"
+    count, name = len(methods), method_name(best)
     if count == 1:
-        return f"{method_name(best)} alone ran"
-    line = f"{method_name(best)} ended lowest of the {count} methods that ran"
-    if margin is None or best in PAIR:
-        return line
-    return f"{line}, {percent(margin)} further down than {of_the_pair(diagnosis.training)}"
+        return f"{name} alone ran"
+    below = "" if best in PAIR or not margin else f"{percent(margin)} below {better_of_the_pair(by, training)}'s"
+    if tied:
+        level = [method_name(method) for method in methods if method == best or method in tied]
+        line = f"By {loss} {', '.join(level[:-1])} and {level[-1]} are not told apart"
+        line += "" if len(level) == count else f", and best of the {number(count)} methods"
+        return f"{line}: {name}'s is {below}" if below else line
+    ends = (methods.get(best) or {}).get("adagrad_speedup_interval")
+    even = best not in PAIR and ends is not None and ends[0] <= 1 <= ends[1]
+    start = f"AdaGrad and {name} are not told apart in steps; " if even else ""
+    line = f"{start}{name} {_rank(by, count)}"
+    return f"{line}: its {loss} is {below}" if below else line
 
 
-def of_the_pair(training: Any) -> str:
-    """The better of SGD and AdaGrad, or the one of them that ran to its end."""
-    ended = [method_name(m) for m in PAIR if ((training.methods or {}).get(m) or {}).get("final_loss") is not None]
-    return ended[0] if len(ended) == 1 else "the better of SGD and AdaGrad"
+def _rank(by: str | None, count: int) -> str:
+    if by == "validation":
+        return "validates " + ("better than the other" if count == 2 else f"best of the {number(count)} methods")
+    return "ends " + ("lower than the other" if count == 2 else f"lowest of the {number(count)} methods")
+
+
+def better_of_the_pair(by: str | None, training: Any) -> str:
+    """SGD or AdaGrad, whichever of those that ended below the start has the lower loss."""
+    key = "validation_loss" if by == "validation" else "final_loss"
+    ran = {name: (training.methods or {}).get(name) or {} for name in PAIR}
+    start = training.initial_loss
+    losses = {
+        name: row[key]
+        for name, row in ran.items()
+        if row.get(key) is not None and (start is None or row["final_loss"] < start)
+    }
+    return method_name(min(losses, key=lambda name: losses[name])) if losses else "SGD or AdaGrad"
+
+
+def step_count(count: float | None) -> str:
+    """Steps to a loss, which lies between two of them: whole from 100 on, to three digits below."""
+    return number(count if count is None or count < 100 else round(count), 3)
 
 
 def unit(diagnosis: Diagnosis) -> str:
@@ -165,6 +210,30 @@ def smoothness_side(density: float, rotated: float | None = None) -> str:
     if density < SMOOTHNESS_SIDES[1]:
         return "curvature is partly aligned with the coordinates, which favours AdaGrad to some degree"
     return "curvature is not usably aligned with the coordinates, which favours neither"
+
+
+def noise_reading(density: float) -> str:
+    """What a noise density says about the noise alone, with its number."""
+    if density < NOISE_SIDES[0]:
+        said = "sits in few coordinates"
+    elif density < NOISE_SIDES[1]:
+        said = "is somewhat concentrated"
+    else:
+        said = "is close to uniform"
+    return f"noise {said} (φ {number(density, 2)})"
+
+
+def smoothness_reading(density: float, rotated: float | None = None) -> str:
+    """What R_L says about curvature alone, with its number."""
+    if rotated is not None and density >= rotated:
+        said = "is no better aligned with the coordinates than after a random rotation"
+    elif density < SMOOTHNESS_SIDES[0]:
+        said = "is strongly aligned with the coordinates"
+    elif density < SMOOTHNESS_SIDES[1]:
+        said = "is partly aligned with the coordinates"
+    else:
+        said = "is hardly aligned with the coordinates"
+    return f"curvature {said} (R_L {number(density, 2)})"
 
 
 def drawn(smoothness: Any) -> tuple[int, int] | None:
@@ -258,11 +327,26 @@ def _generalized_smoothness(part: Any) -> str | None:
 
 
 def _training(part: Any) -> str | None:
-    other = _best_other(part)
+    other, looked = _best_other(part), looks(part)
     if part.speedup is None:
-        return other and f"speed-up over SGD not measured: {reason(part, 'speedup')}; {other}"
-    line = f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, {spread(part.speedup_interval)}"
-    return line if other is None else f"{line}; {other}"
+        line = other and f"speed-up over SGD not measured: {reason(part, 'speedup')}; {other}"
+    else:
+        line = f"AdaGrad's speed-up over SGD {ratio(part.speedup)}, {spread(part.speedup_interval)}"
+        line = line if other is None else f"{line}; {other}"
+    if not line or not looked:
+        return line
+    return f"{looked}, {ending(part)}: {line}"
+
+
+def looks(part: Any) -> str:
+    """The orders of the batches that the race was looked at with: "orders 4 → 8"; empty where it was not recorded."""
+    counts = [number(look["orders"]) for look in part.looks or ()]
+    return f"orders {' → '.join(counts)}" if counts else ""
+
+
+def ending(part: Any) -> str:
+    """What ended the race, as a word before the time that it took."""
+    return {"interval": "decided", "budget": "budget spent", "orders": "all orders run"}.get(part.decided_by, "ended")
 
 
 def chosen_other(part: Any) -> str | None:
@@ -278,15 +362,14 @@ def _best_other(part: Any) -> str | None:
     if (chosen := chosen_other(part)) is None:
         return None
     ends = part.best_other_interval
-    allowed = "" if ends is None or ends[0] == ends[1] else ", the choice allowed for"
-    return f"over {chosen}, {ratio(part.best_other_speedup)}, {spread(ends)}{allowed}"
+    return f"over {chosen}, {ratio(part.best_other_speedup)}, {spread(ends)}"
 
 
 def spread(ends: Sequence[float] | None) -> str:
-    """How far a speed-up is known: its interval over seeds, none, or that all seeds ran alike."""
+    """How far a speed-up is known: its interval over orders of the batches, none, or that all ran alike."""
     if ends is None:
         return "no interval"
-    return "alike for every seed" if ends[0] == ends[1] else f"95% interval {ratio_interval(ends)}"
+    return "the same in every order of the batches" if ends[0] == ends[1] else f"95% interval {ratio_interval(ends)}"
 
 
 _STAGES: dict[str, tuple[str, Callable[[Any], str | None]]] = {
@@ -311,14 +394,13 @@ def stage_line(stage: str, part: Any) -> str:
 
 
 def following(diagnosis: Diagnosis) -> str | None:
-    """How to follow advice that names an option; None where none does."""
-    said = [diagnosis.verdict.advice or "", *(finding.action for finding in diagnosis.warnings)]
-    if not any("`--" in text for text in said):
+    """How to follow advice that names an option with which this folder does not simply go on; None without such."""
+    said = " ".join([diagnosis.verdict.advice or "", *(finding.action for finding in diagnosis.warnings)])
+    others = [option for option in dict.fromkeys(_OPTION.findall(said)) if option not in ADDING]
+    if not others:
         return None
-    return (
-        "An option that is named here is one of another run: add `--fresh` to start this folder again, or name "
-        "another with `--out`."
-    )
+    listed = ", ".join(f"`{option}`" for option in others)
+    return f"With {listed} it is another run: add `--fresh` to start this folder again, or name another with `--out`."
 
 
 def warning_line(finding: Finding) -> str:

@@ -19,6 +19,7 @@ from diagnose.inputs.models.find import open_model
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.weights import short
 from diagnose.inputs.sampling import Drawn
+from diagnose.inputs.scales import badly_scaled
 from diagnose.settings import Family, Loss, Resolved, Settings, check, printable, task_name
 from estimators.examine import refuse_unmade
 from estimators.heads import unwrapped
@@ -117,7 +118,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
             *([ROTATED] * resolved.rotate),
         ),
         fingerprint=fingerprint(drawn.model, drawn.training or drawn.samples, drawn.held_out),
-        findings=drawn.findings,
+        findings=(*drawn.findings, *(badly_scaled(drawn.samples) if drawn.family == "linear" else ())),
         held_out=drawn.held_out,
     )
     return opened, resolved

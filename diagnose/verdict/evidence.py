@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Answer, Bounds, Evidence, Prediction, Training
-from diagnose.verdict.theory import noise_side, path_side, smoothness_side
+from diagnose.verdict.theory import noise_side, smoothness_side
 from estimators.results import GeneralizedSmoothness, Interval, Noise, Smoothness
 from reports.numbers import number, percent
 from reports.text import drawn, unless_rare
@@ -20,16 +22,18 @@ def evidence(
     training: Training,
     answer: Answer,
 ) -> list[Evidence]:
-    """One row each for noise, curvature, the two path readings, generalized smoothness, prediction and training."""
-    return [
+    """One row each for noise, curvature and training; for the readings that take no side and the prediction where they
+    were measured."""
+    rows = [
         _noise(noise),
         _smoothness(smoothness),
-        _path("curvature with the distances of the runs", ratios, "smoothness_ratio"),
-        _path("noise with the distances of the runs", ratios, "noise_ratio"),
+        _path("curvature with the distances of the runs", ratios.smoothness_ratio),
+        _path("noise with the distances of the runs", ratios.noise_ratio),
         _generalized(generalized),
         _prediction(prediction),
         _training(training, answer),
     ]
+    return [row for row in rows if row is not None]
 
 
 def _noise(noise: Noise) -> Evidence:
@@ -69,57 +73,46 @@ def _smoothness(part: Smoothness) -> Evidence:
     )
 
 
-def _path(quantity: str, ratios: Bounds, key: str) -> Evidence:
-    value: float | None = getattr(ratios, key)
-    side = path_side(value)
-    words = {
-        "adagrad": "with these distances AdaGrad's term of the bound is the smaller one",
-        "sgd": "with these distances SGD's term of the bound is the smaller one",
-        "neither": "with these distances the two terms are equal",
-        "unknown": ratios.why.get(key, "not measured"),
-    }
+def _path(quantity: str, value: float | None) -> Evidence | None:
+    if value is None:
+        return None
     return Evidence(
         quantity=quantity,
         value=value,
         interval=None,
-        neutral="1; below favours AdaGrad, above SGD",
-        says=words[side],
-        side=side,
+        neutral="none",
+        says="AdaGrad's term of the bound over SGD's, with D∞ and D₂ as far as the runs went; on other tasks this did "
+        "not tell the winner",
+        side="none",
     )
 
 
-def _generalized(part: GeneralizedSmoothness) -> Evidence:
-    says = part.why.get("helps_fraction", "not measured")
-    if part.helps_fraction is not None:
-        says = (
-            f"a bound that grows with the gradient is tighter on {percent(part.helps_fraction)} of the coordinates and "
-            f"holds at {percent(part.coverage)} of the points left out of the fit; it says which assumption fits, not "
-            "which method wins"
-        )
+def _generalized(part: GeneralizedSmoothness) -> Evidence | None:
+    if part.helps_fraction is None:
+        return None
     return Evidence(
         quantity="generalized smoothness: share of coordinates where L₁ helps",
         value=part.helps_fraction,
         interval=None,
         neutral="none",
-        says=says,
-        side="unknown" if part.helps_fraction is None else "neither",
+        says=f"a bound that grows with the gradient is tighter on {percent(part.helps_fraction)} of the coordinates "
+        f"and holds at {percent(part.coverage)} of the points left out of the fit; it says which assumption fits, not "
+        "which method wins",
+        side="none",
     )
 
 
-def _prediction(part: Prediction) -> Evidence:
+def _prediction(part: Prediction) -> Evidence | None:
+    if part.speedup is None:
+        return None
+    low, high = part.interval or (0.0, math.inf)
     return Evidence(
         quantity="predicted speed-up",
         value=part.speedup,
         interval=part.interval,
         neutral="1",
-        says=part.why.get("speedup", "not made") if part.speedup is None else "AdaGrad's speed-up before any training",
-        side="unknown"
-        if part.speedup is None or part.interval is None
-        else "adagrad"
-        if part.interval[0] > 1
-        else "sgd"
-        if part.interval[1] < 1
-        else "undecided",
+        says="AdaGrad's speed-up before any training",
+        side="adagrad" if low > 1 else "sgd" if high < 1 else "undecided",
     )
 
 

@@ -1,8 +1,8 @@
-"""What the theory says: the ratios of the bounds in both readings of the distances, and the side each is on.
+"""What the theory says: the ratios of the bounds in both readings of the distances, and the side of the box reading.
 
 Box: D_2^2 = d D_inf^2, so the ratios are R_L = ||L||_1/(d lambda) and phi(sigma) = ||sigma||_1/(sqrt(d) ||sigma||_2).
-They never exceed 1 and cannot speak for SGD. Path: D_inf and D_2 as measured on the best runs; below 1 favours
-AdaGrad, above 1 SGD. The two are never averaged: where they disagree the theory is undecided.
+They never exceed 1 and cannot speak for SGD. Path: D_inf and D_2 as measured on the best runs. It said SGD in every run
+that it was held against, of which SGD won none: it is a number, and takes no side.
 """
 
 from __future__ import annotations
@@ -13,24 +13,18 @@ from typing import Literal
 from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Bounds
 from diagnose.training.legs import Race
 from estimators.results import Finding, Noise, Smoothness
-from reports.numbers import number
+from reports.text import method_name, noise_reading, smoothness_reading
 
 Side = Literal["adagrad", "sgd", "neither", "undecided", "unknown"]
-NAMES: dict[Side, str] = {
-    "adagrad": "AdaGrad",
-    "sgd": "SGD",
-    "neither": "neither method",
-    "undecided": "now one method, now the other",
-}
 OFF = "needs trained runs, and training was off"
 
 
 @dataclass(frozen=True)
 class Theory:
-    """The side of each reading, of both together, and that in a sentence."""
+    """The side of curvature and of noise, of both together, and that in a sentence."""
 
-    box: Side
-    path: Side
+    curvature: Side
+    noise: Side
     side: Side
     sentence: str
 
@@ -109,86 +103,52 @@ def smoothness_side(density: float | None, rotated: float | None) -> Side:
     return "adagrad" if aligned else "neither"
 
 
-def path_side(ratio: float | None) -> Side:
-    """Which method a ratio with measured distances speaks for."""
-    if ratio is None:
-        return "unknown"
-    return "adagrad" if ratio < 1 else "sgd" if ratio > 1 else "neither"
+def read(noise: Noise, smoothness: Smoothness) -> Theory:
+    """The theory's side: that of curvature and noise where they agree or one alone is known, else undecided.
 
-
-def read(noise: Noise, smoothness: Smoothness, ratios: Bounds) -> Theory:
-    """The theory's side.
-
-    The box reading favours AdaGrad when curvature and noise both do: the bound is a sum, and a uniform noise or an
-    isotropic curvature leaves no advantage in its term. The path reading is undecided when its terms differ.
+    The bound is a sum of two terms, and which of them is the larger depends on the number of steps.
     """
-    box = _box([smoothness_side(smoothness.density, smoothness.density_rotated), noise_side(noise.density)])
-    path = _path([path_side(ratios.smoothness_ratio), path_side(ratios.noise_ratio)])
-    side = _together(box, path)
-    return Theory(box, path, side, _sentence(box, path, side))
+    curvature, noisy = smoothness_side(smoothness.density, smoothness.density_rotated), noise_side(noise.density)
+    sides = {curvature, noisy} - {"unknown"}
+    side: Side = "unknown" if not sides else "undecided" if len(sides) > 1 else sides.pop()
+    return Theory(curvature, noisy, side, _sentence(noise, smoothness, side))
 
 
-def _box(sides: list[Side]) -> Side:
-    known = [side for side in sides if side != "unknown"]
-    if not known:
-        return "unknown"
-    return "adagrad" if all(side == "adagrad" for side in known) else "neither"
-
-
-def _path(sides: list[Side]) -> Side:
-    known = {side for side in sides if side != "unknown"}
-    if not known:
-        return "unknown"
-    if known == {"adagrad", "sgd"}:
-        return "undecided"
-    return next((side for side in ("adagrad", "sgd") if side in known), "neither")
-
-
-def _together(box: Side, path: Side) -> Side:
-    if path == "unknown":
-        return box
-    if box in ("unknown", path):
-        return path
-    # A box without a side cannot contradict a path that speaks for SGD: only the path may do so.
-    if box == "neither" and path == "sgd":
-        return "sgd"
-    return "undecided"
-
-
-def _sentence(box: Side, path: Side, side: Side) -> str:
+def _sentence(noise: Noise, smoothness: Smoothness, side: Side) -> str:
     if side == "unknown":
-        return "The theory says nothing: neither curvature nor noise was measured."
+        return "Neither noise nor curvature could be read: the theory says nothing."
+    noisy = "noise was not measured" if noise.density is None else noise_reading(noise.density)
+    curved = "curvature was not measured"
+    if smoothness.density is not None:
+        curved = smoothness_reading(smoothness.density, smoothness.density_rotated)
+    said = f"{noisy}, {curved}: the theory {favours(side)}"
+    half = noise.density is None or smoothness.density is None
+    return f"{said[0].upper()}{said[1:]}{', as far as it was measured' if half else ''}."
+
+
+def favours(side: Side) -> str:
+    """What the theory does, as a predicate."""
     if side == "undecided":
-        return (
-            f"The theory is undecided here: read as a box its bounds favour {_named(box)}, with the distances of "
-            f"the runs {_named(path)}."
-        )
-    readings = "in both readings" if box == path else "as a box" if path == "unknown" else "with the measured distances"
-    return f"The theory favours {NAMES[side]} ({readings})."
+        return "is undecided"
+    return f"favours {'neither method' if side == 'neither' else method_name(side)}"
 
 
-def _named(side: Side) -> str:
-    return NAMES.get(side, "no method")
-
-
-def findings(theory: Theory, ratios: Bounds) -> tuple[Finding, ...]:
-    """readings-disagree, where the theory is undecided although it was measured."""
-    if theory.side != "undecided":
+def findings(theory: Theory, noise: Noise, smoothness: Smoothness, trained: bool) -> tuple[Finding, ...]:
+    """readings-disagree, where curvature and noise speak for different sides."""
+    if theory.side != "undecided" or noise.density is None or smoothness.density is None:
         return ()
-    box = f"curvature {_short(ratios.smoothness_ratio_box)}, noise {_short(ratios.noise_ratio_box)}"
-    path = f"curvature {_short(ratios.smoothness_ratio)}, noise {_short(ratios.noise_ratio)}"
+    curved = smoothness_reading(smoothness.density, smoothness.density_rotated)
+    alone = "curvature" if theory.curvature == "adagrad" else "noise"
     return (
         Finding(
             code="readings-disagree",
             severity="note",
             stage="verdict",
-            found=f"read as a box the bounds favour {_named(theory.box)} ({box}), with the distances of the runs "
-            f"{_named(theory.path)} ({path})",
-            meaning="the theory is undecided here: its side hangs on how the distance to the solution is measured",
-            action="rest on the race, not on the bounds",
+            found=f"{noise_reading(noise.density)}, {curved}",
+            meaning=f"of the two terms of the bounds only that of {alone} favours AdaGrad, and which is the larger "
+            "depends on how long training runs: the theory is undecided",
+            action="nothing to do: the answer rests on the race"
+            if trained
+            else "train both: the race tells, the theory does not",
         ),
     )
-
-
-def _short(value: float | None) -> str:
-    return number(value, 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from diagnose.schema import Diagnosis
+from dataclasses import replace
+
+from diagnose.schema import NOT_YET, Diagnosis
 from reports.sections.curvature import curvature
 from reports.sections.generalized import generalized
 from reports.sections.noise import noise
@@ -14,5 +16,6 @@ __all__ = ["Figure", "Section", "sections"]
 
 
 def sections(diagnosis: Diagnosis) -> tuple[Section, ...]:
-    """The five sections of part 4, in order."""
-    return tuple(make(diagnosis) for make in (noise, smoothness, generalized, curvature, training))
+    """The five sections of part 4, in order, without rows of what this version does not have."""
+    made = (make(diagnosis) for make in (noise, smoothness, generalized, curvature, training))
+    return tuple(replace(one, quantities=tuple(q for q in one.quantities if q.detail != NOT_YET)) for one in made)

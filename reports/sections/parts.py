@@ -67,8 +67,8 @@ def fewer_samples(diagnosis: Diagnosis, used: int | None) -> str | None:
     if inflation is None:
         return f"{text} For all {what} ‖L‖₁ is likely to be lower."
     return (
-        f"{text} Its upper bound is {ratio(inflation)} the value that directions found on one half of it have on the "
-        f"other; the interval for all {what} rests on both."
+        f"{text} Fitted on one half of the draw and measured on the other, ‖L‖₁ comes out {ratio(inflation)} lower; "
+        f"the interval for all {what} allows for that."
     )
 
 

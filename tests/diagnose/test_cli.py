@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,7 +87,11 @@ BAD: list[tuple[str, str, str]] = [
     ("logreg --data iris --steps ten", "`ten` is not a whole number: --steps", "training steps"),
     ("logreg --data iris --steps 1.5", "`1.5` is not a whole number: --steps", ""),
     ("logreg --data iris --steps 0", "`0` is not a whole number of at least 1: --steps", ""),
-    ("logreg --data iris --seeds -1", "not a whole number of at least 1: --seeds", ""),
+    ("logreg --data iris --seeds -1", "`-1` is not auto or a whole number of at least 1: --seeds", ""),
+    ("logreg --data iris --seeds many", "`many` is not a whole number: --seeds", "as many as it takes (auto)"),
+    ("logreg --data iris --skip smothness", "unknown value `smothness`: --skip", "did you mean `smoothness`?"),
+    ("logreg --data iris --skip noise", "unknown value `noise`: --skip", "one of smoothness, spectrum, hessian-diag"),
+    ("logreg --data iris --skip=,", "unknown value `,`: --skip", "one of smoothness"),
     ("logreg --data iris --gap x", "`x` is not a number: --gap", ""),
     ("logreg --data iris --gap nan", "`nan` is not a finite number above 0: --gap", ""),
     ("logreg --data iris --learning-rates 1,,x", "`x` is not a number: --learning-rates", ""),
@@ -237,8 +242,9 @@ def test_options_reach_the_settings(
     called = fake(monkeypatch)
     words = "mlp --data iris --loss cross-entropy --samples 9 --probes 8 --batch-size 7 --steps 6 --seeds 5 --seed 4"
     more = "--optimizers sgd,adam --learning-rates .1,1e-2 --device cpu --dtype float64 --max-length 3 --features 2"
-    rest = "--gap .02 --no-training --fresh --out DIR --tokenizer T --architecture A --trust-pickle --trust-remote-code"
-    assert cli.main(f"{words} {more} {rest}".split()) == 0
+    rest = "--gap .02 --skip spectrum,training --no-training --fresh --out DIR --tokenizer T --architecture A"
+    trust = "--trust-pickle --trust-remote-code"
+    assert cli.main(f"{words} {more} {rest} {trust}".split()) == 0
     assert called == [
         Settings(
             loss="cross-entropy",
@@ -247,6 +253,7 @@ def test_options_reach_the_settings(
             batch_size=7,
             steps=6,
             seeds=5,
+            skip=("spectrum", "training"),
             seed=4,
             optimizers=("sgd", "adam"),
             learning_rates=(0.1, 0.01),
@@ -303,6 +310,20 @@ def test_an_interrupt_says_how_to_go_on(
         "interrupted: stage smoothness",
         "hint: `diagnose softmax --data 'my data' --steps 5` goes on from there",
     ]
+
+
+def test_an_interrupt_says_how_to_see_what_there_is(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(here / "a run").save(made.empty("interrupted"))
+    fake(monkeypatch, raiser(KeyboardInterrupt()))
+    assert cli.main(["softmax", "--data", "iris", "--out", "a run"]) == 130
+    (hint,) = capsys.readouterr().err.splitlines()[-1:]
+    again, see = re.findall(r"`diagnose ([^`]+)`", hint)
+    assert again == "softmax --data iris --out 'a run'"
+    assert see == "report 'a run'"
+    assert cli.main(shlex.split(see)) == 0
+    assert "the run is not finished" in (here / "a run" / "report.html").read_text()
 
 
 def test_nothing_goes_on_after_an_interrupted_plan(
@@ -371,7 +392,16 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"diagnose \d+\.\d+\.\d+\n", capsys.readouterr().out)
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("--samples", "--no-training", "--architecture", "--fresh", "diagnose report DIR", "diagnose models"):
+    for name in (
+        "--samples",
+        "--no-training",
+        "--skip",
+        "--seeds",
+        "--architecture",
+        "--fresh",
+        "diagnose report DIR",
+        "diagnose models",
+    ):
         assert name in text
     for name in usage.LATER_OPTIONS:
         assert not re.search(rf"{name}\b(?!-)", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -137,6 +138,29 @@ def test_the_closing_block_answers_first_and_ends_with_the_report() -> None:
 
 def test_without_warnings_it_says_so() -> None:
     assert "  no warnings" in closing(replace(made.finished(), warnings=()), "r").splitlines()
+
+
+def test_notes_come_after_the_line_that_there_are_no_warnings() -> None:
+    lines = closing(replace(made.finished(), warnings=(made.NOTE,)), "r").splitlines()
+    assert lines.index("  no warnings") + 1 == lines.index("  1 note:")
+
+
+@pytest.mark.parametrize(
+    ("decided_by", "counts", "text"),
+    [
+        ("interval", (4, 8), "  training  orders 4 → 8 · decided after 1:01"),
+        ("budget", (4, 8, 16), "  training  orders 4 → 8 → 16 · budget spent after 1:01"),
+        ("orders", (12,), "  training  orders 12 · all orders run after 1:01"),
+        (None, (4,), "  training  orders 4 · ended after 1:01"),
+    ],
+)
+def test_the_closing_block_says_how_the_race_ended(decided_by: Any, counts: tuple[int, ...], text: str) -> None:
+    base = made.finished()
+    looks = [{"orders": count, "speedup": 1.9, "interval": (1.2, 3.0), "answer": "adagrad"} for count in counts]
+    ended = replace(base, training=replace(base.training, looks=looks, decided_by=decided_by))
+    assert text in closing(ended, "r").splitlines()
+    older = replace(base, training=replace(base.training, looks=None, decided_by=None))
+    assert "orders" not in closing(older, "r")
 
 
 def test_hostile_names_stay_text_in_the_closing_block() -> None:

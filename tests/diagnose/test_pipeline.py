@@ -82,6 +82,7 @@ def test_a_finished_folder_holds_every_file_and_key(finished: Path) -> None:
         "report.html",
         "result.json",
         "runs.csv",
+        "runs.jsonl",
         "vectors.safetensors",
     ]
     body = json.loads((finished / "result.json").read_text())
@@ -221,7 +222,7 @@ def test_a_race_interrupted_between_its_runs_goes_on(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         pipeline.execute(Settings(out=str(broken), **asked), "mlp", "digits")
     monkeypatch.setattr(Store, "put", real)
-    legs = broken / "legs.jsonl"
+    legs = broken / "runs.jsonl"
     legs.write_text(legs.read_text()[:-25])
     pipeline.execute(Settings(out=str(broken), **asked), "mlp", "digits")
     assert result(broken) == result(whole)

@@ -28,6 +28,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"probes": 1}, "--probes"),
     ({"seeds": 0}, "--seeds"),
     ({"seeds": None}, "--seeds"),
+    ({"seeds": "all"}, "--seeds"),
+    ({"seeds": True}, "--seeds"),
+    ({"seeds": ("auto",)}, "--seeds"),
+    ({"steps": "auto"}, "--steps"),
+    ({"skip": "noise"}, "--skip"),
+    ({"skip": ("spectrum", "spectrum")}, "--skip"),
     ({"seed": -1}, "--seed"),
     ({"seed": 2**32}, "--seed"),
     ({"optimizers": ()}, "--optimizers"),
@@ -71,6 +77,12 @@ def test_a_value_outside_its_limits_is_refused_by_its_option(values: dict[str, A
         {"optimizers": "sgd"},
         {"learning_rates": 0.1},
         {"batch_sizes": [8, 16]},
+        {"seeds": "auto"},
+        {"seeds": 1},
+        {"skip": ()},
+        {"skip": []},
+        {"skip": ["training", "spectrum"]},
+        {"skip": "hessian-diagonal"},
         {"seed": 2**32 - 1},
         {"loss": max},
     ],
@@ -91,15 +103,26 @@ def test_one_optimizer_and_one_rate_resolve_to_tuples() -> None:
     assert resolved.learning_rates == (0.5,)
 
 
+def test_parts_are_skipped_in_one_order_however_they_are_named() -> None:
+    both = resolve(Settings(skip=("training", "smoothness")), "network", 100, 50)
+    assert both.skip == ("smoothness", "training")
+    assert both == resolve(Settings(skip="smoothness", training=False), "network", 100, 50)
+    assert not both.training
+    assert resolve(Settings(), "network", 100, 50).training
+
+
 def test_defaults_follow_the_family_and_never_exceed_the_rows() -> None:
     linear = resolve(Settings(), "linear", 123, 4781)
     assert (linear.samples, linear.batch_size, linear.steps, linear.curvature_samples) == (4781, 32, 2000, 4781)
     small = resolve(Settings(), "network", 9_000, 300)
     assert (small.samples, small.steps, small.curvature_samples) == (300, 500, 300)
     large = resolve(Settings(), "network", 200_000, 10_000)
-    assert (large.samples, large.steps, large.curvature_samples, large.evaluations) == (256, 100, 64, 12)
+    assert (large.samples, large.batch_size, large.steps, large.curvature_samples) == (256, 16, 140, 64)
     language = resolve(Settings(), "language", 900_000, 3_000)
-    assert (language.samples, language.batch_size, language.steps, language.curvature_samples) == (64, 8, 60, 16)
+    assert (language.samples, language.batch_size, language.steps, language.curvature_samples) == (32, 4, 120, 16)
+    costly = resolve(Settings(), "language", 900_000, 3_000, costly=True)
+    assert (costly.samples, costly.batch_size, costly.steps, costly.curvature_samples) == (32, 2, 80, 8)
+    assert [one.evaluations for one in (linear, small, large, language, costly)] == [40, 40, 12, 12, 8]
 
 
 @pytest.mark.parametrize(
@@ -122,17 +145,19 @@ def test_the_folder_name_is_short_and_plain_for_any_name() -> None:
 
 
 def test_the_command_leaves_out_defaults_and_what_changes_no_result() -> None:
-    settings = Settings(out="somewhere", quiet=True, fresh=True, plan=True, seeds=3, steps=187, batch_size=256)
+    settings = Settings(out="somewhere", quiet=True, fresh=True, plan=True, seeds="auto", steps=187, batch_size=256)
     assert (
         command_line(settings, "logreg", "/data/a4a.gz") == "diagnose logreg --data a4a.gz --batch-size 256 --steps 187"
     )
 
 
 def test_the_command_gives_the_same_settings_back() -> None:
-    settings = Settings(learning_rates=(0.1, 1e-05), optimizers=("sgd", "adam"), training=False, gap=0.02)
+    settings = Settings(
+        learning_rates=(0.1, 1e-05), optimizers=("sgd", "adam"), skip=("spectrum",), training=False, gap=0.02, seeds=8
+    )
     words = shlex.split(command_line(settings, "mlp", "a name; rm"))
     assert words == [
-        *("diagnose", "mlp", "--data", "a name; rm", "--optimizers", "sgd,adam"),
+        *("diagnose", "mlp", "--data", "a name; rm", "--seeds", "8", "--skip", "spectrum", "--optimizers", "sgd,adam"),
         *("--learning-rates", "0.1,1e-05", "--gap", "0.02", "--no-training"),
     ]
 

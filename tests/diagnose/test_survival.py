@@ -60,16 +60,16 @@ sys.exit(cli.main(words))
 """
 
 
-def words(folder: Path) -> list[str]:
+def words(folder: Path, **changes: Any) -> list[str]:
     options = [MODEL, "--data", DATA, "--out", str(folder)]
-    for name, value in ASKED.items():
+    for name, value in {**ASKED, **changes}.items():
         listed = value if isinstance(value, tuple) else (value,)
         options += ["--" + name.replace("_", "-"), ",".join(map(str, listed))]
     return options
 
 
-def attempt(folder: Path, stage: str, signal_name: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", DRIVER, stage, signal_name, *words(folder)]
+def attempt(folder: Path, stage: str, signal_name: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DRIVER, stage, signal_name, *words(folder, **changes)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
@@ -112,3 +112,21 @@ def test_a_run_stopped_in_every_stage_ends_like_one_left_alone(
     for name in ("runs.csv", "vectors.safetensors"):
         assert (folder / name).read_bytes() == (unbroken / name).read_bytes()
     assert not (folder / "spent.json").exists()
+
+
+def test_a_run_killed_while_it_goes_on_ends_like_one_left_alone(unbroken: Path, tmp_path: Path) -> None:
+    """From one method and without the diagonal to all of it: what is made again is taken out before."""
+    folder = tmp_path / "run"
+    less: dict[str, Any] = {**ASKED, "optimizers": ("adagrad",), "skip": ("hessian-diagonal",)}
+    pipeline.execute(Settings(out=str(folder), **less), MODEL, DATA)
+    for stage in ("hessian_diagonal", "training", "generalized_smoothness", "verdict"):
+        ended = attempt(folder, stage, "SIGKILL")
+        assert ended.returncode == -9, ended.stderr
+    ended = attempt(folder, "", "SIGKILL")
+    assert ended.returncode == 0, ended.stderr
+    (ours, cost), (theirs, plain) = stored(folder), stored(unbroken)
+    assert ours == theirs
+    assert cost["attempts"] == 6
+    assert cost["forward_backward_passes"] > plain["forward_backward_passes"]
+    for name in ("runs.csv", "vectors.safetensors"):
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes()

@@ -66,7 +66,7 @@ class Tokens(nn.Module):
         self.out = nn.Linear(3, 2)
 
     def forward(self, ids: Tensor) -> Tensor:
-        out: Tensor = self.out(sum(table(ids[:, k]) for k, table in enumerate(self.tables)))  # type: ignore[arg-type]
+        out: Tensor = self.out(sum(table(ids[:, k]) for k, table in enumerate(self.tables)))
         return out
 
 
@@ -107,7 +107,12 @@ def test_a_sample_set_of_all_rows_is_what_runs_train_on(model: Any) -> None:
 
 def test_with_a_test_part_runs_train_on_all_others(tmp_path: Path) -> None:
     inputs, labels = (part.numpy() for part in rows())
-    named = {"x_train": inputs[:50], "y_train": labels[:50], "x_test": inputs[50:], "y_test": labels[50:]}
+    named: dict[str, Any] = {
+        "x_train": inputs[:50],
+        "y_train": labels[:50],
+        "x_test": inputs[50:],
+        "y_test": labels[50:],
+    }
     np.savez(tmp_path / "a.npz", **named)
     opened, _ = open_task("logreg", tmp_path / "a.npz", Settings(samples=DRAWN))
     assert sorted(numbers(opened.training)) == list(range(50))

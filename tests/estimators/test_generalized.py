@@ -406,6 +406,20 @@ def test_an_l1_that_moves_between_groups_is_found() -> None:
     assert "group right" in result.warnings[0].found
 
 
+def test_a_fit_that_fails_at_the_points_left_out_is_warned_of() -> None:
+    """Fitted to the right, where L1 is 1, and held against the left, where it is 3; the control to the right alone."""
+    right, left = np.linspace(0.6, 6, 12), -np.linspace(0.2, 2, 12)
+    result = generalized_smoothness(_two_sided(), _points(np.outer(np.stack([right, left], 1).ravel(), [1.0, 1.0])))
+    assert result.coverage == 0
+    (finding,) = (one for one in result.warnings if one.code == "fit-fails")
+    assert finding.severity == "warning"
+    assert "fails at 12 of 12 points" in finding.found
+    clean = generalized_smoothness(_two_sided(), _points(np.outer(np.linspace(0.6, 6, 24), [1.0, 1.0])))
+    assert clean.coverage is not None
+    assert clean.coverage >= 0.5
+    assert clean.warnings == ()
+
+
 def test_groups_over_the_same_points_show_no_movement() -> None:
     rows = np.outer(np.linspace(-2, 6, 24), [1.0, 1.0])
     result = generalized_smoothness(_two_sided(), _points(rows), groups=["even", "odd"] * 12)

@@ -228,9 +228,16 @@ def evidence() -> tuple[dict[str, Any], ...]:
             interval=None,
             neutral="none",
             says="the smoothness bound is tighter with L₁ than without",
-            side="neither",
+            side="none",
         ),
-        Evidence(quantity="prediction", value=None, interval=None, neutral="1", says=NOT_YET, side="unknown"),
+        Evidence(
+            quantity="measured speed-up of AdaGrad over SGD",
+            value=1.87,
+            interval=(1.52, 2.31),
+            neutral="1; level from 0.8 to 1.25",
+            says="AdaGrad needs fewer steps to the same loss",
+            side="adagrad",
+        ),
     )
     return tuple({f.name: getattr(row, f.name) for f in fields(row)} for row in made)
 
@@ -529,7 +536,9 @@ def finished(name: str = "mlp", data: str = "digits") -> Diagnosis:
             best_method="adam",
             best_margin=0.018,
             best_by="validation",
-            theory="The box reading favours AdaGrad, the path reading of curvature SGD: the theory is undecided here.",
+            best_tied=(),
+            theory="Noise sits in few coordinates (φ 0.31), curvature is partly aligned with the coordinates "
+            "(R_L 0.24): the theory favours AdaGrad.",
             advice="Use AdaGrad at a learning rate near 0.1 in batches of 32.",
             reasons=("The measured speed-up is 1.9×, 95% interval [1.5, 2.3], above 1.",),
             evidence=evidence(),
@@ -578,9 +587,14 @@ def untrained() -> Diagnosis:
             confidence=None,
             confidence_meaning=None,
             best_method=None,
+            best_by=None,
+            best_tied=None,
             best_margin=None,
-            reasons=("Nothing was trained, and this version has no prediction.",),
-            why=dict.fromkeys(("confidence", "confidence_meaning", "best_method", "best_margin"), reason),
+            advice="Train both: the same command without `--no-training`.",
+            reasons=("Nothing was trained: training was off (--no-training).",),
+            why=dict.fromkeys(
+                ("confidence", "confidence_meaning", "best_method", "best_by", "best_tied", "best_margin"), reason
+            ),
         ),
         warnings=(),
         vectors={k: v for k, v in base.vectors.items() if k not in ("l0", "l1")},

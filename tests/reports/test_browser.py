@@ -22,6 +22,8 @@ QUIET = [
 ]
 PATIENCE = 600_000
 """Milliseconds for what takes some hundred: Chromium starts slowly on a busy machine."""
+OPEN = "document.querySelectorAll('details').forEach(d => d.open = true)"
+"""What is folded away has no size."""
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs Debian's Chromium at {CHROMIUM}"),
@@ -67,7 +69,7 @@ def sideways(tab: Any) -> int:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_silent_offline_and_without_sideways_scroll(browser: Any, file: Path, width: int, scheme: str) -> None:
     tab, messages, requests = opened(browser, file, width, scheme=scheme)
-    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.evaluate(OPEN)
     assert requests == [file.as_uri()]
     assert messages == []
     assert sideways(tab) == 0
@@ -77,7 +79,7 @@ def test_silent_offline_and_without_sideways_scroll(browser: Any, file: Path, wi
 @pytest.mark.parametrize("width", [400, 1280])
 def test_tables_of_tensors_fold_names_and_never_scroll_sideways(browser: Any, file: Path, width: int) -> None:
     tab, _, _ = opened(browser, file, width)
-    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.evaluate(OPEN)
     wide = tab.evaluate(
         """[...document.querySelectorAll('table.stacked')].filter(table => {
             const box = table.parentElement.getBoundingClientRect();
@@ -95,7 +97,7 @@ def test_tables_of_tensors_fold_names_and_never_scroll_sideways(browser: Any, fi
 def test_a_narrow_screen_labels_each_number(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text(render(made.language()), encoding="utf-8")
-    labels = """[...document.querySelectorAll('#noise ~ .grid table.stacked td')].map(cell =>
+    labels = """[...document.querySelectorAll('[aria-labelledby=noise] .grid table.stacked td')].map(cell =>
         getComputedStyle(cell, '::before').content)"""
     tab, _, _ = opened(browser, path, 400)
     assert '"share of the sum"' in tab.evaluate(labels)
@@ -118,13 +120,42 @@ def test_the_answer_and_its_figure_fit_the_first_screen(browser: Any, tmp_path: 
     path = tmp_path / "page.html"
     path.write_text(render(made.finished()), encoding="utf-8")
     tab, _, _ = opened(browser, path, width, height)
-    bottom = tab.evaluate("document.querySelector('.answer figcaption').getBoundingClientRect().bottom")
-    assert bottom <= height
+    last = ".answer figcaption" if width < 600 else ".answer .overview"
+    assert tab.evaluate(f"document.querySelector('{last}').getBoundingClientRect().bottom") <= height
     tab.close()
 
 
-def test_text_of_figures_stays_inside_them(browser: Any, file: Path) -> None:
-    tab, _, _ = opened(browser, file)
+def test_a_figure_that_is_too_low_would_be_noticed(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(render(made.finished()).replace("<h1>", "<h1>" + "word " * 60), encoding="utf-8")
+    tab, _, _ = opened(browser, path)
+    assert tab.evaluate("document.querySelector('.answer .overview').getBoundingClientRect().bottom") > 800
+    tab.close()
+
+
+def test_without_training_the_assumptions_fit_the_first_screen(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(render(made.untrained()), encoding="utf-8")
+    tab, _, _ = opened(browser, path)
+    assert tab.evaluate("document.querySelector('.answer .assumptions').getBoundingClientRect().bottom") <= 800
+    tab.close()
+
+
+@pytest.mark.parametrize("name", ["finished", "untrained", "language"])
+def test_five_screens_at_most_before_anything_is_opened(browser: Any, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(render(getattr(made, name)()), encoding="utf-8")
+    tab, _, _ = opened(browser, path)
+    assert tab.evaluate("document.documentElement.scrollHeight") <= 5 * 800
+    tab.evaluate(OPEN)
+    assert tab.evaluate("document.documentElement.scrollHeight") > 5 * 800
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_text_of_figures_stays_inside_them(browser: Any, file: Path, width: int) -> None:
+    tab, _, _ = opened(browser, file, width)
+    tab.evaluate(OPEN)
     outside = tab.evaluate(
         """[...document.querySelectorAll('svg')].flatMap(svg => {
             const box = svg.getBoundingClientRect();
@@ -139,8 +170,10 @@ def test_text_of_figures_stays_inside_them(browser: Any, file: Path) -> None:
     tab.close()
 
 
-def test_text_of_figures_does_not_overlap(browser: Any, file: Path) -> None:
-    tab, _, _ = opened(browser, file)
+@pytest.mark.parametrize("width", [400, 1280])
+def test_text_of_figures_does_not_overlap(browser: Any, file: Path, width: int) -> None:
+    tab, _, _ = opened(browser, file, width)
+    tab.evaluate(OPEN)
     pairs = tab.evaluate(
         """[...document.querySelectorAll('svg')].flatMap(svg => {
             const texts = [...svg.querySelectorAll('text')].filter(t => t.textContent.trim());
@@ -162,8 +195,10 @@ def test_print_is_light_and_shows_the_plotted_numbers(browser: Any, tmp_path: Pa
     path = tmp_path / "page.html"
     path.write_text(render(made.finished()), encoding="utf-8")
     tab, _, _ = opened(browser, path, scheme="dark")
-    hidden = """[...document.querySelectorAll('details')].filter(d =>
-        d.getBoundingClientRect().height < d.querySelector('table').getBoundingClientRect().height).length"""
+    hidden = """[...document.querySelectorAll('details')].filter(d => {
+        const held = d.querySelector('table, ul');
+        return d.getBoundingClientRect().height < held.getBoundingClientRect().height;
+    }).length"""
     paper = "getComputedStyle(document.documentElement).backgroundColor"
     assert tab.evaluate(hidden) > 0
     assert tab.evaluate(paper) == "rgb(17, 20, 23)"

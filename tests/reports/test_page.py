@@ -16,11 +16,13 @@ import html5lib
 import matplotlib
 import pytest
 
-from diagnose.schema import PARTS, Diagnosis, absent
+from diagnose import stored_types
+from diagnose.schema import NOT_YET, PARTS, Diagnosis, absent
 from estimators.results import ALL_ROWS, NONE_MISSED, stored_keys
+from reports import glossary
 from reports.numbers import number
 from reports.page import render
-from reports.svg import INK
+from reports.svg import INK, PAPER
 from tests.reports import made
 
 DIAGNOSES: Mapping[str, Callable[[], Diagnosis]] = {
@@ -84,6 +86,7 @@ def test_it_is_self_contained_and_small(name: str) -> None:
 def test_figures_take_ink_and_font_from_the_page(name: str) -> None:
     svgs = "".join(re.findall(r"<svg.*?</svg>", page(name), re.DOTALL))
     assert INK not in svgs
+    assert PAPER not in svgs
     assert "font-family" not in svgs
     assert ("currentColor" in svgs) == (name != "empty")
 
@@ -109,12 +112,17 @@ def test_markup_in_a_name_would_be_noticed() -> None:
     assert "<script" in spoiled
 
 
+def unmeasured(html: str) -> str:
+    """The text of "What was not measured, and why", in small letters."""
+    return text_of(html.partition('id="missing"')[2].partition("</section>")[0]).lower()
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_without_any_number_still_renders(part: str) -> None:
     bare = replace(made.finished(), **{part: absent(PARTS[part], "left out for this test")})
     html = render(bare)
     assert "Left out for this test." in html
-    assert f"{part} (all of it)" in html
+    assert f"{glossary.PARTS[part].lower()}, all of it." in unmeasured(html)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -129,7 +137,10 @@ def test_any_key_may_be_null_beside_any_other(part: str) -> None:
                 whole, **dict.fromkeys(gone), why={**whole.why, **{key: f"no {key} here" for key in gone}}
             )
             html = render(replace(made.finished(), **{part: lacking}, runs=(), vectors={}))
-            assert not [key for key in gone if f"<code>{part}.{key}</code>" not in html]
+            listed = unmeasured(html)
+            assert not [
+                key for key in gone if glossary.named((part, key))[0].replace("R_L", "RL").lower() not in listed
+            ]
 
 
 def test_an_older_file_renders() -> None:
@@ -144,18 +155,63 @@ def test_an_older_file_renders() -> None:
     del body["generalized_smoothness"], body["prediction"], body["schema"]
     html = render(Diagnosis.from_json(body))
     assert "Not in this file." in html
-    assert "<code>noise.tensors</code>" in html
+    assert "noise by tensor" in unmeasured(html)
 
 
 def test_an_empty_object_renders() -> None:
     assert "No answer yet" in render(Diagnosis.from_json({}))
 
 
-def test_what_was_not_measured_is_listed_with_its_reason() -> None:
-    listed = page("finished").partition('id="missing"')[2]
-    assert listed.index("Not available in this version.") < listed.index("smoothness.density_rotated")
-    assert "training.methods.adagrad-norm.steps_to_target" in listed
+def test_what_was_not_measured_is_listed_in_words_with_its_reason() -> None:
+    listed = unmeasured(page("finished"))
+    assert "the mean curve never met the target. steps to the target loss of adagrad-norm." in listed
+    assert "formed for d ≤ 2,000 alone. σ|hⱼₖ| beside the bracket." in listed
+    assert "95% interval of noise density φ(σ); 95% interval of noise ‖σ‖₁;" in listed
     assert "not measured" not in page("finished").partition("<h1>")[2].partition("</header>")[0]
+
+
+def test_one_name_for_a_value_and_its_interval_and_for_several_methods() -> None:
+    base = made.finished()
+    keys = ("validation_loss", "validation_loss_interval")
+    gone = {**dict.fromkeys(keys), "why": dict.fromkeys(keys, "no samples are held out")}
+    methods = {name: {**body, **gone} for name, body in (base.training.methods or {}).items()}
+    listed = unmeasured(render(replace(base, training=replace(base.training, methods=methods))))
+    assert "no samples are held out. held-out loss of sgd, adagrad, adagrad-norm and adam." in listed
+    assert "interval of held-out loss" not in listed
+
+
+@everything
+def test_no_key_stands_on_the_page(name: str) -> None:
+    """Parts that this version lacks are not named either."""
+    html = page(name)
+    assert not re.search(r"\b[a-z0-9]+_[a-z0-9_]*[a-z0-9]\b", unmeasured(html))
+    assert NOT_YET not in html.lower()
+    assert "prediction" not in text_of(html.partition('id="trust"')[2].partition("</section>")[0]).lower()
+
+
+def test_every_key_has_words() -> None:
+    """Also those within a part and of each method; an unknown one is printed without its underscores."""
+    for part, kind in PARTS.items():
+        for key in stored_keys(kind):
+            value = glossary.interval_of(key) or key
+            assert {key, value} & set(glossary.KEYS[part]), f"{part}.{key}"
+    for where, row in (
+        ("noise.tail_index", stored_types.TailIndex),
+        ("smoothness.whole_data", stored_types.WholeData),
+        ("spectrum.eigenvalue_density", stored_types.Density),
+        ("generalized_smoothness.tighter", stored_types.Tighter),
+        ("generalized_smoothness.isotropic", stored_types.Isotropic),
+        ("generalized_smoothness.whole", stored_types.WholePair),
+        ("generalized_smoothness.control", stored_types.Control),
+        ("training.methods", stored_types.Method),
+        ("training.noise_terms", stored_types.NoiseTerm),
+        ("spectrum.directional", stored_types.Direction),
+    ):
+        words = glossary.OF_METHODS.get(where) or glossary.WITHIN[where]
+        keys = {key for key in row.__annotations__ if key != "why"}
+        assert not {key for key in keys if (glossary.interval_of(key) or key) not in words and key not in words}, where
+    assert glossary.named(("noise", "brand_new")) == ("brand new", "")
+    assert not [w for words in glossary.KEYS.values() for w in words.values() if re.search(r"[a-z]_[a-z]", w)]
 
 
 def test_warnings_and_the_positive_line() -> None:
@@ -183,7 +239,7 @@ def test_the_smoothness_of_a_draw_is_not_that_of_the_data() -> None:
     assert "the smallest ‖L‖₁ of the 512 rows drawn lies between" in html
     assert "‖L‖₁ of all 1,797 rows 95% interval [" in html
     assert "curvature R_L of the draw" in html
-    assert "Its upper bound is 1.18× the value" in html
+    assert "Fitted on one half of the draw and measured on the other, ‖L‖₁ comes out 1.18× lower" in html
     base = made.finished()
     ends = (base.smoothness.l1_lower, base.smoothness.l1_upper)
     whole = {"interval": ends, "mean": None, "inflation": None, "samples": 1797, "rows": 1797, "products": 0}
@@ -439,10 +495,11 @@ def test_one_parameter_one_seed_renders() -> None:
         training=replace(
             base.training, speedup_interval=None, speedup_seeds=(None,), why={"speedup_interval": "one seed"}
         ),
+        verdict=replace(base.verdict, answer="undecided"),
         spectrum=replace(base.spectrum, eigenvalues=[2.0]),
         vectors=made.vectors({"w": (1,)}),
         runs=[row for row in base.runs if row["seed"] == 0],
     )
     html = render(one)
     assert "One seed." in html
-    assert "1.9× fewer steps, no interval" in html
+    assert "SGD is 1.9×, no interval" in html

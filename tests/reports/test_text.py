@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from diagnose.schema import Diagnosis
-from reports.text import best_line, headline, limits, noise_side, printable, smoothness_side, stage_line, warning_line
+from reports.text import (
+    best_line,
+    headline,
+    limits,
+    noise_side,
+    printable,
+    smoothness_side,
+    stage_line,
+    step_count,
+    warning_line,
+)
 from tests.reports import made
 
 
@@ -39,11 +49,17 @@ def answered(answer: Any, speedup: float | None, pair: tuple[float, float] | Non
         ),
         ("undecided", 1.3, (0.7, 2.4), "Undecided: AdaGrad's speed-up over SGD is 1.3×, 95% interval [0.70, 2.4]"),
         ("undecided", 1.3, None, "Undecided: AdaGrad's speed-up over SGD is 1.3×, no interval"),
-        ("undecided", None, None, "Undecided, as no speed-up was measured: training was off"),
+        ("undecided", None, None, "Undecided, as no speed-up was measured: sgd diverged"),
+        (
+            "adagrad",
+            1.87,
+            None,
+            "AdaGrad should help: 1.9× fewer steps, with full batches, in which nothing is left to chance",
+        ),
     ],
 )
 def test_headline(answer: str, speedup: float | None, pair: tuple[float, float] | None, text: str) -> None:
-    assert headline(answered(answer, speedup, pair, "training was off")) == text
+    assert headline(answered(answer, speedup, pair, "sgd diverged")) == text
 
 
 def test_a_prediction_is_named_as_one() -> None:
@@ -58,17 +74,63 @@ def test_an_unfinished_run_has_no_answer() -> None:
     assert headline(made.empty()) == "No answer yet: the run is not finished"
 
 
-def test_the_best_method_of_all() -> None:
-    assert best_line(made.finished()) == (
-        "Adam ended lowest of the 4 methods that ran, 1.8% further down than the better of SGD and AdaGrad"
+def test_without_training_the_headline_is_what_was_measured() -> None:
+    assert headline(made.untrained()) == (
+        "Noise sits in few coordinates (φ 0.31), curvature is partly aligned with the coordinates (R_L 0.24): the "
+        "theory favours AdaGrad; nothing was trained"
     )
+    bare = made.untrained()
+    assert headline(replace(bare, verdict=replace(bare.verdict, theory=None))) == (
+        "Nothing was measured; nothing was trained"
+    )
+
+
+def best(method: str, by: Any = "validation", tied: tuple[str, ...] = (), margin: float | None = 0.0) -> str | None:
+    base = made.finished()
+    chosen = replace(base.verdict, best_method=method, best_by=by, best_tied=tied, best_margin=margin)
+    return best_line(replace(base, verdict=chosen))
+
+
+def test_the_best_method_of_all() -> None:
+    assert (
+        best("adam", margin=0.018) == "Adam validates best of the 4 methods: its held-out loss is 1.8% below AdaGrad's"
+    )
+    assert best("adam", "training", margin=0.018) == (
+        "Adam ends lowest of the 4 methods: its final loss is 1.8% below AdaGrad's"
+    )
+    assert best("adagrad") == "AdaGrad validates best of the 4 methods"
+    assert best("adam", margin=None) == "Adam validates best of the 4 methods"
     assert best_line(made.untrained()) is None
 
 
+def test_methods_that_are_not_told_apart_are_named_as_such() -> None:
+    assert best("adagrad", tied=("adam",)) == (
+        "By held-out loss AdaGrad and Adam are not told apart, and best of the 4 methods"
+    )
+    assert best("adagrad", "training", tied=("adam", "sgd", "adagrad-norm")) == (
+        "By final loss SGD, AdaGrad, AdaGrad-Norm and Adam are not told apart"
+    )
+    assert best("adam", tied=("adagrad-norm",), margin=0.1) == (
+        "By held-out loss AdaGrad-Norm and Adam are not told apart, and best of the 4 methods: "
+        "Adam's is 10% below AdaGrad's"
+    )
+
+
+def test_where_steps_do_not_tell_two_apart_the_held_out_loss_may() -> None:
+    base = made.finished()
+    methods = dict(base.training.methods or {})
+    methods["adam"] = {**methods["adam"], "adagrad_speedup_interval": (0.8, 1.1)}
+    told = replace(base, training=replace(base.training, methods=methods))
+    assert best_line(told) == (
+        "AdaGrad and Adam are not told apart in steps; Adam validates best of the 4 methods: its held-out loss is 1.8% "
+        "below AdaGrad's"
+    )
+
+
 def test_seeds_that_ran_alike_have_no_interval() -> None:
-    """Where a batch is the whole set every seed is the same run."""
+    """Where a batch is the whole set every order is the same run."""
     alike = answered("adagrad", 1.18, (1.18, 1.18), "")
-    assert headline(alike) == "AdaGrad should help: 1.18× fewer steps, alike for every seed"
+    assert headline(alike) == "AdaGrad should help: 1.18× fewer steps, the same in every order of the batches"
     whole = replace(made.finished(), task=replace(made.finished().task, batch_size=1024))
     assert "order" not in (limits(whole) or "order")
 
@@ -96,7 +158,20 @@ def test_a_method_that_did_not_run_is_not_named() -> None:
     base = made.finished()
     methods = {name: entry for name, entry in (base.training.methods or {}).items() if name != "adagrad"}
     text = best_line(replace(base, training=replace(base.training, methods=methods)))
-    assert text == "Adam ended lowest of the 3 methods that ran, 1.8% further down than SGD"
+    assert text == "Adam validates best of the 3 methods: its held-out loss is 1.8% below SGD's"
+    two = {name: methods[name] for name in ("sgd", "adam")}
+    text = best_line(replace(base, training=replace(base.training, methods=two)))
+    assert text == "Adam validates better than the other: its held-out loss is 1.8% below SGD's"
+    alone = best_line(replace(base, training=replace(base.training, methods={"adam": methods["adam"]})))
+    assert alone == "Adam alone ran"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(None, "not measured"), (2.0, "2"), (4.683, "4.68"), (467.5, "468"), (1234.4, "1,234")],
+)
+def test_steps_to_a_loss_lie_between_two_steps(count: float | None, text: str) -> None:
+    assert step_count(count) == text
 
 
 def test_limits_name_what_was_used() -> None:
@@ -135,16 +210,16 @@ def test_a_stage_line_is_a_plain_line_or_the_reason(stage: str) -> None:
 def test_stage_lines_hold_the_numbers() -> None:
     whole = made.finished()
     assert stage_line("training", whole.training) == (
-        "AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]; over Adam, the best of 3 others, 1.4×, "
-        "95% interval [1.13, 1.7], the choice allowed for"
+        "orders 4 → 8, decided: AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]; over Adam, the best of 3 "
+        "others, 1.4×, 95% interval [1.13, 1.7]"
     )
     alone = replace(whole.training, speedup=None, speedup_interval=None, why={"speedup": "sgd did not run"})
     assert stage_line("training", alone) == (
-        "speed-up over SGD not measured: sgd did not run; over Adam, the best of 3 others, 1.4×, "
-        "95% interval [1.13, 1.7], the choice allowed for"
+        "orders 4 → 8, decided: speed-up over SGD not measured: sgd did not run; over Adam, the best of 3 others, "
+        "1.4×, 95% interval [1.13, 1.7]"
     )
     methods = {name: (whole.training.methods or {})[name] for name in ("sgd", "adagrad")}
-    two = replace(whole.training, best_other="sgd", methods=methods)
+    two = replace(whole.training, best_other="sgd", methods=methods, looks=None)
     assert stage_line("training", two) == "AdaGrad's speed-up over SGD 1.9×, 95% interval [1.5, 2.3]"
     assert (
         stage_line("noise", replace(whole.noise, density=0.7338, density_interval=(0.7338, 0.7338)))

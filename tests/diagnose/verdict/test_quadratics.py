@@ -19,6 +19,7 @@ def answer(curvature: Tensor, noise: Tensor, seed: int, every_rate: bool) -> str
     how = settings(
         steps=150,
         batch_size=16,
+        seeds=8,
         evaluations=40,
         sharpness=curvature.max().item(),
         every_rate=every_rate,
