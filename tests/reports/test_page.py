@@ -500,4 +500,4 @@ def test_one_parameter_one_seed_renders() -> None:
     )
     html = render(one)
     assert "Each line is one run." in html
-    assert "1.9× fewer steps, no interval" in html
+    assert "SGD is 1.9×, no interval" in html
