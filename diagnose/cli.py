@@ -100,6 +100,7 @@ def diagnose_command(
     trust_remote_code: Annotated[bool, _option("trust_remote_code")] = False,
     gap: Annotated[str | None, _option("gap", "G")] = None,
     memory: Annotated[str | None, _option("memory", "SIZE")] = None,
+    budget: Annotated[str | None, _option("budget", "TIME")] = None,
     rotate: Annotated[bool, _option("rotate")] = False,
     no_training: Annotated[bool, _option("training")] = False,
     plan: Annotated[bool, _option("plan")] = False,
@@ -140,6 +141,7 @@ def diagnose_command(
         trust_remote_code=trust_remote_code,
         gap=None if gap is None else number(gap, "gap"),
         memory=memory,
+        budget=budget,
         rotate=rotate,
         training=not no_training,
         plan=plan,
@@ -255,11 +257,13 @@ def _diagnose(settings: Settings, model: str, data: str) -> int:
 
     with Lines(settings.quiet) as lines:
         try:
+            if settings.plan:
+                from diagnose.plan import plan
+
+                print(plan_table(plan(settings, model, data)))
+                return FINISHED
             from diagnose import pipeline
 
-            if settings.plan:
-                print(plan_table(pipeline.plan(settings, model, data)))
-                return FINISHED
             command = command_line(settings, model, data)
             diagnosis = pipeline.execute(settings, model, data, command=command, events=lines)
         except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from diagnose.settings import printable
 from reports.numbers import size
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from diagnose.plan import Plan
     from diagnose.schema import Diagnosis
 
 STAGE_WIDTH, AMOUNT_WIDTH, TIME_WIDTH = 22, 20, 7
@@ -186,39 +187,25 @@ def race_line(diagnosis: Diagnosis) -> str | None:
     return f"training  {looked} · {ending(diagnosis.training)}{after}"
 
 
-class PlanRow(Protocol):
-    """One stage of a plan."""
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage."""
-
-    @property
-    def passes(self) -> float:
-        """Forward+backward passes over the sample set."""
-
-    @property
-    def seconds(self) -> float:
-        """Time that they should take, from one measured pass."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory that the stage needs at most."""
-
-
-def plan_table(rows: Sequence[PlanRow]) -> str:
-    """A plan as a table: passes, time and memory of each stage, and of the run (its memory is the largest)."""
+def plan_table(plan: Plan) -> str:
+    """A plan: how model and data were read; passes, time and memory of each stage and of the run, whose memory is the
+    largest; and what a budget cuts. A stage that may end early has two numbers."""
+    rows = plan.rows
     cells = [("stage", "passes", "time", "memory")]
-    cells += [(title(r.stage), f"{r.passes:,.0f}", clock_time(r.seconds), size(r.memory_bytes)) for r in rows]
-    cells.append(
-        (
-            "total",
-            f"{sum(r.passes for r in rows):,.0f}",
-            clock_time(sum(r.seconds for r in rows)),
-            size(max((r.memory_bytes for r in rows), default=0)),
-        )
-    )
+    for row in rows:
+        passes = _up_to(f"{row.passes:,.0f}", None if row.most_passes is None else f"{row.most_passes:,.0f}")
+        lasts = _up_to(clock_time(row.seconds), None if row.most_seconds is None else clock_time(row.most_seconds))
+        cells.append((title(row.stage), passes, lasts, size(row.memory_bytes)))
+    most_passes = sum(row.passes if row.most_passes is None else row.most_passes for row in rows)
+    most_seconds = sum(row.seconds if row.most_seconds is None else row.most_seconds for row in rows)
+    passes = _up_to(f"{sum(row.passes for row in rows):,.0f}", f"{most_passes:,.0f}")
+    lasts = _up_to(clock_time(sum(row.seconds for row in rows)), clock_time(most_seconds))
+    cells.append(("total", passes, lasts, size(max((row.memory_bytes for row in rows), default=0))))
     widths = [max(len(row[i]) for row in cells) for i in range(4)]
-    return "\n".join(
-        INDENT + "   ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3))]) for row in cells
-    )
+    table = ["   ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3))]) for row in cells]
+    cuts = ["cut to keep the budget:", *(INDENT + line for line in plan.cuts)] if plan.cuts else []
+    return "\n".join(INDENT + printable(line) for line in (*plan.understood, "", *table, *cuts)).replace("  \n", "\n")
+
+
+def _up_to(least: str, most: str | None) -> str:
+    return least if most is None or most == least else f"{least} to {most}"

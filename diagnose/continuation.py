@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from diagnose.limits import CUTS, cuts_of
 from diagnose.schema import PAIR, PARTS, Diagnosis, absent
 
 NOT_REACHED = "the run has not reached this stage"
@@ -39,7 +40,12 @@ def _less_skipped(stored: Any, new: Any, known: Diagnosis) -> bool:
     return set(new) <= set(stored)
 
 
+def _longer(stored: Any, new: Any, known: Diagnosis) -> bool:
+    return stored is not None and (new is None or new > stored)
+
+
 ADDS: Mapping[str, Adds] = {
+    "budget": _longer,
     "seeds": _more_orders,
     "optimizers": _more_methods,
     "own_optimizers": _more_optimizers,
@@ -111,7 +117,9 @@ def inputs(stage: str, known: Diagnosis) -> dict[str, Any]:
 def _asked(stage: str, known: Diagnosis) -> dict[str, Any]:
     """Those of the inputs that are settings."""
     skipped = stage.replace("_", "-") in known.settings.get("skip", ())
-    return {"skipped": skipped, **{name: known.settings.get(name) for name in SETTINGS.get(stage, ())}}
+    asked = {"skipped": skipped, **{name: known.settings.get(name) for name in SETTINGS.get(stage, ())}}
+    cuts = cuts_of(stage, known.settings)
+    return asked | ({CUTS: cuts} if cuts else {})
 
 
 def holds(stage: str, known: Diagnosis) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import estimators
+from diagnose.limits import DENSITY_STARTS, DENSITY_STEPS
 from diagnose.training.update_rules import State
 from estimators.lanczos import Ritz
 from estimators.problem import Problem
@@ -18,8 +19,6 @@ FEWEST_SAMPLES = 4
 """Two halves of two samples each: fewer show no scatter."""
 LEAST_PRODUCTS = 32
 """For Lambda of the data at least; half of the bracket's products where that is more."""
-STARTS, STEPS = 4, 24
-"""Lanczos runs behind the density, that of the spectrum included, and the steps of the others."""
 THINNED = 2
 """Every second point of the density's grid is stored: 1.9 on each width of the kernel."""
 IDENTITY = "sgd moves by the gradient itself: its P is I, and the value is `sharpness`"
@@ -34,7 +33,7 @@ def numbers(row: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def whole_data(
-    problem: Problem, bracket: Smoothness, rows: int, *, affordable: bool, seed: int, progress: Progress
+    problem: Problem, bracket: Smoothness, rows: int, *, affordable: bool, cut: str = "", seed: int, progress: Progress
 ) -> dict[str, Any]:
     """The 95% interval for Lambda of all ``rows`` of the data; the bracket itself where all were measured.
     ``rare_rows`` is the share of the rows below which the draw may have missed them all.
@@ -43,6 +42,7 @@ def whole_data(
         problem: the curvature samples.
         bracket: theirs, paid already.
         affordable: False where the model is too large for more products.
+        cut: why it is left out; empty: it is not.
     """
     found: dict[str, Any] = {"interval": None, "mean": None, "inflation": None, "samples": problem.n, "rows": rows}
     found |= {"products": 0, "rare_rows": unseen_share(problem.n, rows)}
@@ -54,6 +54,8 @@ def whole_data(
     reason = ""
     if problem.n < FEWEST_SAMPLES:
         reason = f"{problem.n} samples are too few: Lambda of all {rows:,} rows takes {FEWEST_SAMPLES} or more"
+    elif cut:
+        reason = cut
     elif not affordable:
         reason = "not measured for so large a model: `estimators.crossfit_smoothness` does it"
     if reason:
@@ -70,16 +72,20 @@ def whole_data(
     return found
 
 
-def eigenvalue_density(problem: Problem, run: Ritz | None, *, seed: int, progress: Progress) -> dict[str, Any]:
+def eigenvalue_density(
+    problem: Problem, run: Ritz | None, *, starts: int = DENSITY_STARTS, seed: int, progress: Progress
+) -> dict[str, Any]:
     """The smoothed density of H's eigenvalues with its 95% band; the spectrum's own run is the first."""
-    found = estimators.eigenvalue_density(problem, probes=STARTS, steps=STEPS, run=run, seed=seed, progress=progress)
+    found = estimators.eigenvalue_density(
+        problem, probes=starts, steps=DENSITY_STEPS, run=run, seed=seed, progress=progress
+    )
     keys = ("width", "resolution", "outliers", "mean", "mean_interval", "mean_square", "mean_square_interval")
     curves = {key: list(getattr(found, key)[::THINNED]) for key in ("grid", "density", "spread", "lower", "upper")}
-    starts: dict[str, Any] = {"starts": found.probes}
+    made: dict[str, Any] = {"starts": found.probes}
     row = numbers(found, keys)
     if found.exact:
         row["why"] = {**row["why"], "starts": found.why["probes"]}
-    return {**curves, **starts, **row}
+    return {**curves, **made, **row}
 
 
 def in_own_metric(problem: Problem, method: str, state: State, *, seed: int, progress: Progress) -> Mapping[str, Any]:

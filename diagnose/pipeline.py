@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, Literal
@@ -14,13 +14,16 @@ import numpy as np
 from torch import Tensor
 
 from diagnose import __version__
+from diagnose.budget import Budget, OutOfTime, budget_cut
 from diagnose.continuation import NOT_REACHED, going_on, holds, inputs, no_orders, without
+from diagnose.costs import Shape
 from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.finite import finite, not_finite, storable
 from diagnose.inputs import Opened, open_task
-from diagnose.nested import STARTS, STEPS
-from diagnose.places import expected
+from diagnose.limits import Work, recorded
+from diagnose.pace import Pace
+from diagnose.plan import measured
 from diagnose.schema import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
 from diagnose.settings import (
     Optimizer,
@@ -30,16 +33,10 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
-from diagnose.stages import HUGE_NETWORK, NO_TRAINING, STAGES, Bench, Update, race_settings
+from diagnose.stages import NO_TRAINING, STAGES, Bench, Stage, Update
 from diagnose.store import Store
-from diagnose.training import sweep
 from diagnose.training.identity import digests
 from diagnose.training.legs import LegStore, MemoryStore
-from diagnose.training.racing import expected_passes
-from diagnose.training.running import batch_numbers
-from diagnose.training.stacking import stack_size
-from estimators.lanczos import MAX_STEPS
-from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
 from estimators.results import Finding
 from reports.text import stage_line
 
@@ -79,18 +76,19 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
         InputError: see :func:`run`.
         KeyboardInterrupt: after what is known was stored with status "interrupted".
     """
-    events = events or Silent()
+    events, began = events or Silent(), time.perf_counter()
     check(settings)
     opened, resolved = open_task(model, data, settings)
     own = own_optimizers(settings)
     compared = comparable(opened, resolved, own)
     new = started(opened, resolved, compared, command or command_line(settings, model, data))
     if settings.out is None:
-        attempt = _Attempt(opened, resolved, own, None, events, new)
+        attempt = _Attempt(opened, resolved, own, None, events, new, began)
         events.opened(opened.understood)
         return attempt.finish()
     with Store(settings.out) as store:
         known = store.opened(compared, settings.fresh) or new
+        new = replace(new, settings={**new.settings, **recorded(known.settings, resolved.budget)})
         if known.settings != new.settings:
             known = going_on(known, new)
         if known.status == "finished":
@@ -98,7 +96,7 @@ def execute(settings: Settings, model: Any, data: Any, *, command: str = "", eve
             if not store.reported:
                 store.report()
             return known
-        attempt = _Attempt(opened, resolved, own, store, events, known)
+        attempt = _Attempt(opened, resolved, own, store, events, known, began)
         events.opened(opened.understood)
         if taken := [stage for stage in known.stages if holds(stage, known)]:
             events.resumed(taken)
@@ -116,8 +114,14 @@ class _Attempt:
         store: Store | None,
         events: Events,
         known: Diagnosis,
+        opening: float,
     ) -> None:
         self.store, self.events = store, events
+        self.budget: Budget | None = None
+        self.measured: tuple[Work, Shape, Pace | None] | None = None
+        if resolved.budget is not None:
+            spent = (known.cost.seconds or 0.0) + time.perf_counter() - opening
+            self.budget = Budget(resolved.budget, spent, known.settings)
         self.began = time.perf_counter()
         self.before = known.cost
         legs: LegStore = store if store is not None else MemoryStore()
@@ -140,7 +144,7 @@ class _Attempt:
                     self.known = without(stage, self.known)
                     self._save("started")
                 self.stage, self.stage_began = stage, time.perf_counter()
-                update = measure(self.bench, self.known)
+                update = self._within_budget(stage, measure) if self.budget else measure(self.bench, self.known)
                 spent = time.perf_counter() - self.stage_began
                 self._take(stage, update)
                 if update.amount:
@@ -155,11 +159,44 @@ class _Attempt:
             self.store.report()
         return self.known
 
+    def _within_budget(self, stage: str, measure: Stage) -> Update:
+        """The stage with the cuts that the time left takes; cuts are stored before it begins."""
+        assert self.budget is not None
+        if self.measured is None:
+            self.measured = measured(self.bench, None if self.budget.recorded else self.budget.clock)
+        whole, shape, pace = self.measured
+        done = [name for name in STAGES if holds(name, self.known)]
+        work = self.budget.cut(whole, shape, pace, done)
+        self.bench = replace(self.bench.at(work), affordable=self.budget.affordable)
+        samples, curvature = work.resolved.samples, work.resolved.curvature_samples
+        self.known = replace(self.known, task=replace(self.known.task, samples=samples, curvature_samples=curvature))
+        self._record()
+        self.budget.begin(stage)
+        try:
+            update = measure(self.bench, self.known)
+        except OutOfTime:
+            self.budget.overrun(stage)
+            self.bench = self.bench.at(whole.with_cuts(self.budget.cuts))
+            self._record()
+            update = measure(self.bench, self.known)
+        self._record()
+        if stage == list(STAGES)[-1] and self.budget.cuts:
+            update = replace(update, findings=(*update.findings, budget_cut(whole, self.budget)))
+        return update
+
+    def _record(self) -> None:
+        assert self.budget is not None
+        self.known = replace(self.known, settings={**self.known.settings, **self.budget.stored()})
+        self._save("started")
+
     def _progress(self, stage: str, done: float, total: float) -> None:
         """Pass it on, and now and then note the cost so far: a killed process has no time to.
 
-        The stage that runs may borrow from several estimators, which call themselves otherwise.
+        The stage that runs may borrow from several estimators, which call themselves otherwise. With a budget a stage
+        ends here where the time is over.
         """
+        if self.budget is not None and self.stage:
+            self.budget.progress(self.stage, done)
         self.events.progress(self.stage or stage, done, total)
         now = time.perf_counter()
         if self.store and self.stage and now - self.noted > NOTE_EVERY:
@@ -275,74 +312,3 @@ def _arrays(vector: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         name: t.detach().cpu().float().numpy() if t.element_size() < 4 else t.detach().cpu().numpy()
         for name, t in vector.items()
     }
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """What a stage will take: passes over the sample set, seconds at the measured pace, bytes at most."""
-
-    stage: str
-    passes: float
-    seconds: float
-    memory_bytes: int
-
-
-def plan(asked: Settings, model: Any, data: Any) -> list[PlanRow]:
-    """Open model and data, time one forward+backward pass, and estimate each stage.
-
-    Passes of the bracket and the race are those of a typical run, not bounds: the bracket stops when its gap
-    is reached, a grid may grow.
-
-    Raises:
-        InputError: see :func:`run`.
-    """
-    check(asked)
-    opened, resolved = open_task(model, data, asked)
-    own = own_optimizers(asked)
-    bench = Bench.build(opened, resolved, MemoryStore(), Silent().progress, own)
-    pace = min(_seconds(bench.problem.gradient) for _ in range(2))
-    d, share = bench.problem.d, resolved.curvature_samples / resolved.samples
-    dense = d <= DENSE_LIMIT
-    product = 2 * share
-    bracket = product * (d if dense else 250)
-    crossed = product * 75 if resolved.curvature_samples < opened.rows and d <= HUGE_NETWORK else 0.0
-    density = 0.0 if dense else product * ((STARTS - 1) * STEPS if d <= HUGE_NETWORK else 40)
-    number = 8 if resolved.dtype == "float64" else 4
-    held = vectors(bench.curvature)
-
-    def measuring(wanted: int, least: int) -> int:
-        """Bytes of so many vectors, or of the fewest that do where those are too many; a limit is a limit."""
-        taken = d * d * 8 * 3 if dense else number * d * (wanted if held >= wanted else min(held, least))
-        return limited(taken)
-
-    def limited(taken: int) -> int:
-        return taken if resolved.memory is None else min(taken, resolved.memory)
-
-    rows = [
-        ("noise", 2.5, limited((4 if resolved.samples == opened.rows else 30) * 8 * d)),
-        ("smoothness", bracket + crossed, measuring(180, FEWEST)),
-        ("spectrum", density, measuring(MAX_STEPS + STEP, STEP)),
-        ("hessian_diagonal", 0.0 if dense else resolved.probes * product, measuring(WIDE, FEWEST)),
-    ]
-    if resolved.training:
-        settings = race_settings(bench, started(opened, resolved, comparable(opened, resolved, own), ""))
-        swept = sweep.settings_of(settings, resolved.batch_sizes or (), bench.trained.n)
-        # The sweep takes over the runs of the main race at its own size.
-        others = [each for each in swept if each.batch_size != settings.batch_size]
-        race = sum(expected_passes(bench.problem, each) for each in (settings, *others))
-        held_at_once = 6 * d
-        if settings.stacked:
-            asked_at_once = 9 * settings.blocks[0] if settings.every_rate else 3 * max(1, settings.blocks[0] - 1)
-            runs = min(stack_size(bench.trained, settings), len(settings.optimizers) * asked_at_once)
-            held_at_once = runs * (batch_numbers(bench.trained, settings) + 8 * d)
-        rows.append(("training", race, number * held_at_once))
-        points, replayed = expected(settings, d, bench.trained.n, bench.problem.n) if d <= HUGE_NETWORK else (0, 0.0)
-        along = replayed + points * bracket + (0.0 if dense else product * 30 * -(-points // 2))
-        rows.append(("generalized_smoothness", along, measuring(100, FEWEST)))
-    return [PlanRow(stage, passes, passes * pace, memory) for stage, passes, memory in rows]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began

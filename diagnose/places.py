@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diagnose.limits import POINTS
 from diagnose.schema import PAIR
 from diagnose.settings import LARGE_NETWORK
 from diagnose.training import RaceSettings, replay
@@ -19,10 +20,8 @@ from estimators.problem import Problem
 from estimators.sphere_points import sphere
 from reports.numbers import number, rate
 
-POINTS = 5
-"""Points along each of the two best runs, the start apart ..."""
 SMALL, MORE = 300, 8
-"""... and up to SMALL parameters, where a bracket takes a fraction of a second, along each of six runs."""
+"""Up to SMALL parameters, where a bracket takes a fraction of a second, so many points along each of six runs."""
 SLOWER = 10**-0.5
 """The second run of a method has this share of its best learning rate ..."""
 LARGER = 4
@@ -52,6 +51,7 @@ def places(
     settings: RaceSettings,
     methods: Mapping[str, Mapping[str, Any]],
     seed: int,
+    points: int = POINTS,
 ) -> list[Place]:
     """Points of the best adagrad and the best sgd run, log-spaced in steps, with the first order of the batches.
 
@@ -66,12 +66,13 @@ def places(
         settings: of the race.
         methods: ``training.methods``.
         seed: of the sphere's directions.
+        points: along each of the two best runs; with fewer than POINTS no other runs are visited.
     """
     tuned = {name: (methods.get(name) or {}).get("learning_rate") for name in reversed(PAIR)}
     known = {name: float(best) for name, best in tuned.items() if best is not None}
     found = []
     limit = loss_limit(problem.loss())
-    for run in runs(known, settings, problem.d, trained.n):
+    for run in runs(known, settings, problem.d, trained.n, points):
         for visit in replay(trained, run.contender, run.settings, run.steps):
             # Another rate or batch size than the best may diverge.
             if not run.best and not problem.at(visit.parameters).loss() <= limit:
@@ -79,7 +80,8 @@ def places(
             if all(bool(part.isfinite().all()) for part in visit.parameters.values()):
                 there = curvature.at(visit.parameters)
                 found.append(Place(run.contender.method, visit.step, there, visit.state, run.group, run.best))
-    return [*found, *(_around(curvature, found, seed) if problem.d <= SMALL and found else [])]
+    around = problem.d <= SMALL and points >= POINTS and found
+    return [*found, *(_around(curvature, found, seed) if around else [])]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Run:
     best: bool = False
 
 
-def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, rows: int) -> list[Run]:
+def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, rows: int, points: int = POINTS) -> list[Run]:
     """The runs to visit.
 
     Args:
@@ -101,8 +103,10 @@ def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, rows: int) 
         settings: of the race.
         d: parameters.
         rows: that runs train on.
+        points: along each of the two best runs; with fewer than POINTS no other runs are visited.
     """
-    count = MORE if d <= SMALL else POINTS
+    many = d <= SMALL and points >= POINTS
+    count = MORE if many else points
     steps = tuple(sorted({round(float(step)) for step in np.geomspace(1, settings.steps, count)}))
     best = [
         Run(Contender(name, value, 0), settings, steps, f"{name} {rate(value)}", best=True)
@@ -110,7 +114,7 @@ def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, rows: int) 
     ]
     if d > LARGE_NETWORK:
         return [replace(run, steps=(settings.steps,)) for run in best[:1]]
-    if d > SMALL:
+    if not many:
         return best
     slower = [(name, SLOWER * value) for name, value in tuned.items()]
     found = best + [Run(Contender(*one, 0), settings, steps, f"{one[0]} {rate(one[1])}") for one in slower]
@@ -121,14 +125,14 @@ def runs(tuned: Mapping[str, float], settings: RaceSettings, d: int, rows: int) 
     return found
 
 
-def expected(settings: RaceSettings, d: int, rows: int, n: int) -> tuple[int, float]:
+def expected(settings: RaceSettings, d: int, rows: int, n: int, points: int = POINTS) -> tuple[int, float]:
     """Points of :func:`places` where no run diverges, and the passes over n samples of the runs that lead there."""
     raced = dict.fromkeys((method for method in PAIR if method in settings.optimizers), 1.0)
-    found = runs(raced, settings, d, rows)
-    points = sum(len(run.steps) for run in found) + (MORE if d <= SMALL and found else 0)
+    found = runs(raced, settings, d, rows, points)
+    visited = sum(len(run.steps) for run in found) + (MORE if d <= SMALL and points >= POINTS and found else 0)
     steps = sum(max(run.steps) * min(run.settings.batch_size, rows) / n for run in found)
     losses = sum(len(run.steps) for run in found if not run.best) + 1
-    return points, steps + losses / 3
+    return visited, steps + losses / 3
 
 
 def _around(curvature: Problem, found: list[Place], seed: int) -> list[Place]:

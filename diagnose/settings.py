@@ -49,6 +49,10 @@ LONGEST_NAME = 60
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([KMGT]?)", re.ASCII | re.IGNORECASE)
 
+DECIMAL = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
+LENGTH = re.compile(rf"{DECIMAL}|(?:{DECIMAL}h)?(?:{DECIMAL}m)?(?:{DECIMAL}s)?", re.ASCII | re.IGNORECASE)
+"""Seconds alone; or hours, minutes and seconds, each of which may be missing."""
+
 
 def option(default: Any, help: str, **limits: Any) -> Any:
     """A setting with its one sentence and its limits (least, most, above, choices; words that do beside numbers)."""
@@ -119,6 +123,9 @@ class Settings:
     memory: int | str | None = option(
         None, "most that measuring may take beyond model and data: 8G, 512M or bytes; default no limit"
     )
+    budget: float | str | None = option(
+        None, "time that the run may take, 90s, 10m, 1h30m or seconds: parts are cut to keep it; default no limit"
+    )
     rotate: bool = option(
         False, "measure and train in coordinates that are rotated at random: a control, not your training"
     )
@@ -148,6 +155,7 @@ class Resolved:
     box: float | None
     gap: float | None
     memory: int | None
+    budget: float | None
     rotate: bool
     dtype: str
     device: str
@@ -186,8 +194,8 @@ def check(settings: Settings) -> None:
             if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
                 raise InputError(f"{_quoted(value)} is not a name", flag(item.name), item.metadata["help"])
             continue
-        if item.name == "memory":
-            in_bytes(value)
+        if item.name in MEASURED:
+            MEASURED[item.name](value)
             continue
         values = several(value) if str(item.type).startswith("Sequence") else (value,)
         if not values and values != item.default:
@@ -241,6 +249,27 @@ def in_bytes(memory: Any) -> int:
     return number
 
 
+def in_seconds(budget: Any) -> float:
+    """A length of time in seconds: a number, or text such as 90s, 10m, 1.5h, 1h30m.
+
+    Raises:
+        InputError: anything else, or no time at all.
+    """
+    seconds = float(budget) if isinstance(budget, Real) and not isinstance(budget, bool) else None
+    if isinstance(budget, str) and (parts := LENGTH.fullmatch(budget.strip())) and any(parts.groups()):
+        bare, hours, minutes, alone = (float(part or 0) for part in parts.groups())
+        seconds = bare + 3600 * hours + 60 * minutes + alone
+    if seconds is None or not 0 < seconds < float("inf"):
+        raise InputError(
+            f"{_quoted(budget)} is no length of time", flag("budget"), "give 90s, 10m, 1h, 1h30m or seconds"
+        )
+    return seconds
+
+
+MEASURED: Mapping[str, Callable[[Any], float]] = {"memory": in_bytes, "budget": in_seconds}
+"""Options with units, and what reads them."""
+
+
 def several(value: Any) -> tuple[Any, ...]:
     """The values of an option that takes one or many."""
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
@@ -291,6 +320,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         box=settings.box,
         gap=settings.gap,
         memory=None if settings.memory is None else in_bytes(settings.memory),
+        budget=None if settings.budget is None else in_seconds(settings.budget),
         rotate=settings.rotate,
         dtype=settings.dtype or "float32",
         device=settings.device or "cpu",

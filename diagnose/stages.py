@@ -13,6 +13,7 @@ from torch import Tensor
 import estimators
 from diagnose.continuation import no_orders
 from diagnose.errors import HELD_OUT, TRAINED_ON, among
+from diagnose.limits import EXTRA_PASSES, Limits, Work, budget_reason
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
 from diagnose.schema import NOT_YET, PAIR, Diagnosis, Prediction, Training, absent
@@ -21,6 +22,7 @@ from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
 from diagnose.training.findings import sizes_above
 from diagnose.training.legs import LOOKS, LegStore, rows
+from diagnose.training.racing import Affordable
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
 from diagnose.verdict.advice import Raced
@@ -41,10 +43,6 @@ HUGE_NETWORK = 1_000_000
 """Above this many parameters the bracket is taken at the start alone."""
 SHARED = 200
 """Vectors of d numbers that there must be room for if the basis of a Lanczos run is to be held from stage to stage."""
-ONE_NORM = 20
-"""Products for sum|H_jk| where H is not formed: an error of 11 to 17%."""
-EXTRA_PASSES = 1.25
-"""What tail index and batches may cost where the gradients of single samples are not kept."""
 MOST_EVALUATED = 10_000
 """Up to this many samples a stack of runs is evaluated twice as often: it costs 2 to 30% of a race, and narrows the
 interval as much as half as many orders again."""
@@ -68,6 +66,8 @@ class Bench:
     own: Mapping[str, Optimizer] = field(default_factory=dict)
     kept: dict[str, Extremes] = field(default_factory=dict)
     held_out: Problem | None = None
+    limits: Limits = field(default_factory=Limits)
+    affordable: Affordable | None = None
 
     @classmethod
     def build(
@@ -82,11 +82,8 @@ class Bench:
         problem = Problem(opened.model, opened.samples, opened.loss, memory_bytes=resolved.memory)
         if resolved.rotate:
             problem = rotated(problem, stream(resolved.seed, "rotation"))
-        trained = curvature = problem
-        if resolved.curvature_samples < problem.n:
-            generator = torch.Generator().manual_seed(stream(resolved.seed, "curvature"))
-            drawn = torch.randperm(problem.n, generator=generator)[: resolved.curvature_samples]
-            curvature = problem.subset(drawn.sort().values)
+        trained = problem
+        curvature = drawn(problem, resolved.curvature_samples, stream(resolved.seed, "curvature"))
         held_out = None
         if resolved.training and opened.held_out is not None:
             with among(HELD_OUT):
@@ -95,6 +92,18 @@ class Bench:
             with among(TRAINED_ON):
                 trained = problem.with_samples(opened.training, every=False)
         return cls(opened, resolved, problem, trained, curvature, legs, progress, own, held_out=held_out)
+
+    def at(self, work: Work) -> Bench:
+        """The same with other numbers: on a draw of the samples where those are fewer."""
+        problem = drawn(self.problem, work.resolved.samples, stream(work.resolved.seed, "samples"))
+        curvature, counted = self.curvature, 0.0
+        if problem is not self.problem and self.trained is not self.problem:
+            counted += self.problem.passes.total * self.problem.n
+        if problem is not self.problem or work.resolved.curvature_samples != curvature.n:
+            counted += 0.0 if curvature is self.problem else curvature.passes.total * curvature.n
+            curvature = drawn(problem, work.resolved.curvature_samples, stream(work.resolved.seed, "curvature"))
+        problem.passes.add(counted / problem.n)
+        return replace(self, resolved=work.resolved, limits=work.limits, problem=problem, curvature=curvature)
 
     def lanczos_run(self) -> Extremes | None:
         """The Lanczos run on H with its basis, made once: it serves lambda, the spectrum and the diagonal.
@@ -109,8 +118,15 @@ class Bench:
             self.kept["spectrum"] = extremes(self.curvature, seed=seed, progress=self.progress, keep=True)
         return self.kept["spectrum"]
 
+    @property
+    def cut(self) -> str:
+        """Why something is left out that only a budget leaves out."""
+        return budget_reason(self.resolved.budget or 0.0)
+
     def skipped(self, part: str) -> str | None:
         """Why a part of the result was left out; None where it was not."""
+        if part in self.limits.left_out:
+            return self.cut
         option = part.replace("_", "-")
         if option not in self.resolved.skip:
             return None
@@ -145,6 +161,17 @@ def stream(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7], "big")
 
 
+def drawn(problem: Problem, count: int, seed: int) -> Problem:
+    """The problem on so many of its samples, drawn without replacement and in their order; itself where it has no more.
+
+    Passes are counted apart.
+    """
+    if count >= problem.n:
+        return problem
+    order = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
+    return problem.subset(order[:count].sort().values)
+
+
 def noise(bench: Bench, _: Diagnosis) -> Update:
     part = estimators.noise(
         bench.problem,
@@ -164,6 +191,7 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
     part = estimators.smoothness(
         bench.curvature,
         gap=bench.resolved.gap,
+        max_products=bench.limits.products,
         run=None if runs is None else runs.norm,
         seed=seed,
         progress=bench.progress,
@@ -177,17 +205,21 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
         part,
         bench.opened.rows,
         affordable=bench.curvature.d <= HUGE_NETWORK,
+        cut="" if bench.limits.whole_data else bench.cut,
         seed=stream(bench.resolved.seed, "crossfit"),
         progress=bench.progress,
     )
-    if part.hessian_11 is None and bench.curvature.d <= HUGE_NETWORK:
+    if part.hessian_11 is None and bench.curvature.d <= HUGE_NETWORK and bench.limits.one_norm:
         seed = stream(bench.resolved.seed, "one-norm")
-        norm = estimators.hessian_one_norm(bench.curvature, probes=ONE_NORM, seed=seed, progress=bench.progress)
+        norm = estimators.hessian_one_norm(
+            bench.curvature, probes=bench.limits.one_norm, seed=seed, progress=bench.progress
+        )
         found |= {"hessian_11": norm.value, "hessian_11_interval": norm.interval}
     why = {**part.why, "density_rotated": reason}
     if "hessian_11" not in found and part.hessian_11 is None:
         costly = f"not measured above {HUGE_NETWORK:,} parameters: `estimators.hessian_one_norm` does it"
-        why |= dict.fromkeys(("hessian_11", "hessian_11_interval"), costly)
+        reason = costly if bench.curvature.d > HUGE_NETWORK else bench.cut
+        why |= dict.fromkeys(("hessian_11", "hessian_11_interval"), reason)
     why = {key: text for key, text in why.items() if found.get(key) is None}
     part = replace(part, **found, why=why)
     return Update(
@@ -217,13 +249,20 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
     part = estimators.spectrum(bench.curvature, run=run, seed=seed, progress=bench.progress)
     amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"
     found, why, findings = dict[str, Any](), dict(part.why), list(part.warnings)
-    if bench.curvature.d <= HUGE_NETWORK:
+    starts = bench.limits.density_starts
+    if bench.curvature.d <= HUGE_NETWORK and starts:
         seed = stream(bench.resolved.seed, "density")
-        found["eigenvalue_density"] = eigenvalue_density(bench.curvature, run, seed=seed, progress=bench.progress)
+        found["eigenvalue_density"] = eigenvalue_density(
+            bench.curvature, run, starts=starts, seed=seed, progress=bench.progress
+        )
+    elif not starts:
+        why["eigenvalue_density"] = bench.cut
     else:
         costly = f"not measured above {HUGE_NETWORK:,} parameters: `estimators.eigenvalue_density` does it"
         why["eigenvalue_density"] = costly
-    if known.vectors.get("noise"):
+    if not bench.limits.directions:
+        why["directional"] = bench.cut
+    elif known.vectors.get("noise"):
         sigma = _tensors(known.vectors["noise"], bench.curvature)
         rules = estimators.update_sharpness(bench.curvature, sigma, batch_size=bench.resolved.batch_size).directions
         found["directional"] = {rule: numbers(along, ("sharpness", "decrease")) for rule, along in rules.items()}
@@ -231,6 +270,8 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
         why["directional"] = "the noise is not known, and AdaGrad's update follows it"
     if bench.opened.family == "linear":
         why["kinks"] = "linear models with a smooth loss have none"
+    elif not bench.limits.directions:
+        why["kinks"] = bench.cut
     else:
         kinks = estimators.finite_step_curvature(bench.curvature, directions=1, seed=seed, progress=bench.progress)
         found["kinks"] = [numbers(row, ("direction", "h", "curvature", "finite")) for row in kinks.rows]
@@ -283,8 +324,8 @@ def training(bench: Bench, known: Diagnosis) -> Update:
         off["bounds"] = bounds(known.noise, known.smoothness, None)
         off["task"] = replace(known.task, seeds=None, why={**known.task.why, **no_orders("nothing was trained")})
         return Update(off, runs=[])
-    settings = race_settings(bench, known)
-    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.trained)
+    settings = race_settings(bench, known.smoothness.sharpness)
+    ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.trained, bench.affordable)
     ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
     if bench.resolved.batch_sizes is not None:
@@ -318,9 +359,9 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         reason = f"above {HUGE_NETWORK:,} parameters curvature is measured at the start alone"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
     seed = stream(bench.resolved.seed, "along")
-    settings, methods = race_settings(bench, known), known.training.methods or {}
+    settings, methods = race_settings(bench, known.smoothness.sharpness), known.training.methods or {}
     seeded = stream(bench.resolved.seed, "sphere")
-    found = places(bench.problem, bench.trained, bench.curvature, settings, methods, seeded)
+    found = places(bench.problem, bench.trained, bench.curvature, settings, methods, seeded, bench.limits.points)
     if not found:
         reason = "neither sgd nor adagrad has a run that did not diverge"
         return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
@@ -399,8 +440,8 @@ STAGES: Mapping[str, Stage] = {
 }
 
 
-def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
-    """The race's settings from the run's."""
+def race_settings(bench: Bench, sharpness: float | None = None) -> RaceSettings:
+    """The race's settings from the run's, and max|eig H| at the start where it was measured."""
     r = bench.resolved
     stacked = bench.opened.family == "linear" or stackable(bench.problem)
     return RaceSettings(
@@ -415,7 +456,7 @@ def race_settings(bench: Bench, known: Diagnosis) -> RaceSettings:
         learning_rates=r.learning_rates,
         every_rate=bench.opened.family == "linear",
         stacked=stacked,
-        sharpness=known.smoothness.sharpness,
+        sharpness=sharpness,
         schedule=r.schedule,
         box=r.box,
         own=bench.own,

@@ -15,7 +15,6 @@ from diagnose.settings import Settings, flag
 
 LATER_COMMANDS = ("compare", "datasets", "calibrate")
 LATER_OPTIONS = (
-    "--budget",
     "--parameters",
     "--target",
     "--stop-when",

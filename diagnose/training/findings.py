@@ -124,7 +124,7 @@ def _vanishing(training: Training) -> list[Finding]:
             found=f"both methods end within 1% of the decrease from {start} of each other: the race is over at a loss "
             f"of {target}",
             meaning="below it steps would count the digits of a loss that both have reached, not how fast they learn",
-            action="nothing to do; for a harder race use fewer `--steps` or harder data",
+            action="nothing to do",
         )
     ]
 

@@ -34,8 +34,8 @@ def noise(diagnosis: Diagnosis) -> Section:
         cautions.append(_rare(part, diagnosis.task.rows))
     if part.dead_fraction:
         cautions.append(
-            f"{percent(part.dead_fraction)} of the coordinates have σ = 0. That lowers φ and gives AdaGrad nothing to "
-            f"gain: compare φ without them, {number(part.density_live)}."
+            f"{percent(part.dead_fraction)} of the coordinates have σ = 0. That lowers φ though no noise is "
+            f"concentrated: compare φ without them, {number(part.density_live)}."
         )
     by_layer, layer_tables = tensor_parts("noise", "Noise", part.tensors, "‖σ‖₁", "φ(σ)")
     by_token, token_tables, remarks = decile_parts("noise", "Noise", part.token_deciles, "‖σ‖₁", "σ", "noise")

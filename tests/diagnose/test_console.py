@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from diagnose.console import Lines, clock_time, closing, plan_table, seconds_left
+from diagnose.costs import PlanRow
 from diagnose.events import Events, Silent
+from diagnose.plan import Plan
 from reports.numbers import size
 from tests.reports import made
 
@@ -168,17 +170,32 @@ def test_hostile_names_stay_text_in_the_closing_block() -> None:
     assert all(c.isprintable() or c == "\n" for c in text)
 
 
-@dataclass(frozen=True)
-class Row:
-    stage: str
-    passes: float
-    seconds: float
-    memory_bytes: int
+def row(stage: str, passes: float, seconds: float, memory: int, *most: float) -> PlanRow:
+    most_passes, most_seconds = most or (None, None)
+    return PlanRow(
+        stage=stage,
+        passes=passes,
+        seconds=seconds,
+        memory_bytes=memory,
+        most_passes=most_passes,
+        most_seconds=most_seconds,
+    )
 
 
 def test_the_plan_adds_up() -> None:
-    table = plan_table([Row("noise", 1.5, 3.0, 4_000_000), Row("hessian_diagonal", 1000, 60.0, 9_000_000)])
-    lines = [line.split() for line in table.splitlines()]
+    rows = (row("noise", 1.5, 3.0, 4_000_000), row("hessian_diagonal", 1000, 60.0, 9_000_000))
+    table = plan_table(Plan(understood=(), rows=rows)).splitlines()[1:]
+    lines = [line.split() for line in table]
     assert lines[0] == ["stage", "passes", "time", "memory"]
     assert lines[-1] == ["total", "1,002", "1:03", "9.0", "MB"]
-    assert len({len(line) for line in table.splitlines()}) == 1
+    assert len({len(line) for line in table}) == 1
+
+
+def test_the_plan_shows_how_the_task_was_read_how_far_a_race_may_go_and_what_a_budget_cuts() -> None:
+    rows = (row("noise", 1, 2.0, 10), row("training", 100, 60.0, 20, 800, 480.0))
+    read = "mlp: 8 parameters [red]"
+    lines = plan_table(Plan(understood=(read,), rows=rows, cuts=("steps 500 → 250",))).splitlines()
+    assert lines[0] == f"  {read}"
+    assert re.split(" {3,}", lines[4]) == ["  training", "100 to 800", "1:00 to 8:00", "20 B"]
+    assert re.split(" {3,}", lines[5]) == ["  total", "101 to 801", "1:02 to 8:02", "20 B"]
+    assert lines[-2:] == ["  cut to keep the budget:", "    steps 500 → 250"]

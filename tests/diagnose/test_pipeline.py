@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import diagnose
-from diagnose import pipeline
+from diagnose import pipeline, plan
 from diagnose.errors import InputError
 from diagnose.inputs import open_task
 from diagnose.nested import whole_data
@@ -373,9 +373,10 @@ def test_an_isotropic_quadratic_is_not() -> None:
 
 
 def test_the_plan_names_every_stage_that_measures() -> None:
-    rows = pipeline.plan(Settings(**QUICK), "logreg", "breast-cancer")
-    assert [row.stage for row in rows] == [name for name in STAGES if name != "verdict"]
-    assert all(row.passes >= 0 and row.memory_bytes > 0 for row in rows)
+    found = plan.plan(Settings(**QUICK), "logreg", "breast-cancer")
+    assert [row.stage for row in found.rows] == ["opening", *STAGES]
+    assert all(row.passes >= 0 and row.memory_bytes > 0 for row in found.rows[1:-1])
+    assert any("569 rows" in line for line in found.understood)
 
 
 def test_the_plan_counts_the_passes_of_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +393,7 @@ def test_the_plan_counts_the_passes_of_the_race(monkeypatch: pytest.MonkeyPatch)
     extras: tuple[dict[str, Any], ...] = ({}, {"batch_sizes": (16, 64)}, {"batch_sizes": (16, 32)})
     for extra in extras:
         asked = Settings(**how, **extra)
-        (planned,) = (row.passes for row in pipeline.plan(asked, "logreg", "breast-cancer") if row.stage == "training")
+        (planned,) = (row.passes for row in plan.plan(asked, "logreg", "breast-cancer").rows if row.stage == "training")
         monkeypatch.setattr(pipeline, "STAGES", {**STAGES, "training": training})
         diagnose.run("logreg", "breast-cancer", **how, **extra)
         assert counted["race"] == pytest.approx(planned, rel=0.02)

@@ -15,6 +15,7 @@ from diagnose.settings import (
     check,
     command_line,
     default_directory,
+    in_seconds,
     printable,
     resolve,
     task_name,
@@ -53,6 +54,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"dtype": ["float64"]}, "--dtype"),
     ({"loss": [max]}, "--loss"),
     *(({"memory": size}, "--memory") for size in ("", "8Q", "8GB", "G", "-1G", "1e9", "0", 0, -5, 2.5e9, True, "٣G")),
+    *(
+        ({"budget": text}, "--budget")
+        for text in ("", "m", "10 m", "1h30", "10x", "-3", "0s", "nan", 0, -5, True, "٣m")
+    ),
     ({"dtype": "float16"}, "--dtype"),
     ({"loss": "hinge"}, "--loss"),
     ({"max_length": 1}, "--max-length"),
@@ -184,3 +189,21 @@ def test_a_sweep_needs_one_of_its_two_methods() -> None:
     check(Settings(batch_sizes=(8, 16), optimizers=("adagrad", "adam")))
     with pytest.raises(InputError, match="neither sgd nor adagrad"):
         check(Settings(batch_sizes=(8, 16), optimizers=("adam",)))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("10m", 600),
+        ("1h", 3600),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("1h2m3.5s", 3723.5),
+        (5, 5),
+    ],
+)
+def test_a_budget_is_read_in_hours_minutes_and_seconds(text: str | int, seconds: float) -> None:
+    assert in_seconds(text) == seconds
+    assert resolve(Settings(budget=text), "linear", 10, 100).budget == seconds
