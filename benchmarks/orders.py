@@ -32,8 +32,10 @@ from diagnose.verdict.answers import answer_of
 
 NAME = "orders"
 SUBSETS = (4, 8, 16)
-REPEATS = 100
-"""Subsets of each size, and sequences that are played."""
+EVALUATIONS_BEFORE = 41
+"""With the start."""
+DRAWN, PLAYED = 400, 100
+"""Subsets of each size, and sequences."""
 Estimate = tuple[float, float]
 """The logarithm of the speed-up, and half the width of its 95% interval."""
 Rule = Callable[[Runs, NDArray[np.intp]], Estimate]
@@ -127,11 +129,18 @@ def rule(runs: Runs, orders: NDArray[np.intp]) -> Estimate:
 
 def rule_before(runs: Runs, orders: NDArray[np.intp]) -> Estimate:
     """The one before: in each order the earliest hit over all rates of the worse of both lowest final losses, linear
-    between evaluations; the mean of the logarithms with its t interval."""
-    pair = runs.curves(orders)
-    logs = earliest_hits(pair[0], pair[1])
+    between evaluations, of which there were half as many; the mean of the logarithms with its t interval."""
+    first, second = (_thinned(curves) for curves in runs.curves(orders))
+    logs = earliest_hits(first, second)
     half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
     return float(logs.mean()), float(half)
+
+
+def _thinned(curves: Curves) -> Curves:
+    """Every second evaluation, the start and the last among them, where there are more than there used to be."""
+    count = len(curves.steps)
+    stay = np.arange(count) if count <= EVALUATIONS_BEFORE else np.unique([0, *range(count - 1, 0, -2)])
+    return replace(curves, steps=curves.steps[stay], losses=curves.losses[..., stay])
 
 
 def earliest_hits(first: Curves, second: Curves) -> Array:
@@ -156,7 +165,7 @@ def truth_of(method: Rule, runs: Runs) -> float:
     return method(runs, np.arange(runs.orders))[0]
 
 
-def coverage(method: Rule, runs: Runs, orders: int, repeats: int = REPEATS) -> Coverage:
+def coverage(method: Rule, runs: Runs, orders: int, repeats: int = DRAWN) -> Coverage:
     """On random subsets of the orders; the subsets are the same for every rule."""
     random, truth = np.random.default_rng(orders), truth_of(method, runs)
     logs, halves = np.array([method(runs, random.choice(runs.orders, orders, replace=False)) for _ in range(repeats)]).T
@@ -165,60 +174,28 @@ def coverage(method: Rule, runs: Runs, orders: int, repeats: int = REPEATS) -> C
     )
 
 
-def replays(runs: Runs, looks: Sequence[int], spent: Sequence[float], repeats: int = REPEATS) -> list[Stop]:
+def replays(runs: Runs, looks: Sequence[int], spent: Sequence[float], repeats: int = PLAYED) -> list[Stop]:
     """Random sequences of the orders, played until they are decided."""
     random = np.random.default_rng(len(looks))
     return [played(runs.curves(random.permutation(runs.orders)[: looks[-1]]), looks, spent) for _ in range(repeats)]
 
 
-def line(name: str, runs: Runs, repeats: int = REPEATS) -> str:
-    """The row of a task in both tables, side by side."""
-    cells = [name]
-    for method in (rule_before, rule):
-        cells.append(f"{math.exp(truth_of(method, runs)):.2f}")
-        for orders in SUBSETS:
-            found = coverage(method, runs, orders, repeats)
-            cells.append(f"{found.covers:.2f} / {found.half:.2f} / {found.bias:+.2f}".replace("0.", "."))
-    return _row(cells)
+def ties(runs: Runs, looks: Sequence[int], spent: Sequence[float], repeats: int = PLAYED) -> list[Stop]:
+    """Exact ties: a method against itself on other orders, SGD and AdaGrad in turn; the true speed-up is 1."""
+    random, half = np.random.default_rng(len(looks)), runs.orders // 2
+    stops = []
+    for number in range(repeats):
+        order, place = random.permutation(runs.orders), number % 2
+        pair = tuple(runs.curves(part)[place] for part in (order[:half], order[half:]))
+        rates = np.intersect1d(pair[0].rates, pair[1].rates)
+        first, second = (_at(curves, rates) for curves in pair)
+        stops.append(played((first, second), looks, spent))
+    return stops
 
 
-def replay_line(name: str, truth: float, stops: Sequence[Stop]) -> str:
-    """How the sequences of a task ended."""
-    answers = [stop.answer for stop in stops]
-    cells = [name, f"{truth:.2f}"]
-    cells.append(", ".join(f"{answer} {answers.count(answer)}" for answer in sorted(set(answers))))
-    cells.append(f"{np.mean([stop.contradicts(truth) for stop in stops]):.2f}")
-    cells.append(f"{np.mean([stop.covers(truth) for stop in stops]):.2f}")
-    cells.append(f"{np.mean([stop.orders for stop in stops]):.1f}")
-    return _row(cells)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-COVERAGE_HEAD = (
-    _row(["task", "before: S", *(f"K = {k}" for k in SUBSETS), "rule: S", *(f"K = {k}" for k in SUBSETS)]),
-    "|---|" + "---|" * (2 + 2 * len(SUBSETS)),
-)
-REPLAY_HEAD = (_row(["task", "S", "answers", "contradict", "cover", "orders"]), "|---|" + "---|" * 5)
-MADE = ((1.0, 0.2), (1.0, 0.4), (1.3, 0.2), (1.3, 0.4), (2.0, 0.4))
-"""True speed-up and noise of the made-up races."""
-
-
-def tables(folder: Path, names: Sequence[str], repeats: int = REPEATS) -> str:
-    """Both tables, in Markdown."""
-    runs = {name: runs_of(name, folder) for name in names}
-    rows = [*COVERAGE_HEAD, *(line(name, own, repeats) for name, own in runs.items()), "", *REPLAY_HEAD]
-    four = LOOKS[:-1]
-    for name, own in runs.items():
-        rows.append(replay_line(name, math.exp(truth_of(rule, own)), replays(own, four, SPENT[4], repeats)))
-    for speedup, noise in MADE:
-        rows.append(
-            replay_line(f"made up, noise {noise}", speedup, made_stops(speedup, noise, four, SPENT[4], repeats))
-        )
-        rows.append(replay_line("the same, five looks", speedup, made_stops(speedup, noise, LOOKS, SPENT[5], repeats)))
-    return "\n".join(rows) + "\n"
+def _at(curves: Curves, rates: Array) -> Curves:
+    stay = np.isin(curves.rates, rates)
+    return replace(curves, rates=rates, losses=curves.losses[stay], resolutions=curves.resolutions[stay])
 
 
 def made_stops(
@@ -226,7 +203,7 @@ def made_stops(
     noise: float,
     looks: Sequence[int],
     spent: Sequence[float],
-    repeats: int,
+    repeats: int = PLAYED,
     interval: Own | None = None,
     seed: int = 0,
 ) -> list[Stop]:
@@ -239,16 +216,70 @@ def made_stops(
     ]
 
 
+def coverage_line(name: str, runs: Runs) -> str:
+    """A task's row in the first table."""
+    cells = [name]
+    for method in (rule_before, rule):
+        cells.append(f"{math.exp(truth_of(method, runs)):.2f}")
+        for orders in SUBSETS:
+            found = coverage(method, runs, orders)
+            cells.append(f"{found.covers:.2f} / {found.half:.2f} / {found.bias:+.2f}")
+    return _row(cells)
+
+
+def stops_line(name: str, truth: float, stops: Sequence[Stop]) -> str:
+    """How sequences ended: a row in the second table."""
+    answers = [stop.answer for stop in stops]
+    cells = [name, f"{truth:.2f}"]
+    cells += [f"{answers.count(answer) / len(stops):.2f}" for answer in ANSWERS]
+    cells.append(f"{np.mean([stop.contradicts(truth) for stop in stops]):.2f}")
+    cells.append(f"{np.mean([stop.covers(truth) for stop in stops]):.2f}")
+    cells.append(f"{np.mean([stop.orders for stop in stops]):.0f}")
+    return _row(cells)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+ANSWERS: tuple[Answer, ...] = ("adagrad", "sgd", "no-difference", "undecided")
+COVERAGE_HEAD = (
+    _row(["task", "S before", *(f"K = {k}" for k in SUBSETS), "S", *(f"K = {k}" for k in SUBSETS)]),
+    "|---" * (3 + 2 * len(SUBSETS)) + "|",
+)
+STOPS_HEAD = (
+    _row(["races", "S", *ANSWERS, "contradict", "interval covers", "orders"]),
+    "|---" * (5 + len(ANSWERS)) + "|",
+)
+MADE = ((1.0, 0.2), (1.0, 0.4), (1.3, 0.2), (1.3, 0.4), (2.0, 0.4))
+"""True speed-up and noise of the made-up races."""
+
+
+def tables(folder: Path, names: Sequence[str]) -> str:
+    """Both tables, in Markdown."""
+    runs = {name: runs_of(name, folder) for name in names}
+    four = LOOKS[:-1]
+    rows = [*COVERAGE_HEAD, *(coverage_line(name, own) for name, own in runs.items()), "", *STOPS_HEAD]
+    for name, own in runs.items():
+        truth = math.exp(truth_of(rule, own))
+        rows.append(stops_line(name, truth, replays(own, four, SPENT[4])))
+    rows += [stops_line(f"{name}, tie", 1.0, ties(own, four, SPENT[4])) for name, own in runs.items()]
+    for looks, number in ((four, "four"), (LOOKS, "five")):
+        for speedup, noise in MADE:
+            stops = made_stops(speedup, noise, looks, SPENT[len(looks)])
+            rows.append(stops_line(f"made up, noise {noise}, {number} looks", speedup, stops))
+    return "\n".join(rows) + "\n"
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks orders", description=__doc__)
     parser.add_argument("--tasks", default=",".join(RACES), help="comma-separated; default all")
     parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "diagnose-orders", help="folder")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help="subsets of each size, and sequences")
     asked = parser.parse_args(arguments)
     names = asked.tasks.split(",")
     if unknown := [name for name in names if name not in RACES]:
         parser.error(f"unknown: {', '.join(unknown)}")
-    made = tables(asked.runs, names, asked.repeats)
+    made = tables(asked.runs, names)
     path = RESULTS / "orders.md"
     path.write_text(made, encoding="utf-8")
     print(made)

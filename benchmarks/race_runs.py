@@ -52,16 +52,14 @@ def small_gpt2() -> Any:
 RACES: Mapping[str, RaceTask] = {
     "logreg breast-cancer": RaceTask("logreg", "breast-cancer", (range(-4, 9), range(-6, 7))),
     "logreg a4a": RaceTask("logreg", "a4a", (range(-7, 4), range(-9, 2))),
-    "logreg w8a": RaceTask("logreg", "w8a", (range(-3, 8), range(-7, 4)), {"samples": 2000}),
+    "logreg w8a": RaceTask("logreg", "w8a", (range(3, 14), range(-1, 10)), {"samples": 2000}),
     "softmax wine": RaceTask("softmax", "wine", (range(-2, 11), range(-4, 9))),
     "softmax iris": RaceTask("softmax", "iris", (range(-4, 9), range(-4, 9))),
     "softmax digits": RaceTask("softmax", "digits", (range(-3, 8), range(-5, 6))),
     "mlp iris": RaceTask("mlp", "iris", (range(-3, 8), range(-9, 2)), steps=500),
     "mlp wine": RaceTask("mlp", "wine", (range(-5, 6), range(-11, 0)), steps=500),
     "mlp digits": RaceTask("mlp", "digits", (range(-6, 3), range(-8, 1)), {"samples": 512}, steps=500),
-    "cnn digits": RaceTask(
-        "cnn", "digits", (range(-6, 3, 2), range(-10, -1, 2)), {"samples": 256}, 120, evaluations=20
-    ),
+    "cnn digits": RaceTask("cnn", "digits", (range(-6, 3, 2), range(-10, -1, 2)), {"samples": 256}, 80, evaluations=40),
     "gpt2 pydoc-topics": RaceTask(
         small_gpt2, "pydoc-topics", (range(-6, 3, 2), range(-10, -1, 2)), {"samples": 32, "max_length": 64}, 80, 8, 20
     ),
