@@ -2,7 +2,8 @@
 
 The answers with the defaults, each in a process of its own as a user starts it, beside those of the same tasks with a
 fixed number of orders of the batches (the folder goes on: only orders are added); a table in Markdown. ``--earlier``
-names a folder with another version of the packages, whose times are put beside; the two take turns.
+names a folder with another version of the packages, whose times are put beside. Times are those of the processor, so
+that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,23 @@ LONG = ("gpt2-mini:pydoc-topics",)
 
 
 def diagnosed(task: str, folder: Path, *options: str, packages: Path | None = None) -> tuple[float, dict[str, Any]]:
-    """Seconds that the command takes, and its result."""
+    """Processor seconds that the command takes, and its result."""
     model, data, *loss = task.split(":")
     words = ["--out", str(folder), *(["--loss", *loss] if loss else []), *options]
     environment = os.environ | ({} if packages is None else {"PYTHONPATH": str(packages)})
-    began = time.perf_counter()
+    began = _spent()
     subprocess.run(
         [sys.executable, "-m", "diagnose", model, "--data", data, "--quiet", *words],
         check=True,
         stdout=subprocess.DEVNULL,
         env=environment,
     )
-    return time.perf_counter() - began, json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return _spent() - began, json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def _spent() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def said(result: Mapping[str, Any]) -> str:
@@ -70,7 +76,14 @@ def main() -> None:
     parser.add_argument("--earlier", type=Path, help="a folder with another version of the packages")
     parser.add_argument("--out", type=Path, default=Path("answers"))
     asked = parser.parse_args()
-    head = ["task", "answer", "orders", "seconds", f"{asked.orders} orders", *(["seconds before"] * bool(asked.earlier))]
+    head = [
+        "task",
+        "answer",
+        "orders",
+        "CPU seconds",
+        f"{asked.orders} orders",
+        *(["CPU seconds before"] * bool(asked.earlier)),
+    ]
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
     for task in asked.tasks.split(","):
         folder = asked.out / task.replace(":", "-")

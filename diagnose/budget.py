@@ -78,7 +78,9 @@ def ladder(work: Work) -> list[Cut]:
         *_smaller(work, "steps", 20),
         (drop, "spectrum"),
         *_smaller(work, "seeds", 1, above=4),
-        *_smaller(work, "samples", 16, above=32),
+        *([("seeds", 1)] if work.resolved.seeds == "auto" else []),
+        *_smaller(work, "evaluations", 6, above=12),
+        *_smaller(work, "samples", 8, above=32),
         *_smaller(work, "steps", 8, above=20),
         (drop, "training"),
     ]
@@ -248,7 +250,8 @@ def in_words(work: Work, cuts: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, list):
             lines.append(f"{WORDS[name]} {', '.join(work.number(name))} → {', '.join(value)}")
         else:
-            lines.append(f"{WORDS[name]} {work.number(name):,} → {value:,}")
+            before = work.number(name)
+            lines.append(f"{WORDS[name]} {before if isinstance(before, str) else f'{before:,}'} → {value:,}")
     return lines
 
 

@@ -174,6 +174,7 @@ def race_of(settings: RaceSettings, resolved: Resolved, evaluated: int = 1) -> R
         settings,
         steps=resolved.steps,
         seeds=settings.seeds if resolved.seeds == "auto" else resolved.seeds,
+        auto=resolved.seeds == "auto",
         evaluations=evaluated * resolved.evaluations,
         optimizers=resolved.optimizers,
     )

@@ -44,7 +44,8 @@ CUTS, ENOUGH = "cuts", "uncut_seconds"
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """
+    """How much is measured beyond what options say.
+
     Attributes:
         products: of the bracket at the start.
         whole_data: whether Lambda of the whole data is estimated from the draw.

@@ -127,6 +127,7 @@ class _Attempt:
         legs: LegStore = store if store is not None else MemoryStore()
         self.stage, self.stage_began, self.noted = "", self.began, self.began
         self.seconds = dict(known.cost.stages or {})
+        self.step_seconds = dict(known.cost.step_seconds or {})
         self.bench = Bench.build(opened, resolved, legs, self._progress, own)
         # Of a stage that was stopped while it was stored files may hold more than the result names.
         for stage in STAGES:
@@ -216,10 +217,13 @@ class _Attempt:
             forward_backward_passes=(self.before.forward_backward_passes or 0.0) + self.bench.passes,
             attempts=(self.before.attempts or 0) + 1,
             stages=stages,
+            step_seconds=self.step_seconds or None,
+            why={} if self.step_seconds else {"step_seconds": "no method has been trained"},
         )
 
     def _take(self, stage: str, update: Update) -> None:
         self.seconds, self.stage = self._stages(), ""
+        self.step_seconds |= update.step_seconds
         dtype = self.known.task.dtype or ""
         vectors, places = finite({kind: _arrays(part) for kind, part in update.vectors.items()})
         parts = {}
@@ -285,7 +289,7 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
         command=command,
         task=task,
         warnings=(),
-        cost=Costs(seconds=0.0, forward_backward_passes=0.0, attempts=0, stages={}),
+        cost=Costs(seconds=0.0, forward_backward_passes=0.0, attempts=0, stages={}, step_seconds=None),
         settings=compared,
         **parts,
     )

@@ -193,7 +193,7 @@ class Costs:
     forward_backward_passes: float | None
     attempts: int | None
     stages: Mapping[str, float] | None
-    step_seconds: Mapping[str, float] | None = None
+    step_seconds: Mapping[str, float] | None
     why: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -255,7 +255,8 @@ def in_seconds(budget: Any) -> float:
     Raises:
         InputError: anything else, or no time at all.
     """
-    seconds = float(budget) if isinstance(budget, Real) and not isinstance(budget, bool) else None
+    number = isinstance(budget, Real) and not isinstance(budget, bool)
+    seconds = float(budget) if number else None
     if isinstance(budget, str) and (parts := LENGTH.fullmatch(budget.strip())) and any(parts.groups()):
         bare, hours, minutes, alone = (float(part or 0) for part in parts.groups())
         seconds = bare + 3600 * hours + 60 * minutes + alone

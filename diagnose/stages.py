@@ -23,6 +23,7 @@ from diagnose.training.findings import findings as race_findings
 from diagnose.training.findings import sizes_above
 from diagnose.training.legs import LOOKS, LegStore, rows
 from diagnose.training.racing import Affordable
+from diagnose.training.running import step_seconds
 from diagnose.training.stacking import stackable
 from diagnose.training.summary import summarise
 from diagnose.verdict.advice import Raced
@@ -147,13 +148,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class Update:
-    """What a stage adds: parts by name, vectors by kind, findings, rows of runs.csv, and the amount in words."""
+    """What a stage adds: parts by name, vectors by kind, findings, rows of runs.csv, the amount in words, and for the
+    cost the time of a training step by method."""
 
     parts: Mapping[str, Any]
     vectors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
     runs: Sequence[Mapping[str, Any]] | None = None
     amount: str = ""
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def stream(seed: int, purpose: str) -> int:
@@ -334,7 +337,13 @@ def training(bench: Bench, known: Diagnosis) -> Update:
     count = len(settings.optimizers)
     amount = f"{count} {'method' if count == 1 else 'methods'}, {len(ended.legs)} runs"
     parts = {"training": part, "bounds": ratios, "task": replace(known.task, seeds=ended.looks[-1].orders, why={})}
-    return Update(parts, findings=found, runs=rows(ended), amount=amount)
+    tuned = {method: entry["learning_rate"] for method, entry in (part.methods or {}).items()}
+    seconds = {
+        method: step_seconds(bench.trained, settings, method, rate)
+        for method, rate in tuned.items()
+        if rate is not None
+    }
+    return Update(parts, findings=found, runs=rows(ended), amount=amount, step_seconds=seconds)
 
 
 def _with_sweep(

@@ -84,6 +84,7 @@ def _curves(
 def _line(losses: Sequence[float], steps: Sequence[float]) -> list[tuple[float, float]]:
     """Each loss but the first by a line in logarithms through its neighbours, within the range of these."""
     x = [math.log(step) if step else math.log(0.5) for step in steps]
+    losses = [max(loss, 2**-23 * losses[0]) for loss in losses]  # what float32 tells from 0 beside the start
     last = min(10, len(x) - 2)
     reach = math.floor(0.5 / ((x[-1] - x[-1 - last]) / last)) if last > 0 else 0
     width = min(max(5, 1 + 2 * reach), len(x) - 1)

@@ -20,10 +20,10 @@ MOST_SEEDS = 256
 
 
 def level(settings: RaceSettings, orders: int) -> float:
-    """The level of the interval after so many orders: 95% for a fixed number of them."""
-    if not settings.auto:
-        return LEVEL
+    """The level of the interval after so many orders: 95% for a fixed number of them, and where all are one run."""
     blocks = settings.blocks
+    if not settings.auto or orders not in blocks:
+        return LEVEL
     return 1 - SPENT[len(blocks)][blocks.index(orders)]
 
 

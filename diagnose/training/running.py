@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ DIVERGED = 1e6
 in every coordinate: at its best rate they may overshoot several hundredfold and recover, so only the absurd stops."""
 GRADIENT_LIMIT = 100_000
 """Up to this many parameters the gradient of the whole sample set is taken at each evaluation, not its loss alone."""
+TIMED = 3
+"""Steps of each method that are timed."""
 SMALL_BATCH = 1 << 13
 """A batch of at most this many numbers is too small to share between threads."""
 
@@ -197,6 +201,18 @@ def run_alone(course: Course, run: Contender, tick: Tick) -> Leg:
                 if trace.diverged:
                     break
     return trace.leg(w, d_inf.item(), d_2.item())
+
+
+def step_seconds(trained: Problem, settings: RaceSettings, method: str, learning_rate: float) -> float:
+    """Seconds of one training step of a method by itself: the shortest of TIMED, after one that warms up."""
+    moments = []
+    with trained.measuring(), threads(trained, settings):
+        for step, _ in enumerate(walk(trained, settings, Contender(method, learning_rate, 0))):
+            moments.append(time.perf_counter())
+            if step > TIMED:
+                break
+    steps = [after - before for before, after in itertools.pairwise(moments)]
+    return min(steps[1:] or steps)
 
 
 @contextlib.contextmanager

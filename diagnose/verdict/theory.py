@@ -12,6 +12,7 @@ from typing import Literal
 
 from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Bounds
 from diagnose.training.legs import Race
+from diagnose.training.pairs import best_rates
 from estimators.results import Finding, Noise, Smoothness
 from reports.text import method_name, noise_reading, smoothness_reading
 
@@ -77,11 +78,11 @@ def _distance(race: Race | None, method: str, key: Literal["d_inf", "d_2"], why:
     if method not in race.settings.optimizers:
         why[key] = f"{method} did not run"
         return None
-    legs = race.best(method)
-    if not legs:
+    rate = best_rates(race).get(method)
+    if rate is None:
         why[key] = f"every learning rate of {method} diverged"
         return None
-    best = min(legs, key=lambda leg: leg.final)
+    best = min(race.full(method)[rate], key=lambda leg: leg.final)
     distance = best.d_inf if key == "d_inf" else best.d_2
     if distance is None:
         why[key] = f"the best {method} run went further than the number format reaches"

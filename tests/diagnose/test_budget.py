@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -213,7 +212,7 @@ def test_a_race_that_runs_past_the_time_ends_with_the_blocks_that_are_done() -> 
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A machine on which everything takes a thousand times as long as its clock, which stands still, shows."""
     taken: list[str] = []
 
