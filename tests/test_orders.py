@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import race_runs
 from benchmarks.orders import Stop, coverage, earliest_hits, replays, rule, rule_before, ties, truth_of
-from benchmarks.race_runs import RaceTask, Runs, runs_of, trained
+from benchmarks.race_runs import Array, RaceTask, Runs, runs_of, trained
 from diagnose.training.speedup import Curves
 
 
@@ -21,8 +21,10 @@ def runs() -> Runs:
 
 
 def curves(losses: list[list[list[float]]]) -> Curves:
-    values = np.array(losses, dtype=np.float64)
-    return Curves(np.array([0.0, 1.0, 2.0, 4.0]), np.arange(len(values)) + 1.0, values, np.zeros(len(values)))
+    values: Array = np.array(losses)
+    return Curves(
+        np.array([0.0, 1.0, 2.0, 4.0]), np.linspace(1, len(values), len(values)), values, np.zeros(len(values))
+    )
 
 
 def test_the_rule_before_takes_the_earliest_hit_of_each_order() -> None:
