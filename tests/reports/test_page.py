@@ -494,6 +494,7 @@ def test_one_parameter_one_seed_renders() -> None:
         training=replace(
             base.training, speedup_interval=None, speedup_seeds=(None,), why={"speedup_interval": "one seed"}
         ),
+        verdict=replace(base.verdict, answer="undecided"),
         spectrum=replace(base.spectrum, eigenvalues=[2.0]),
         vectors=made.vectors({"w": (1,)}),
         runs=[row for row in base.runs if row["seed"] == 0],
