@@ -11,8 +11,9 @@ from diagnose.places import expected
 from diagnose.settings import Resolved
 from diagnose.stages import HUGE_NETWORK, LARGEST_BASIS, SHARED, Bench
 from diagnose.training import sweep
+from diagnose.training.entrants import passes_of_a_run
 from diagnose.training.legs import RaceSettings, evaluation_steps
-from diagnose.training.running import GRADIENT_LIMIT, batch_numbers
+from diagnose.training.running import batch_numbers
 from diagnose.training.stacking import stack_size
 from diagnose.training.tuning import expected_runs
 from estimators.controls import STARTS
@@ -302,8 +303,7 @@ def _run(race: RaceSettings, work: Work, shape: Shape, pace: Pace) -> Amount:
     looks = len(evaluation_steps(race.steps, race.evaluations)) - 1
     step = pace.step * batch / min((shape.race or race).batch_size, race.rows)
     seconds = race.steps * step + (looks * pace.evaluation + pace.ending) * samples / shape.samples
-    evaluation = 1.0 if shape.d <= GRADIENT_LIMIT else 1 / 3
-    return Amount(race.steps * batch / samples + looks * evaluation + 2 / 3, seconds)
+    return Amount(passes_of_a_run(race, shape.d, samples), seconds)
 
 
 def _race_bytes(race: RaceSettings, shape: Shape) -> int:

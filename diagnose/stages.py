@@ -457,6 +457,7 @@ def race_settings(bench: Bench, sharpness: float | None = None) -> RaceSettings:
         steps=r.steps,
         batch_size=r.batch_size,
         rows=bench.trained.n,
+        samples=bench.problem.n,
         seeds=LOOKS[0] if r.seeds == "auto" else r.seeds,
         auto=r.seeds == "auto",
         seed=r.seed,

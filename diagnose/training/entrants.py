@@ -12,7 +12,6 @@ from diagnose.training.running import GRADIENT_LIMIT, Course, run_alone
 from diagnose.training.stacking import grouped, run_stack
 from diagnose.training.steppers import state_bytes
 from diagnose.training.tuning import GROWTHS, Tuning, expected_runs, neighbours, tune
-from estimators.problem import Problem
 from estimators.results import Progress
 
 STAGE = "training"
@@ -138,11 +137,11 @@ class Entrants:
         return made
 
 
-def passes_of_a_run(problem: Problem, settings: RaceSettings) -> float:
-    """Passes over the sample set that one run takes."""
+def passes_of_a_run(settings: RaceSettings, d: int, samples: int) -> float:
+    """Passes over so many samples that one run of a model of d parameters takes."""
     evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
-    evaluation = 1.0 if problem.d <= GRADIENT_LIMIT else 1 / 3
-    return settings.steps * min(settings.batch_size, settings.rows) / problem.n + evaluations * evaluation + 2 / 3
+    evaluation = 1.0 if d <= GRADIENT_LIMIT else 1 / 3
+    return settings.steps * min(settings.batch_size, settings.rows) / samples + evaluations * evaluation + 2 / 3
 
 
 class _Runner:
@@ -151,7 +150,7 @@ class _Runner:
     def __init__(self, course: Course, legs: LegStore, progress: Progress | None, expected: dict[str, int]) -> None:
         self.course, self.legs, self.progress = course, legs, progress
         self.settings = course.settings
-        self.passes = passes_of_a_run(course.problem, course.settings)
+        self.passes = passes_of_a_run(course.settings, course.problem.d, course.problem.n)
         self.expected = expected
         self.done = dict.fromkeys(expected, 0)
 
@@ -175,7 +174,7 @@ class _Runner:
 
     def _group(self, group: Sequence[Contender]) -> list[Leg]:
         """Runs that are trained together: all of them from the store, or all anew."""
-        kept = [self.legs.get(run.key(self.settings.batch_size)) for run in group]
+        kept = [self.legs.get(run.key(self.settings.course)) for run in group]
         legs = [leg for leg in kept if leg is not None]
         if len(legs) == len(group):
             return legs

@@ -35,9 +35,9 @@ class Contender(NamedTuple):
     learning_rate: float
     seed: int
 
-    def key(self, batch_size: int) -> str:
-        """The name under which a store keeps its leg."""
-        return f"{self.method} {self.learning_rate!r} {self.seed} {batch_size}"
+    def key(self, course: str) -> str:
+        """The name under which a store keeps its leg; a run of another course is another one."""
+        return f"{self.method} {self.learning_rate!r} {self.seed} {course}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ class RaceSettings:
         seeds: orders of batches that every method is judged on; with ``auto`` it is not used.
         auto: the first of LOOKS orders for every method, then more for SGD, AdaGrad and the best other until the answer
             is decided.
+        samples: that losses are measured on.
         seed: what the orders follow.
         evaluations: steps at which the loss of the whole sample set is taken, besides step 0.
         optimizers: names of update_rules.RULES.
@@ -72,6 +73,7 @@ class RaceSettings:
     evaluations: int
     optimizers: tuple[str, ...]
     auto: bool = False
+    samples: int = 0
     learning_rates: tuple[float, ...] | None = None
     every_rate: bool = False
     stacked: bool = False
@@ -86,6 +88,11 @@ class RaceSettings:
         blocks."""
         looks = LOOKS if self.stacked else LOOKS[:-1]
         return looks if self.auto else (*(look for look in LOOKS if look < self.seeds), self.seeds)
+
+    @property
+    def course(self) -> str:
+        """What a run of a method at a rate on an order depends on besides, as far as it may differ in one folder."""
+        return f"{self.steps} steps of {self.batch_size} of {self.rows}, {self.evaluations} looks at {self.samples}"
 
     @property
     def full_batch(self) -> bool:
@@ -109,7 +116,7 @@ class Leg:
     ``d_2`` are the largest distances from the start over every step, in the max and the Euclidean norm; None where
     not finite. ``validation_loss`` and ``validation_accuracy`` are those of the last iterate on held-out samples.
     ``rounding``: how far the last loss moved when every parameter was rounded (``running.rounding``); None where the
-    run diverged.
+    run diverged. ``course``: that of the settings (``RaceSettings.course``).
     """
 
     method: str
@@ -126,11 +133,12 @@ class Leg:
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     rounding: float | None = None
+    course: str = ""
 
     @property
     def key(self) -> str:
         """The name under which a store keeps the leg."""
-        return Contender(self.method, self.learning_rate, self.seed).key(self.batch_size)
+        return Contender(self.method, self.learning_rate, self.seed).key(self.course)
 
     @property
     def final(self) -> float:

@@ -70,7 +70,7 @@ def race(
     for orders in settings.blocks:
         if orders > entrants.orders:
             runs = entrants.next_block(orders)
-            if affordable is not None and not affordable(len(runs) * passes_of_a_run(problem, settings)):
+            if affordable is not None and not affordable(len(runs) * passes_of_a_run(settings, problem.d, problem.n)):
                 decided_by = "budget"
                 break
             entrants.run_block(runs, orders)
@@ -101,4 +101,4 @@ def expected_passes(problem: Problem, settings: RaceSettings) -> float:
     runs = sum(
         expected_runs(settings, 1 if settings.deterministic(method) else first) for method in settings.optimizers
     )
-    return runs * passes_of_a_run(problem, settings)
+    return runs * passes_of_a_run(settings, problem.d, problem.n)

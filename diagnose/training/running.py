@@ -101,11 +101,12 @@ class Trace:
             d_2=_finite(d_2),
             validation_loss=_finite(found.loss),
             validation_accuracy=_finite(found.accuracy),
+            course=self.course.settings.course,
             rounding=None if self.diverged else _finite(self._rounding(w)),
         )
 
     def _rounding(self, w: Parameters) -> float:
-        key = self.run.key(self.course.settings.batch_size)
+        key = self.run.key(self.course.settings.course)
         return rounding(self.course.problem, w, self.seen[-1][0], zlib.crc32(key.encode()))
 
 
