@@ -13,6 +13,8 @@ from benchmarks.orders import Stop, coverage, earliest_hits, replays, rule, rule
 from benchmarks.race_runs import Array, RaceTask, Runs, runs_of, trained
 from diagnose.training.speedup import Curves
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(scope="module")
 def runs() -> Runs:
@@ -105,6 +107,6 @@ def test_sequences_are_played_on_races_and_on_ties(runs: Runs) -> None:
 
 
 def test_the_tables_in_the_docs_are_those_that_the_command_wrote() -> None:
-    written = Path("benchmarks/results/orders.md").read_text(encoding="utf-8")
-    docs = Path("docs/training.md").read_text(encoding="utf-8")
+    written = (ROOT / "benchmarks/results/orders.md").read_text(encoding="utf-8")
+    docs = (ROOT / "docs/training.md").read_text(encoding="utf-8")
     assert all(table.strip() in docs for table in written.split("\n\n"))
