@@ -296,11 +296,11 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
     if family == "linear":
         samples, batch, steps, probes, curvature = rows, 32, 2000, 64, rows
     elif family == "language" and (costly or parameters > LARGE_LANGUAGE):
-        samples, batch, steps, probes, curvature, evaluations = 32, 2, 80, 32, 8, 8
+        samples, batch, steps, probes, curvature, evaluations = 32, 2, 80, 32, 8, 12
     elif family == "language":
-        samples, batch, steps, probes, curvature, evaluations = 32, 4, 120, 32, 16, 12
+        samples, batch, steps, probes, curvature, evaluations = 32, 4, 120, 32, 16, 20
     elif large:
-        samples, batch, steps, probes, curvature, evaluations = 256, 16, 140, 64, 64, 12
+        samples, batch, steps, probes, curvature, evaluations = 256, 16, 140, 64, 64, 20
     else:
         samples, batch, steps, probes, curvature = 1024, 32, 500, 64, 512
     samples, sizes = min(settings.samples or samples, rows), settings.batch_sizes

@@ -370,7 +370,8 @@ def test_two_thousand_tensors_stay_small() -> None:
 def test_what_limits_the_answer_is_said() -> None:
     assert (
         "The answer is that of 32 of 52,002 sequences, each of at most 256 tokens; of runs of 40 steps in batches of "
-        "4, with 3 orders of the batches; curvature was measured on 8 of these sequences."
+        "4, which see 160 of the 915 sequences, with 3 orders of the batches; curvature was measured on 8 of these "
+        "sequences."
     ) in page("language")
     assert "The answer is that of 1,024 of 1,797 rows; of runs of 500 steps in batches of 32" in page("finished")
     assert "What limits it" not in page("empty")
