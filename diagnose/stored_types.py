@@ -178,6 +178,7 @@ class Method(TypedDict, total=False):
     final_loss_interval: Interval | None
     loss_resolution: Number
     lowest_loss: Number
+    lowest_loss_interval: Interval | None
     lowest_loss_rate: Number
     steps_to_target: Number
     orders: int

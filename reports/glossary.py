@@ -230,6 +230,7 @@ OF_METHODS: Mapping[str, Mapping[str, str]] = {
         "final_loss": "final loss",
         "loss_resolution": "rounding of the final loss",
         "lowest_loss": "lowest final loss",
+        "lowest_loss_interval": "lowest final loss",
         "lowest_loss_rate": "rate of the lowest final loss",
         "steps_to_target": "steps to the target loss",
         "orders": "orders of the batches",

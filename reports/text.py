@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -99,21 +100,30 @@ def best_of_all(best: str, by: str | None, tied: Sequence[str], margin: float | 
         training: the part of the diagnosis.
     """
     methods = training.methods or {}
-    loss = "held-out loss" if by == "validation" else "final loss"
+    loss = "held-out loss" if by == "validation" else "lowest final loss"
     count, name = len(methods), method_name(best)
     if count == 1:
         return f"{name} alone ran"
     below = "" if best in PAIR or not margin else f"{percent(margin)} below {better_of_the_pair(by, training)}'s"
     if tied:
-        level = [method_name(method) for method in methods if method == best or method in tied]
-        line = f"By {loss} {', '.join(level[:-1])} and {level[-1]} are not told apart"
-        line += "" if len(level) == count else f", and best of the {number(count)} methods"
+        key = "validation_loss" if by == "validation" else "lowest_loss"
+        level = [method for method in methods if method == best or method in tied]
+        line = f"By {loss} {_listed(level)} are not told apart"
+        worst = max((methods[method].get(key) or 0.0) for method in level)
+        # A method whose orders scatter may be level with the lowest and yet no better than those that are told apart.
+        top = all((row.get(key) or math.inf) > worst for method, row in methods.items() if method not in level)
+        line += f", and best of the {number(count)} methods" if top and len(level) < count else ""
         return f"{line}: {name}'s is {below}" if below else line
     ends = (methods.get(best) or {}).get("adagrad_speedup_interval")
     even = best not in PAIR and ends is not None and ends[0] <= 1 <= ends[1]
     start = f"AdaGrad and {name} are not told apart in steps; " if even else ""
     line = f"{start}{name} {_rank(by, count)}"
     return f"{line}: its {loss} is {below}" if below else line
+
+
+def _listed(methods: Sequence[str]) -> str:
+    names = [method_name(method) for method in methods]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _rank(by: str | None, count: int) -> str:
@@ -124,13 +134,13 @@ def _rank(by: str | None, count: int) -> str:
 
 def better_of_the_pair(by: str | None, training: Any) -> str:
     """SGD or AdaGrad, whichever of those that ended below the start has the lower loss."""
-    key = "validation_loss" if by == "validation" else "final_loss"
+    key = "validation_loss" if by == "validation" else "lowest_loss"
     ran = {name: (training.methods or {}).get(name) or {} for name in PAIR}
     start = training.initial_loss
     losses = {
         name: row[key]
         for name, row in ran.items()
-        if row.get(key) is not None and (start is None or row["final_loss"] < start)
+        if row.get(key) is not None and (start is None or row["lowest_loss"] < start)
     }
     return method_name(min(losses, key=lambda name: losses[name])) if losses else "SGD or AdaGrad"
 

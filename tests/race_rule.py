@@ -24,15 +24,18 @@ class Rule(NamedTuple):
         return math.log(self.steps[0] / self.steps[1])
 
 
-def rule(rows: Rows, other: str = "sgd", orders: Sequence[int] | None = None, resolution: float = 0.0) -> Rule:
+def rule(
+    rows: Rows, other: str = "sgd", orders: Sequence[int] | None = None, resolution: float = 0.0, smooth: bool = True
+) -> Rule:
     """What the rule says on these orders, all that every surviving rate has unless said.
 
-    The rates of a method are those that have as many orders as its most-run one, without a diverged run.
+    The rates of a method are those that have as many orders as its most-run one, without a diverged run. ``smooth``:
+    not where a batch is all rows.
     """
     tables = [_table(rows, method) for method in (other, "adagrad")]
     if orders is None:
         orders = range(min(max(len(runs) for runs in table.values()) for table in tables))
-    curves = [_curves(table, orders) for table in tables]
+    curves = [_curves(table, orders, smooth) for table in tables]
     start = next(iter(curves[1].values()))[0][1]
     ends = [min(curve[-1][1] for curve in one.values()) for one in curves]
     target = max(max(ends) + resolution, min(ends) + 0.01 * (start - min(ends)))
@@ -64,21 +67,22 @@ def _table(rows: Rows, method: str) -> dict[float, dict[int, list[tuple[float, f
 
 
 def _curves(
-    table: Mapping[float, Mapping[int, Sequence[tuple[float, float]]]], orders: Sequence[int]
+    table: Mapping[float, Mapping[int, Sequence[tuple[float, float]]]], orders: Sequence[int], smooth: bool
 ) -> dict[float, list[tuple[float, float]]]:
     """rate -> (log step, loss) of the mean, smoothed; rates that rise above ten times the start are left out where
     another one falls below it."""
-    smooth, wild = {}, set()
+    found, wild = {}, set()
     for rate, runs in table.items():
         steps = [step for step, _ in runs[0]]
         every = [float(np.mean([run[k][1] for run in runs.values()])) for k in range(len(steps))]
         if max(every) > 10 * every[0]:
             wild.add(rate)
-        smooth[rate] = _line(
-            [float(np.mean([runs[order][k][1] for order in orders])) for k in range(len(steps))], steps
+        means = [float(np.mean([runs[order][k][1] for order in orders])) for k in range(len(steps))]
+        found[rate] = (
+            _line(means, steps) if smooth else [(math.log(max(t, 0.5)), c) for t, c in zip(steps, means, strict=True)]
         )
-    calm = {rate: curve for rate, curve in smooth.items() if rate not in wild}
-    return calm if any(curve[-1][1] < curve[0][1] for curve in calm.values()) else smooth
+    calm = {rate: curve for rate, curve in found.items() if rate not in wild}
+    return calm if any(curve[-1][1] < curve[0][1] for curve in calm.values()) else found
 
 
 def _line(losses: Sequence[float], steps: Sequence[float]) -> list[tuple[float, float]]:

@@ -8,9 +8,10 @@ from diagnose.schema import CLEAR, Training
 from diagnose.schema import LEVEL as NO_DIFFERENCE
 from diagnose.training.legs import Look, RaceSettings
 from diagnose.training.speedup import FEWEST_ORDERS, Comparison
-from diagnose.verdict.answers import answer_of
+from diagnose.verdict.answers import answer_of, answer_of_one_run
 from estimators.intervals import LEVEL
 
+SAME = "a batch is all rows, so every order of the batches is the same run"
 SPENT = {4: (0.005, 0.005, 0.01, 0.03), 5: (0.005, 0.005, 0.005, 0.01, 0.025)}
 """What each of four and of five looks may spend of 5%: the last ones most, since they decide the close races."""
 
@@ -31,6 +32,8 @@ def look(settings: RaceSettings, found: Comparison | None, why: str, orders: int
     """What SGD and AdaGrad show after so many orders, or why nothing."""
     if found is None:
         return Look(orders, None, None, "undecided", why)
+    if settings.deterministic("sgd"):
+        return Look(orders, found.speedup, None, answer_of_one_run(found.speedup), SAME)
     interval = found.interval(level(settings, orders))
     return Look(orders, found.speedup, interval, answer_of(found.speedup, interval), found.no_error)
 

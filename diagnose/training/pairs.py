@@ -30,6 +30,7 @@ def curves(race: Race, method: str, orders: int) -> Curves | None:
         rates=np.array(list(runs)),
         losses=np.repeat(losses, orders // needed, axis=1) if race.settings.deterministic(method) else losses,
         resolutions=np.array([resolution(leg.rounding for leg in legs) for legs in runs.values()]),
+        noisy=not race.settings.deterministic(method),
     )
 
 

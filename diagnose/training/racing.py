@@ -78,9 +78,10 @@ def race(
         if not settings.auto and orders < settings.blocks[-1]:
             continue
         looks.append(_look(entrants.race))
+        if looks[-1].speedup is None or settings.deterministic("sgd"):
+            break
         if looks[-1].answer != "undecided":
             decided_by = "interval"
-        if decided_by or looks[-1].speedup is None or settings.deterministic("sgd"):
             break
     else:
         decided_by = "orders"

@@ -48,12 +48,14 @@ class Curves:
         rates: (R,) ascending.
         losses: (R, K, T), finite, all of one value at step 0.
         resolutions: (R,) losses closer than this are equal at that rate.
+        noisy: whether orders differ; one run that stands for all is exact, and is not smoothed.
     """
 
     steps: Array
     rates: Array
     losses: Array
     resolutions: Array
+    noisy: bool = True
 
     @property
     def orders(self) -> int:
@@ -250,7 +252,9 @@ def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
     A smoothed value stays within its neighbours: where a curve falls and then stands still, a line through both would
     end below all that was measured.
     """
-    means = np.einsum("hk,rkt->hrt", weights, curves.losses)
+    means: Array = np.einsum("hk,rkt->hrt", weights, curves.losses)
+    if not curves.noisy:
+        return means
     near = neighbours(curves.steps)
     matrix = smoother(curves.steps, near)
     if positive:

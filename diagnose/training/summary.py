@@ -11,7 +11,7 @@ import numpy as np
 
 from diagnose.schema import Training
 from diagnose.training.legs import Leg, Look, Race, mean_final
-from diagnose.training.looks import level
+from diagnose.training.looks import SAME, level
 from diagnose.training.pairs import best_other, best_rates, compared, lowest_rate, meeting
 from diagnose.training.resolution import resolution
 from diagnose.training.speedup import FEW_ORDERS, FEWEST_ORDERS, Comparison, around
@@ -20,7 +20,6 @@ from estimators.results import Interval
 
 CURVES_FILE = "runs.csv"
 NONE_HELD_OUT = "no samples are held out"
-SAME = "a batch is all rows, so every order of the batches is the same run"
 WITHIN = 0.1
 """Share of the loss taken off that a rate of the tuning range may miss."""
 BEST_OTHER = ("best_other", "best_other_speedup", "best_other_interval")
@@ -153,6 +152,7 @@ def _method(
         "final_loss_interval": None,
         "loss_resolution": None,
         "lowest_loss": None,
+        "lowest_loss_interval": None,
         "lowest_loss_rate": lowest_rate(race, method),
         "steps_to_target": None,
         "tuning_range": None,
@@ -178,7 +178,9 @@ def _method(
     best = race.full(method)[rate]
     lone = SAME if race.settings.deterministic(method) else FEW_ORDERS
     entry["final_loss"] = mean_final(best)
-    entry["lowest_loss"] = mean_final(race.full(method)[entry["lowest_loss_rate"]])
+    lowest = race.full(method)[entry["lowest_loss_rate"]]
+    entry["lowest_loss"] = mean_final(lowest)
+    _spread(entry, why, "lowest_loss_interval", [leg.final for leg in lowest], lone)
     _spread(entry, why, "final_loss_interval", [leg.final for leg in best], lone)
     if any(leg.rounding is not None for leg in best):
         entry["loss_resolution"] = resolution(leg.rounding for leg in best)

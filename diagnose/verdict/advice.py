@@ -9,7 +9,6 @@ from typing import Any
 
 from diagnose.schema import CLEAR, PAIR, Answer, Training
 from diagnose.training.looks import seeds_that_tell
-from diagnose.training.speedup import FEWEST_ORDERS
 from diagnose.verdict.best import Best
 from estimators.results import Interval, Noise
 from reports.numbers import number, percent, rate, ratio
@@ -129,7 +128,7 @@ def _better(answer: Answer, training: Training, best: Best | None) -> str:
     ends = _entry(training, best.method).get("adagrad_speedup_interval")
     slower = ends is not None and ends[0] > 1
     if best.method not in PAIR and best.margin and not slower:
-        loss = "held-out loss" if best.by == "validation" else "final loss"
+        loss = "held-out loss" if best.by == "validation" else "lowest final loss"
         return (
             f"Try {method_name(best.method)} at {_rate(_entry(training, best.method))} too: its {loss} is "
             f"{percent(best.margin)} below {better_of_the_pair(best.by, training)}'s."
@@ -152,19 +151,25 @@ def _better(answer: Answer, training: Training, best: Best | None) -> str:
 def _sure(entry: Mapping[str, Any]) -> bool:
     """Whether AdaGrad is told to be slower than the method."""
     ends = entry.get("adagrad_speedup_interval")
-    return ends is not None and ends[1] < 1 and entry.get("adagrad_speedup") is not None
+    speedup = entry.get("adagrad_speedup")
+    return ends is not None and ends[1] < 1 and speedup is not None and speedup <= 1 / CLEAR
 
 
 def _undecided(training: Training, raced: Raced) -> str:
     if training.steps is None:
-        off = "--no-training" in training.why.get("steps", "")
+        why = training.why.get("steps", "")
+        if "--budget" in why:
+            return "A larger `--budget` lets both train: this one left no time for it."
+        off = "--no-training" in why
         return f"Train both: the same command {'without `--no-training`' if off else 'with the training'}."
     if not all(method in (training.methods or {}) for method in PAIR):
         return "Let both race, with `sgd` and `adagrad` among `--optimizers`: the question is about them."
     if training.speedup is None:
         return f"First get both to train: {training.why.get('speedup', 'one of them did not')}."
     if training.speedup_interval is None:
-        needed = seeds_that_tell(training) or FEWEST_ORDERS
+        needed = seeds_that_tell(training)
+        if needed is None:
+            return f"Take smaller rates or more steps: {training.why.get('speedup_interval', 'there is no interval')}."
         return f"Run it with `--seeds {needed}` or more: fewer orders of the batches give no interval."
     return f"{_bet(training, training.speedup, training.speedup_interval, raced)} {_to_tell(training, raced)}".strip()
 

@@ -42,7 +42,7 @@ def best_of_all(training: Training, answer: Answer, deterministic: bool = False)
     ran = {name: entry for name, entry in (training.methods or {}).items() if _descended(entry, training.initial_loss)}
     valid = {name: entry for name, entry in ran.items() if entry.get("validation_loss") is not None}
     by: Loss = "validation" if valid else "training"
-    ran, key = (valid, "validation_loss") if valid else (ran, "final_loss")
+    ran, key = (valid, "validation_loss") if valid else (ran, "lowest_loss")
     if not ran:
         return None
     losses = {name: float(entry[key]) for name, entry in ran.items()}
@@ -54,7 +54,7 @@ def best_of_all(training: Training, answer: Answer, deterministic: bool = False)
 
 
 def _descended(entry: Entry, initial: float | None) -> bool:
-    final = entry.get("final_loss")
+    final = entry.get("lowest_loss")
     return final is not None and initial is not None and final + _resolution(entry) < initial
 
 

@@ -96,7 +96,7 @@ def test_the_best_method_of_all() -> None:
         best("adam", margin=0.018) == "Adam validates best of the 4 methods: its held-out loss is 1.8% below AdaGrad's"
     )
     assert best("adam", "training", margin=0.018) == (
-        "Adam ends lowest of the 4 methods: its final loss is 1.8% below AdaGrad's"
+        "Adam ends lowest of the 4 methods: its lowest final loss is 1.8% below AdaGrad's"
     )
     assert best("adagrad") == "AdaGrad validates best of the 4 methods"
     assert best("adam", margin=None) == "Adam validates best of the 4 methods"
@@ -108,11 +108,11 @@ def test_methods_that_are_not_told_apart_are_named_as_such() -> None:
         "By held-out loss AdaGrad and Adam are not told apart, and best of the 4 methods"
     )
     assert best("adagrad", "training", tied=("adam", "sgd", "adagrad-norm")) == (
-        "By final loss SGD, AdaGrad, AdaGrad-Norm and Adam are not told apart"
+        "By lowest final loss SGD, AdaGrad, AdaGrad-Norm and Adam are not told apart"
     )
+    # AdaGrad-Norm's orders scatter: it is level with Adam, and no better than AdaGrad, which is not.
     assert best("adam", tied=("adagrad-norm",), margin=0.1) == (
-        "By held-out loss AdaGrad-Norm and Adam are not told apart, and best of the 4 methods: "
-        "Adam's is 10% below AdaGrad's"
+        "By held-out loss AdaGrad-Norm and Adam are not told apart: Adam's is 10% below AdaGrad's"
     )
 
 

@@ -30,6 +30,7 @@ def entry(loss: float | None, rate: float = 0.1, **more: Any) -> dict[str, Any]:
         "final_loss": loss,
         "final_loss_interval": ends,
         "lowest_loss": loss,
+        "lowest_loss_interval": ends,
         "lowest_loss_rate": rate,
         "steps_to_target": None,
         "tuning_range": 0.8,

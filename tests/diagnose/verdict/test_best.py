@@ -34,7 +34,7 @@ def test_held_out_loss_goes_before_final_loss() -> None:
 def test_what_is_not_told_apart_is_not_the_best_before_the_pair() -> None:
     found = best_of_all(of(sgd=entry(2.0), adagrad=entry(1.0), adam=entry(0.99)), "adagrad")
     assert found == Best("adagrad", "training", ("adam",), 0.0)
-    blind: dict[str, Any] = {"final_loss_interval": None}
+    blind: dict[str, Any] = {"lowest_loss_interval": None}
     found = best_of_all(of(sgd=entry(2.0), adagrad=entry(1.0, **blind), adam=entry(0.1, **blind)), "adagrad")
     assert found == Best("adagrad", "training", ("sgd", "adam"), 0.0)
 
@@ -61,9 +61,9 @@ def test_a_method_that_ended_above_its_start_is_never_praised() -> None:
 
 
 def test_losses_that_rounding_alone_tells_apart_are_equal() -> None:
-    ends = {"final_loss_interval": (1.0, 1.0)}
+    ends = {"lowest_loss_interval": (1.0, 1.0)}
     told = {"loss_resolution": 1e-7}
-    first, second = entry(1.0, **told) | ends, entry(1.0 - 5e-8, **told) | {"final_loss_interval": (1 - 5e-8, 1 - 5e-8)}
+    first, second = entry(1.0, **told) | ends, entry(1.0 - 5e-8, **told) | {"lowest_loss_interval": (1 - 5e-8, 1 - 5e-8)}
     assert best_of_all(of(sgd=first, adagrad=first, adam=second), "undecided") == Best(
         "sgd", "training", ("adagrad", "adam"), 0.0
     )
@@ -73,7 +73,7 @@ def test_losses_that_rounding_alone_tells_apart_are_equal() -> None:
 
 
 def test_one_run_of_full_batches_tells_apart_what_rounding_does_not_explain() -> None:
-    exact: dict[str, Any] = {"final_loss_interval": None}
+    exact: dict[str, Any] = {"lowest_loss_interval": None}
     runs = of(sgd=entry(2.0, **exact), adagrad=entry(1.0, **exact), adam=entry(0.9, **exact))
     assert best_of_all(runs, "adagrad", deterministic=True) == Best("adam", "training", (), near(0.1))
     assert best_of_all(runs, "adagrad") == Best("adagrad", "training", ("sgd", "adam"), 0.0)
