@@ -276,9 +276,9 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
         device=resolved.device,
         fingerprint=opened.fingerprint,
         curvature_samples=resolved.curvature_samples,
-        training_rows=opened.training_rows,
+        training_rows=opened.training_rows if resolved.training else None,
         understood=list(opened.understood),
-        why=({"training_rows": NO_TRAINING} if opened.training_rows is None else {}) | no_orders(NOT_REACHED),
+        why=({} if resolved.training else {"training_rows": NO_TRAINING}) | no_orders(NOT_REACHED),
     )
     parts = {name: absent(kind, NOT_REACHED) for name, kind in PARTS.items() if name not in ("task", "cost")}
     return Diagnosis(

@@ -89,7 +89,7 @@ class Bench:
         if resolved.training and opened.held_out is not None:
             with among(HELD_OUT):
                 held_out = problem.with_samples(opened.held_out)
-        if resolved.training and opened.training is not None and opened.training is not opened.samples:
+        if resolved.training and opened.training is not opened.samples:
             with among(TRAINED_ON):
                 trained = problem.with_samples(opened.training, every=False)
         return cls(opened, resolved, problem, trained, curvature, legs, progress, own, held_out=held_out)

@@ -62,11 +62,11 @@ def _open_table(
         targets = target_tensor(encoded.values, index, dtype)
         return floating(inputs, index, divisor, dtype).to(device), targets.to(device)
 
-    training = samples(rows.training if settings.training else rows.samples)
+    training = samples(rows.training)
     return Drawn(
         model=model,
         samples=first(training, len(rows.samples)),
-        training=training if settings.training else None,
+        training=training,
         held_out=samples(rows.held_out) if len(rows.held_out) else None,
         tests=table.tests,
         loss=loss,

@@ -36,7 +36,7 @@ class Opened:
 
     ``samples`` is the sample set, a seeded draw in file order, ``held_out`` are others for validation. ``training`` are
     those that runs train on: the sample set, then all others that are not held out, in file order; the same object
-    where there are no others, None without training. ``rows`` counts the whole data set (rows, for text blocks);
+    where there are no others. ``rows`` counts the whole data set (rows, for text blocks);
     ``understood`` says in words how model and data were read. A module of the user's is the object itself unless a
     number format or a device was asked for.
     """
@@ -45,7 +45,7 @@ class Opened:
     data_name: str
     model: nn.Module
     samples: Samples
-    training: Samples | None
+    training: Samples
     loss: Loss
     rows: int
     family: Family
@@ -55,9 +55,9 @@ class Opened:
     held_out: Samples | None = None
 
     @property
-    def training_rows(self) -> int | None:
-        """How many rows runs train on; None without training."""
-        return None if self.training is None else _tensors(self.training)[0].shape[0]
+    def training_rows(self) -> int:
+        """How many rows runs train on."""
+        return _tensors(self.training)[0].shape[0]
 
 
 def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolved]:
@@ -96,7 +96,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
             "give a torch.nn.Module or one of " + ", ".join(NETWORKS),
         )
     used, home = modules.home(drawn.model)
-    for tensor in (*_tensors(drawn.training or drawn.samples), *_tensors(drawn.held_out or {})):
+    for tensor in (*_tensors(drawn.training), *_tensors(drawn.held_out or {})):
         if tensor.is_floating_point() and not finite(tensor):
             raise InputError(f"a value too large for {short(used)}", task_name(data), "use `--dtype float64`")
     name = drawn.loss if isinstance(drawn.loss, str) else getattr(drawn.loss, "__name__", "function")
@@ -117,7 +117,7 @@ def open_task(model: Any, data: Any, settings: Settings) -> tuple[Opened, Resolv
             *_held_out_line(drawn),
             *([ROTATED] * resolved.rotate),
         ),
-        fingerprint=fingerprint(drawn.model, drawn.training or drawn.samples, drawn.held_out),
+        fingerprint=fingerprint(drawn.model, drawn.training, drawn.held_out),
         findings=(*drawn.findings, *(badly_scaled(drawn.samples) if drawn.family == "linear" else ())),
         held_out=drawn.held_out,
     )
@@ -150,8 +150,8 @@ def _sample_line(resolved: Resolved, rows: int, family: Family) -> str:
 
 
 def _training_line(drawn: Drawn) -> tuple[str, ...]:
-    """What runs train on, in words; nothing where that is the sample set."""
-    if drawn.training is None or drawn.training is drawn.samples:
+    """What runs train on, in words; nothing where that is the sample set, or none is made."""
+    if not drawn.resolved.training or drawn.training is drawn.samples:
         return ()
     unit = "sequences" if drawn.family == "language" else "rows"
     count = _tensors(drawn.training)[0].shape[0]

@@ -85,7 +85,7 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     resolved = resolve(settings, kind, coordinates(model), rows, whole.costly)
     parts = split(rows, resolved.samples, whole.tests, settings.seed, _labelled(cast, loss, model))
     resolved = replace(with_rows(resolved, parts), max_length=whole.length)
-    every = _taken(cast, parts.training if settings.training else parts.samples, loaded)
+    every = _taken(cast, parts.training, loaded)
     some = first(every, len(parts.samples))
     samples = _fitting(some, loaded)
     with among(TRAINED_ON):
@@ -98,7 +98,7 @@ def open_module(loaded: Loaded, data: Any, settings: Settings) -> Drawn:
     return Drawn(
         model=model,
         samples=samples,
-        training=training if settings.training else None,
+        training=training,
         loss=loss,
         rows=rows,
         family=kind,

@@ -27,7 +27,7 @@ class Drawn:
 
     model: nn.Module
     samples: Samples
-    training: Samples | None
+    training: Samples
     loss: Loss
     rows: int
     family: Family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from diagnose.inputs.data.objects import Samples
@@ -10,6 +11,8 @@ from reports.numbers import number
 
 LARGEST = 30.0
 """A column this many times larger than the middle one outweighs all others in noise (30) and curvature (900)."""
+AT_ONCE = 1 << 20
+"""Numbers that are looked at together."""
 FEWEST = 3
 """Fewer columns have no middle one."""
 
@@ -46,5 +49,9 @@ def badly_scaled(samples: Samples) -> tuple[Finding, ...]:
 
 def sizes(inputs: Tensor) -> Tensor:
     """(columns,) root mean square of each column's values other than 0; 0 where there are none."""
-    values = inputs.double()
-    return (values.square().sum(0) / (values != 0).sum(0).clamp(min=1)).sqrt()
+    squares = torch.zeros(inputs.shape[1], dtype=torch.float64, device=inputs.device)
+    counts = torch.zeros_like(squares)
+    for part in torch.split(inputs, max(1, AT_ONCE // max(1, inputs.shape[1]))):  # a copy of all would be the peak
+        squares += part.double().square().sum(0)
+        counts += (part != 0).sum(0)
+    return (squares / counts.clamp(min=1)).sqrt()

@@ -258,7 +258,7 @@ def _smoothed(curves: Curves, weights: Array, positive: bool) -> Array:
     near = neighbours(curves.steps)
     matrix = smoother(curves.steps, near)
     if positive:
-        means = np.maximum(means, np.finfo(np.float32).eps * curves.start)
+        means = np.maximum(means, float(np.finfo(np.float32).eps) * curves.start)
         smooth = np.exp(np.log(means) @ matrix.T)
     else:
         smooth = means @ matrix.T

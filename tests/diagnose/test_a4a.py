@@ -40,7 +40,9 @@ def test_it_names_adagrad_in_the_words_of_the_readme(found: Diagnosis) -> None:
     shown = README.read_text("utf-8").split(" seconds and answers\n\n")[1].split("\n\n")[0]
     block = [line.strip() for line in closing(found, "report.html").splitlines()]
     for line in shown.splitlines():
-        assert line.strip() in block
+        # Long lines are cut there, and how long the race took is another matter on every machine.
+        begun = line.strip().partition(" …")[0].partition(" · decided after ")[0]
+        assert any(one.startswith(begun) for one in block), begun
 
 
 def test_batches_of_256_meet_the_reference_race(data_folder: Path) -> None:
@@ -53,7 +55,7 @@ def test_batches_of_256_meet_the_reference_race(data_folder: Path) -> None:
         ("adagrad", 0.00366, 0.00027),
         ("adagrad-norm", 0.01248, 0.00050),
     ):
-        assert abs(methods[name]["final_loss"] - LOWEST - mean) <= 3 * math.sqrt(5) * error, name
+        assert abs(methods[name]["lowest_loss"] - LOWEST - mean) <= 3 * math.sqrt(5) * error, name
     assert raced.training.speedup is not None
     assert abs(math.log(raced.training.speedup / 6.4)) <= 3 * 0.25 / math.sqrt(8)
 
@@ -63,7 +65,7 @@ def test_full_batches_meet_the_reference_race(data_folder: Path) -> None:
     methods = raced.training.methods
     assert methods is not None
     for name, excess in (("sgd", 0.00973), ("adagrad", 0.00052), ("adagrad-norm", 0.00807)):
-        assert methods[name]["final_loss"] - LOWEST == pytest.approx(excess, abs=2e-5), name
+        assert methods[name]["lowest_loss"] - LOWEST == pytest.approx(excess, abs=2e-5), name
     assert raced.training.speedup == pytest.approx(15.6, abs=0.5)
     assert raced.training.speedup_interval is None
-    assert raced.verdict.answer == "undecided"
+    assert raced.verdict.answer == "adagrad"

@@ -134,7 +134,7 @@ def test_rows_without_a_label_are_left_out() -> None:
 def test_without_training_there_are_none() -> None:
     found = diagnose.run(linear(), rows(), "logistic", samples=DRAWN, training=False)
     assert found.task.training_rows is None
-    assert found.task.why == {"training_rows": "training was off (--no-training)"}
+    assert found.task.why["training_rows"] == "training was off (--no-training)"
     assert not any("train on" in line for line in found.task.understood or ())
 
 

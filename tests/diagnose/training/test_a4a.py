@@ -37,6 +37,7 @@ def batches_of_256(a4a: Problem) -> Race:
     how = settings(
         steps=187,
         batch_size=256,
+        rows=a4a.n,
         seeds=8,
         evaluations=40,
         optimizers=("sgd", "adagrad", "adagrad-norm"),
@@ -67,6 +68,7 @@ def test_full_batches_to_the_last_digit(a4a: Problem) -> None:
     how = settings(
         steps=200,
         batch_size=a4a.n,
+        rows=a4a.n,
         seeds=1,
         evaluations=40,
         optimizers=("sgd", "adagrad", "adagrad-norm"),

@@ -63,7 +63,10 @@ def test_a_method_that_ended_above_its_start_is_never_praised() -> None:
 def test_losses_that_rounding_alone_tells_apart_are_equal() -> None:
     ends = {"lowest_loss_interval": (1.0, 1.0)}
     told = {"loss_resolution": 1e-7}
-    first, second = entry(1.0, **told) | ends, entry(1.0 - 5e-8, **told) | {"lowest_loss_interval": (1 - 5e-8, 1 - 5e-8)}
+    first, second = (
+        entry(1.0, **told) | ends,
+        entry(1.0 - 5e-8, **told) | {"lowest_loss_interval": (1 - 5e-8, 1 - 5e-8)},
+    )
     assert best_of_all(of(sgd=first, adagrad=first, adam=second), "undecided") == Best(
         "sgd", "training", ("adagrad", "adam"), 0.0
     )

@@ -227,7 +227,9 @@ def test_the_best_of_all_is_the_last_reason() -> None:
     methods = {"sgd": entry(2.0), "adagrad": entry(1.0), "adam": entry(0.85)}
     part, _ = judged(trained(WON, methods=methods))
     assert (part.best_method, part.best_by, part.best_tied) == ("adam", "training", ())
-    assert (part.reasons or ())[-1] == ("Adam ends lowest of the 3 methods: its lowest final loss is 15% below AdaGrad's.")
+    assert (part.reasons or ())[-1] == (
+        "Adam ends lowest of the 3 methods: its lowest final loss is 15% below AdaGrad's."
+    )
 
 
 def test_numbers_in_the_reasons_are_short() -> None:
