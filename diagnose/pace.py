@@ -43,6 +43,8 @@ FEW = 12
 """Runs of a small stack."""
 STACK, SMALL_STACK = (9, 2), (3, 1)
 """Rates and orders of each method that are timed together, with ``every_rate`` and without."""
+LONGEST = 5.0
+"""Seconds of a product from which on no second one is timed."""
 SLOW = 0.2
 """Seconds of a pass or a product above which all is arithmetic: steps and evaluations follow from a pass."""
 
@@ -138,11 +140,19 @@ def _seconds(call: Callable[[], object], clock: Clock) -> float:
 
 
 def _noise(bench: Bench, most: int, clock: Clock) -> float:
-    """From some of the samples: what is measured is a sum over them."""
+    """From some of the samples, and from half of them: what does not grow with their number is paid once."""
     problem = bench.problem
     few = min(most, max(SAMPLED, problem.n // SAMPLED)) if problem.d * problem.n > 1 << 20 else problem.n
-    part = problem.subset(torch.arange(few))
-    return _seconds(lambda: estimators.noise(part, rows=bench.opened.rows), clock) * problem.n / few
+
+    def taken(count: int) -> float:
+        part = problem.subset(torch.arange(count))
+        return _seconds(lambda: estimators.noise(part, rows=bench.opened.rows), clock)
+
+    if few == problem.n or few < 2:
+        return taken(few) * problem.n / few
+    half = taken(few // 2)
+    whole = taken(few)
+    return whole + max(whole - half, 0.0) / (few - few // 2) * (problem.n - few)
 
 
 def _curvature(problem: Problem, gradient: float, clock: Clock) -> tuple[float, float, float]:
@@ -159,8 +169,9 @@ def _curvature(problem: Problem, gradient: float, clock: Clock) -> tuple[float, 
     with hessian(problem) as product:
         product(block)
         whole = clock() - began
-        each = whole - gradient if whole > SLOW else _seconds(lambda: product(block), clock)
-    each, graph = max(each, whole / 2), max(min(whole - each, gradient), 0.0)
+        # The first one also fills caches.
+        each = whole - gradient if whole > LONGEST else _seconds(lambda: product(block), clock)
+    each, graph = max(each, whole / 2) if whole <= SLOW else each, max(min(whole - each, gradient), 0.0)
     if problem.d > DENSE_LIMIT:
         if each < SLOW / PROBES:  # what is done with a product's result takes as long as the product
             each = max(each, _seconds(lambda: estimators.hessian_diagonal(problem, probes=PROBES), clock) / PROBES)
