@@ -49,10 +49,11 @@ def compared(race: Race, other: str, *, targets: bool = False) -> tuple[Comparis
     return compare(first, second, pair, targets=targets)
 
 
-def lowest_rate(race: Race, method: str) -> float | None:
-    """The rate that ends lowest on all orders of the method; None where every rate diverged in one of them."""
+def lowest_rate(race: Race, method: str, *, calm: bool = False) -> float | None:
+    """The rate that ends lowest on all orders of the method, or of those without an overshoot; None where every rate
+    diverged in one of them."""
     found = curves(race, method, race.count(method))
-    return None if found is None else ends_lowest(found)
+    return None if found is None else ends_lowest(found, calm=calm)
 
 
 def meeting(race: Race, method: str, target: float) -> tuple[float, float] | None:
@@ -74,7 +75,7 @@ def best_rates(race: Race) -> dict[str, float]:
             rates[method] = pair.rates[PAIR.index(method)]
             continue
         met = None if pair is None else meeting(race, method, pair.target)
-        rate = lowest_rate(race, method) if met is None else met[1]
+        rate = lowest_rate(race, method, calm=True) if met is None else met[1]
         if rate is not None:
             rates[method] = rate
     return rates

@@ -184,11 +184,14 @@ def steps_to(curves: Curves, target: float) -> tuple[float, float] | None:
     return (math.exp(float(at[place])), float(curves.rates[place])) if math.isfinite(at[place]) else None
 
 
-def ends_lowest(curves: Curves) -> float:
-    """The rate of the lowest final loss, of those that are not told apart the nearest to the middle of the grid."""
+def ends_lowest(curves: Curves, *, calm: bool = False) -> float:
+    """The rate of the lowest final loss, of those that are not told apart the nearest to the middle of the grid.
+
+    ``calm``: of the rates that may be best, without those that overshoot.
+    """
     weights = np.full((1, curves.orders), 1 / curves.orders)
     smooth = _smoothed(curves, weights, _positive(curves))
-    finals = np.where(_calm(curves, smooth), smooth[..., -1], np.inf)[0]
+    finals = np.where(_calm(curves, smooth) if calm else True, smooth[..., -1], np.inf)[0]
     least = int(finals.argmin())
     equal = np.flatnonzero(finals <= finals[least] + curves.resolutions[least])
     return float(curves.rates[min(equal, key=lambda place: abs(place - (len(finals) - 1) / 2))])
