@@ -15,7 +15,7 @@ from diagnose.training.entrants import passes_of_a_run
 from diagnose.training.legs import RaceSettings, evaluation_steps
 from diagnose.training.running import batch_numbers
 from diagnose.training.stacking import stack_size
-from diagnose.training.tuning import expected_runs
+from diagnose.training.tuning import first_runs
 from estimators.controls import STARTS
 from estimators.kinks import STEPS as KINK_STEPS
 from estimators.lanczos import MAX_STEPS
@@ -276,17 +276,11 @@ def _race(race: RaceSettings, work: Work, shape: Shape, pace: Pace) -> tuple[Amo
     for each in (race, *others):
         fixed = each.learning_rates is not None
         further = 0 if each.auto else _further_runs(each)
-        least += _run(each, work, shape, pace).times(_first_runs(each) * (1 if fixed else GROWN) + further)
+        least += _run(each, work, shape, pace).times(first_runs(each) * (1 if fixed else GROWN) + further)
         least += Amount(seconds=(1 if fixed else WAVES) * each.steps * pace.wave)
     further = _further_runs(race) if race.auto and not race.full_batch else 0
     waves = Amount(seconds=(len(race.blocks) - 1) * race.steps * pace.wave) if further else NOTHING
     return least, least + _run(race, work, shape, pace).times(further) + waves
-
-
-def _first_runs(race: RaceSettings) -> int:
-    """Of the first grids of all methods, with the orders of the first block."""
-    first = race.blocks[0]
-    return sum(expected_runs(race, 1 if race.deterministic(method) else first) for method in race.optimizers)
 
 
 def _further_runs(race: RaceSettings) -> int:

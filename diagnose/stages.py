@@ -16,7 +16,7 @@ from diagnose.errors import HELD_OUT, TRAINED_ON, among
 from diagnose.limits import EXTRA_PASSES, Limits, Work, budget_reason
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
-from diagnose.schema import NOT_YET, PAIR, Diagnosis, Prediction, Training, absent
+from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
 from diagnose.settings import LARGE_NETWORK, Optimizer, Resolved
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
@@ -422,7 +422,7 @@ def verdict(bench: Bench, known: Diagnosis) -> Update:
         box=r.box,
         rotated=r.rotate,
         rows=rows,
-        deterministic=r.batch_size >= rows and not set(PAIR) & set(bench.own),
+        deterministic=r.batch_size >= rows,
     )
     part, findings = decide(
         known.noise,

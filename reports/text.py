@@ -29,6 +29,7 @@ _METHODS = {
 TENS = 10
 """From so many times on a run's passes over the rows are told in whole numbers."""
 _OPTION = re.compile(r"`(--[a-z-]+)")
+NOT_ALIGNED = "no better aligned with the coordinates than after a random rotation"
 FULL_BATCHES = "with full batches, in which nothing is left to chance"
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
@@ -100,13 +101,12 @@ def best_of_all(best: str, by: str | None, tied: Sequence[str], margin: float | 
         training: the part of the diagnosis.
     """
     methods = training.methods or {}
-    loss = "held-out loss" if by == "validation" else "lowest final loss"
+    key, loss = loss_of(by)
     count, name = len(methods), method_name(best)
     if count == 1:
         return f"{name} alone ran"
     below = "" if best in PAIR or not margin else f"{percent(margin)} below {better_of_the_pair(by, training)}'s"
     if tied:
-        key = "validation_loss" if by == "validation" else "lowest_loss"
         level = [method for method in methods if method == best or method in tied]
         line = f"By {loss} {_listed(level)} are not told apart"
         worst = max((methods[method].get(key) or 0.0) for method in level)
@@ -132,9 +132,14 @@ def _rank(by: str | None, count: int) -> str:
     return "ends " + ("lower than the other" if count == 2 else f"lowest of the {number(count)} methods")
 
 
+def loss_of(by: str | None) -> tuple[str, str]:
+    """The loss that methods are held against each other by: its key in a method's entry, and its name."""
+    return ("validation_loss", "held-out loss") if by == "validation" else ("lowest_loss", "lowest final loss")
+
+
 def better_of_the_pair(by: str | None, training: Any) -> str:
     """SGD or AdaGrad, whichever of those that ended below the start has the lower loss."""
-    key = "validation_loss" if by == "validation" else "lowest_loss"
+    key, _ = loss_of(by)
     ran = {name: (training.methods or {}).get(name) or {} for name in PAIR}
     start = training.initial_loss
     losses = {
@@ -202,48 +207,45 @@ def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
 
 
+def _zone(density: float, sides: tuple[float, float]) -> int:
+    """0 where a density speaks strongly for AdaGrad, 1 to some degree, 2 not at all."""
+    return sum(density >= side for side in sides)
+
+
 def noise_side(density: float) -> str:
     """How a noise density reads against its own neutral value."""
-    if density < NOISE_SIDES[0]:
-        return "the noise is concentrated in few coordinates, which strongly favours AdaGrad"
-    if density < NOISE_SIDES[1]:
-        return "the noise is somewhat concentrated, which favours AdaGrad to some degree"
-    return "the noise is close to uniform, which favours neither"
+    said = (
+        "concentrated in few coordinates, which strongly favours AdaGrad",
+        "somewhat concentrated, which favours AdaGrad to some degree",
+        "close to uniform, which favours neither",
+    )
+    return f"the noise is {said[_zone(density, NOISE_SIDES)]}"
 
 
 def smoothness_side(density: float, rotated: float | None = None) -> str:
     """How R_L reads against its own neutral value, and against the rotated control where it ran."""
     if rotated is not None and density >= rotated:
-        return "curvature is no better aligned with the coordinates than after a random rotation"
-    if density < SMOOTHNESS_SIDES[0]:
-        return "curvature is strongly aligned with the coordinates, which favours AdaGrad"
-    if density < SMOOTHNESS_SIDES[1]:
-        return "curvature is partly aligned with the coordinates, which favours AdaGrad to some degree"
-    return "curvature is not usably aligned with the coordinates, which favours neither"
+        return f"curvature is {NOT_ALIGNED}"
+    said = (
+        "strongly aligned with the coordinates, which favours AdaGrad",
+        "partly aligned with the coordinates, which favours AdaGrad to some degree",
+        "not usably aligned with the coordinates, which favours neither",
+    )
+    return f"curvature is {said[_zone(density, SMOOTHNESS_SIDES)]}"
 
 
 def noise_reading(density: float) -> str:
     """What a noise density says about the noise alone, with its number."""
-    if density < NOISE_SIDES[0]:
-        said = "sits in few coordinates"
-    elif density < NOISE_SIDES[1]:
-        said = "is somewhat concentrated"
-    else:
-        said = "is close to uniform"
-    return f"noise {said} (φ {number(density, 2)})"
+    said = ("sits in few coordinates", "is somewhat concentrated", "is close to uniform")
+    return f"noise {said[_zone(density, NOISE_SIDES)]} (φ {number(density, 2)})"
 
 
 def smoothness_reading(density: float, rotated: float | None = None) -> str:
     """What R_L says about curvature alone, with its number."""
-    if rotated is not None and density >= rotated:
-        said = "is no better aligned with the coordinates than after a random rotation"
-    elif density < SMOOTHNESS_SIDES[0]:
-        said = "is strongly aligned with the coordinates"
-    elif density < SMOOTHNESS_SIDES[1]:
-        said = "is partly aligned with the coordinates"
-    else:
-        said = "is hardly aligned with the coordinates"
-    return f"curvature {said} (R_L {number(density, 2)})"
+    how = ("strongly", "partly", "hardly")[_zone(density, SMOOTHNESS_SIDES)]
+    turned = rotated is not None and density >= rotated
+    said = NOT_ALIGNED if turned else f"{how} aligned with the coordinates"
+    return f"curvature is {said} (R_L {number(density, 2)})"
 
 
 def drawn(smoothness: Any) -> tuple[int, int] | None:

@@ -33,12 +33,16 @@ class Entrants:
             method: state_bytes(method, settings.own, course.problem.parameters) for method in settings.optimizers
         }
         self.settings, self.orders = settings, settings.blocks[0]
-        self.race = Race(settings, (), memory, course.held_out is not None, {m: self._of(m) for m in memory})
-        self._runner = _Runner(course, legs, progress, {m: expected_runs(settings, self._of(m)) for m in memory})
+        first = {method: settings.first_orders(method) for method in settings.optimizers}
+        self.race = Race(settings, (), memory, course.held_out is not None, first)
+        expected = {method: expected_runs(settings, orders) for method, orders in first.items()}
+        self._runner = _Runner(course, legs, progress, expected)
 
     def tune(self) -> None:
         """Tune each method by itself on the first block of orders, all side by side."""
-        tunings: dict[str, Tuning] = {m: tune(m, self.settings, self._of(m)) for m in self.settings.optimizers}
+        tunings: dict[str, Tuning] = {
+            method: tune(method, self.settings, orders) for method, orders in self.race.orders.items()
+        }
         wanted = {method: next(tuning) for method, tuning in tunings.items()}
         while wanted:
             runs = [Contender(method, rate, seed) for method, asked in wanted.items() for rate, seed in asked]
@@ -81,10 +85,6 @@ class Entrants:
         """No further run is needed."""
         for method in self.settings.optimizers:
             self._runner.finish(method)
-
-    def _of(self, method: str) -> int:
-        """Orders of the first block; one where all are the same run."""
-        return 1 if self.settings.deterministic(method) else self.settings.blocks[0]
 
     def _going_on(self) -> list[str]:
         """The methods that run more orders."""

@@ -103,6 +103,10 @@ class RaceSettings:
         """Whether all orders are the same run: full batches, and no optimizer of the user's, which may draw numbers."""
         return self.full_batch and method not in self.own
 
+    def first_orders(self, method: str) -> int:
+        """Orders of the first block; one where all are the same run."""
+        return 1 if self.deterministic(method) else self.blocks[0]
+
     def factor(self, step: int) -> float:
         """What the learning rate is multiplied with in a step, 1, 2, ..."""
         return 1 / math.sqrt(step) if self.schedule == "inverse-sqrt" else 1.0

@@ -11,11 +11,8 @@ from diagnose.training.speedup import FEWEST_ORDERS, Comparison
 from diagnose.verdict.answers import answer_of, answer_of_one_run
 from estimators.intervals import LEVEL
 
-SAME = "a batch is all rows, so every order of the batches is the same run"
 SPENT = {4: (0.005, 0.005, 0.01, 0.03), 5: (0.005, 0.005, 0.005, 0.01, 0.025)}
 """What each of four and of five looks may spend of 5%: the last ones most, since they decide the close races."""
-
-
 MOST_SEEDS = 256
 """More orders than this are no advice."""
 
@@ -33,7 +30,7 @@ def look(settings: RaceSettings, found: Comparison | None, why: str, orders: int
     if found is None:
         return Look(orders, None, None, "undecided", why)
     if settings.deterministic("sgd"):
-        return Look(orders, found.speedup, None, answer_of_one_run(found.speedup), SAME)
+        return Look(orders, found.speedup, None, answer_of_one_run(found.speedup), found.no_error)
     interval = found.interval(level(settings, orders))
     return Look(orders, found.speedup, interval, answer_of(found.speedup, interval), found.no_error)
 

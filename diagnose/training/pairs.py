@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from diagnose.schema import PAIR
@@ -65,20 +67,37 @@ def meeting(race: Race, method: str, target: float) -> tuple[float, float] | Non
     return None if found is None else steps_to(found, target)
 
 
-def best_rates(race: Race) -> dict[str, float]:
+class Tuned(NamedTuple):
+    """A method's best rate, and the first step at which it meets the target there; None where it never does."""
+
+    rate: float
+    steps: float | None
+
+
+def tuned(race: Race, pair: Comparison | None) -> dict[str, Tuned]:
     """The rate of each method that is printed, drawn and advised: the one that meets the target first; where there is
-    no target, or the method never meets it, the one that ends lowest. Methods without a rate are left out."""
-    pair, _ = compared(race, "sgd")
-    rates = {}
+    no target, or the method never meets it, the one that ends lowest. Methods without a rate are left out.
+
+    Args:
+        race: the legs.
+        pair: what the rule says of SGD and AdaGrad, whose target it is; None without one.
+    """
+    found = {}
     for method in race.settings.optimizers:
         if pair is not None and method in PAIR:
-            rates[method] = pair.rates[PAIR.index(method)]
-            continue
-        met = None if pair is None else meeting(race, method, pair.target)
-        rate = lowest_rate(race, method, calm=True) if met is None else met[1]
-        if rate is not None:
-            rates[method] = rate
-    return rates
+            place = PAIR.index(method)
+            found[method] = Tuned(pair.rates[place], pair.steps[place])
+        elif pair is not None and (met := meeting(race, method, pair.target)) is not None:
+            found[method] = Tuned(met[1], met[0])
+        elif (rate := lowest_rate(race, method, calm=True)) is not None:
+            found[method] = Tuned(rate, None)
+    return found
+
+
+def best_rates(race: Race) -> dict[str, float]:
+    """The rate of each method by :func:`tuned`."""
+    pair, _ = compared(race, "sgd")
+    return {method: best.rate for method, best in tuned(race, pair).items()}
 
 
 def best_other(race: Race) -> str | None:

@@ -12,7 +12,7 @@ from diagnose.training.looks import look
 from diagnose.training.pairs import compared
 from diagnose.training.running import Course
 from diagnose.training.running import look as look_at
-from diagnose.training.tuning import expected_runs
+from diagnose.training.tuning import first_runs
 from estimators.errors import InputError
 from estimators.problem import Problem
 from estimators.results import Progress
@@ -98,8 +98,4 @@ def _look(race: Race) -> Look:
 
 def expected_passes(problem: Problem, settings: RaceSettings) -> float:
     """Passes of the first block of a race whose best rates lie inside their first grids."""
-    first = settings.blocks[0]
-    runs = sum(
-        expected_runs(settings, 1 if settings.deterministic(method) else first) for method in settings.optimizers
-    )
-    return runs * passes_of_a_run(settings, problem.d, problem.n)
+    return first_runs(settings) * passes_of_a_run(settings, problem.d, problem.n)

@@ -11,10 +11,10 @@ import numpy as np
 
 from diagnose.schema import Training
 from diagnose.training.legs import Leg, Look, Race, mean_final
-from diagnose.training.looks import SAME, level
-from diagnose.training.pairs import best_other, best_rates, compared, lowest_rate, meeting
+from diagnose.training.looks import level
+from diagnose.training.pairs import Tuned, best_other, compared, lowest_rate, tuned
 from diagnose.training.resolution import resolution
-from diagnose.training.speedup import FEW_ORDERS, FEWEST_ORDERS, Comparison, around
+from diagnose.training.speedup import FEW_ORDERS, FEWEST_ORDERS, SAME, Comparison, around
 from estimators.intervals import LEVEL, mean_interval
 from estimators.results import Interval
 
@@ -36,9 +36,9 @@ def summarise(race: Race) -> Training:
     initial = race.legs[0].losses[0]
     assert initial is not None  # the race refuses a start whose loss is not finite
     found, missing = compared(race, "sgd", targets=True)
-    rates = best_rates(race)
+    best = tuned(race, found)
     methods = {
-        method: _method(race, method, rates.get(method), initial, found, missing) for method in race.settings.optimizers
+        method: _method(race, method, best.get(method), initial, found, missing) for method in race.settings.optimizers
     }
     last = race.looks[-1] if race.looks else None
     why = dict.fromkeys(("batch_sizes", "noise_terms"), "no `--batch-sizes` was given")
@@ -47,8 +47,7 @@ def summarise(race: Race) -> Training:
         why |= dict.fromkeys(PAIRED, missing)
     else:
         values = _paired(race, found, last)
-        reason = SAME if race.settings.deterministic("sgd") else found.no_error
-        why |= {key: reason for key, value in values.items() if value is None}
+        why |= {key: found.no_error for key, value in values.items() if value is None}
     if race.decided_by is None:
         why["decided_by"] = missing or (SAME if race.settings.full_batch else "the race was not looked at")
     if not race.looks:
@@ -89,7 +88,7 @@ def _paired(race: Race, found: Comparison, last: Look | None) -> dict[str, Any]:
         ratio = math.exp(one.log_speedup)
         row: dict[str, Any] = {"loss": one.loss, "speedup": ratio, "interval": around(ratio, one.error, found.orders)}
         if row["interval"] is None:
-            row["why"] = {"interval": SAME if race.settings.deterministic("sgd") else found.no_error}
+            row["why"] = {"interval": found.no_error}
         rows.append(row)
     return {
         "target_loss": found.target,
@@ -133,28 +132,23 @@ def _best_other(race: Race) -> tuple[dict[str, Any], dict[str, str]]:
         return {"best_other": best, **dict.fromkeys(BEST_OTHER[1:])}, dict.fromkeys(BEST_OTHER[1:], missing)
     interval = found.interval(1 - (1 - LEVEL) / len(others))
     values = dict(zip(BEST_OTHER, (best, found.speedup, interval), strict=True))
-    return values, {} if interval is not None else {"best_other_interval": _no_interval(race, best, found)}
-
-
-def _no_interval(race: Race, other: str, found: Comparison) -> str:
-    same = race.settings.deterministic(other) and race.settings.deterministic("adagrad")
-    return SAME if same else found.no_error
+    return values, {} if interval is not None else {"best_other_interval": found.no_error}
 
 
 def _method(
-    race: Race, method: str, rate: float | None, initial: float, pair: Comparison | None, no_target: str
+    race: Race, method: str, choice: Tuned | None, initial: float, pair: Comparison | None, no_target: str
 ) -> dict[str, Any]:
     """A method's entry under ``methods``."""
     legs, why = race.of(method), dict[str, str]()
     entry: dict[str, Any] = {
-        "learning_rate": rate,
+        "learning_rate": None if choice is None else choice.rate,
         "final_loss": None,
         "final_loss_interval": None,
         "loss_resolution": None,
         "lowest_loss": None,
         "lowest_loss_interval": None,
         "lowest_loss_rate": lowest_rate(race, method),
-        "steps_to_target": None,
+        "steps_to_target": None if choice is None else choice.steps,
         "tuning_range": None,
         "tuning_range_at_least": None,
         "orders": race.count(method),
@@ -171,11 +165,11 @@ def _method(
         "validation_accuracy_interval": None,
         "state_bytes": race.state_bytes[method],
     }
-    if rate is None:
+    if choice is None:
         reason = "a run of every learning rate diverged"
         entry["why"] = dict.fromkeys((key for key, value in entry.items() if value is None), reason)
         return entry
-    best = race.full(method)[rate]
+    best = race.full(method)[choice.rate]
     lone = SAME if race.settings.deterministic(method) else FEW_ORDERS
     entry["final_loss"] = mean_final(best)
     lowest = race.full(method)[entry["lowest_loss_rate"]]
@@ -187,8 +181,9 @@ def _method(
     else:
         why["loss_resolution"] = "what rounding does to these losses was not measured"
     _validated(race, best, entry, why, lone)
-    _compared(race, method, entry, why)
-    _timed(race, method, entry, why, pair, no_target)
+    _compared(race, method, entry, why, (pair, no_target))
+    if choice.steps is None:
+        why["steps_to_target"] = no_target or "it met the target at no learning rate"
     finals = {one: mean_final(race.at(method, one)) for one in race.rates(method)}
     width = tuning_range(finals, entry["lowest_loss_rate"], initial)
     if width is None:
@@ -210,20 +205,6 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None
     return mean_interval(values, level) if len(values) >= FEWEST_ORDERS else None
 
 
-def _timed(
-    race: Race, method: str, entry: dict[str, Any], why: dict[str, str], pair: Comparison | None, no_target: str
-) -> None:
-    """Adds the steps to the target of SGD and AdaGrad."""
-    if pair is None:
-        why["steps_to_target"] = no_target
-    elif method in ("sgd", "adagrad"):
-        entry["steps_to_target"] = pair.steps[method == "adagrad"]
-    elif (met := meeting(race, method, pair.target)) is not None:
-        entry["steps_to_target"] = met[0]
-    else:
-        why["steps_to_target"] = "it met the target at no learning rate"
-
-
 def _validated(race: Race, best: Sequence[Leg], entry: dict[str, Any], why: dict[str, str], lone: str) -> None:
     """Adds what the last iterates at the best rate reach on held-out samples."""
     losses = [leg.validation_loss for leg in best if leg.validation_loss is not None]
@@ -242,10 +223,18 @@ def _validated(race: Race, best: Sequence[Leg], entry: dict[str, Any], why: dict
         why |= dict.fromkeys(("validation_accuracy", "validation_accuracy_interval"), reason)
 
 
-def _compared(race: Race, method: str, entry: dict[str, Any], why: dict[str, str]) -> None:
-    """Adds AdaGrad's speed-up over the method, by the rule for this pair: its own target, rates and steps."""
+def _compared(
+    race: Race, method: str, entry: dict[str, Any], why: dict[str, str], sgd: tuple[Comparison | None, str]
+) -> None:
+    """Adds AdaGrad's speed-up over the method, by the rule for this pair: its own target, rates and steps.
+
+    ``sgd`` is what the rule says of SGD and AdaGrad, or why nothing.
+    """
     keys = ("adagrad_speedup", "adagrad_speedup_interval", "adagrad_target", "adagrad_rates", "adagrad_steps")
-    found, missing = (None, "this is AdaGrad") if method == "adagrad" else compared(race, method)
+    if method == "adagrad":
+        why |= dict.fromkeys(keys, "this is AdaGrad")
+        return
+    found, missing = sgd if method == "sgd" else compared(race, method)
     if found is None:
         why |= dict.fromkeys(keys, missing)
         return
@@ -253,7 +242,7 @@ def _compared(race: Race, method: str, entry: dict[str, Any], why: dict[str, str
     interval = found.interval(confidence)
     entry |= dict(zip(keys, (found.speedup, interval, found.target, list(found.rates), list(found.steps)), strict=True))
     if interval is None:
-        why[keys[1]] = _no_interval(race, method, found)
+        why[keys[1]] = found.no_error
 
 
 def tuning_range(finals: Mapping[float, float], best: float, initial: float) -> tuple[float, bool] | None:

@@ -74,6 +74,11 @@ def expected_runs(settings: RaceSettings, orders: int) -> int:
     return AROUND[False] + 1 + 3 * (orders - 1)
 
 
+def first_runs(settings: RaceSettings) -> int:
+    """Runs of all methods on the orders of the first block if the best rates lie inside their first grids."""
+    return sum(expected_runs(settings, settings.first_orders(method)) for method in settings.optimizers)
+
+
 def neighbours(rate: float, settings: RaceSettings, method: str) -> list[float]:
     """The rates that must have been tried beside a best one: the next on each side of its grid, which for a
     deterministic method is of quarter decades; on a fixed list those that it has."""

@@ -12,7 +12,7 @@ from diagnose.training.looks import seeds_that_tell
 from diagnose.verdict.best import Best
 from estimators.results import Interval, Noise
 from reports.numbers import number, percent, rate, ratio
-from reports.text import better_of_the_pair, method_name, step_count
+from reports.text import better_of_the_pair, loss_of, method_name, step_count
 
 FAR = 2.0
 """Batches this many times larger or smaller are worth a word."""
@@ -128,7 +128,7 @@ def _better(answer: Answer, training: Training, best: Best | None) -> str:
     ends = _entry(training, best.method).get("adagrad_speedup_interval")
     slower = ends is not None and ends[0] > 1
     if best.method not in PAIR and best.margin and not slower:
-        loss = "held-out loss" if best.by == "validation" else "lowest final loss"
+        _, loss = loss_of(best.by)
         return (
             f"Try {method_name(best.method)} at {_rate(_entry(training, best.method))} too: its {loss} is "
             f"{percent(best.margin)} below {better_of_the_pair(best.by, training)}'s."

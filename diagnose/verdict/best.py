@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from diagnose.schema import PAIR, Answer, Training
 from estimators.results import Interval
+from reports.text import loss_of
 
 Entry = Mapping[str, Any]
 Loss = Literal["validation", "training"]
@@ -42,7 +43,7 @@ def best_of_all(training: Training, answer: Answer, deterministic: bool = False)
     ran = {name: entry for name, entry in (training.methods or {}).items() if _descended(entry, training.initial_loss)}
     valid = {name: entry for name, entry in ran.items() if entry.get("validation_loss") is not None}
     by: Loss = "validation" if valid else "training"
-    ran, key = (valid, "validation_loss") if valid else (ran, "lowest_loss")
+    ran, (key, _) = valid or ran, loss_of(by)
     if not ran:
         return None
     losses = {name: float(entry[key]) for name, entry in ran.items()}
