@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diagnose.continuation import ADDING
@@ -117,8 +117,14 @@ def best_of_all(best: str, by: str | None, tied: Sequence[str], margin: float | 
     ends = (methods.get(best) or {}).get("adagrad_speedup_interval")
     even = best not in PAIR and ends is not None and ends[0] <= 1 <= ends[1]
     start = f"AdaGrad and {name} are not told apart in steps; " if even else ""
-    line = f"{start}{name} {_rank(by, count)}"
+    line = f"{start}{name} {_rank(by, count)}{'' if by == 'validation' else _where_lowest(methods)}"
     return f"{line}: its {loss} is {below}" if below else line
+
+
+def _where_lowest(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """Said where a method ends lowest at another rate than its best, which the figure and the table show."""
+    other = any(row.get("lowest_loss_rate") != row.get("learning_rate") for row in methods.values())
+    return ", each at the rate where it ends lowest" if other else ""
 
 
 def _listed(methods: Sequence[str]) -> str:

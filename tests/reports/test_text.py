@@ -103,6 +103,17 @@ def test_the_best_method_of_all() -> None:
     assert best_line(made.untrained()) is None
 
 
+def test_the_lowest_of_all_rates_is_not_the_one_that_is_drawn() -> None:
+    base = made.finished()
+    methods = dict(base.training.methods or {})
+    methods["adagrad"] = {**methods["adagrad"], "lowest_loss_rate": 1.0}
+    ended = replace(base, training=replace(base.training, methods=methods))
+    lowest = replace(base.verdict, best_method="adagrad", best_by="training", best_tied=(), best_margin=0.0)
+    said = "AdaGrad ends lowest of the 4 methods, each at the rate where it ends lowest"
+    assert best_line(replace(ended, verdict=lowest)) == said
+    assert best_line(replace(base, verdict=lowest)) == "AdaGrad ends lowest of the 4 methods"
+
+
 def test_methods_that_are_not_told_apart_are_named_as_such() -> None:
     assert best("adagrad", tied=("adam",)) == (
         "By held-out loss AdaGrad and Adam are not told apart, and best of the 4 methods"
