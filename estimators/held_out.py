@@ -15,11 +15,9 @@ from estimators.controls import Measured
 from estimators.lanczos import DELTA
 from estimators.max_cut import certify, floored
 from estimators.products import DENSE_LIMIT, dense_hessian, hessian, passing
-from estimators.results import Finding
+from estimators.results import FAILS_MOSTLY, Finding
 
 FLAT = "the Hessian vanishes at a held-out point"
-FAILS = 0.5
-"""A fit that fails at more than this share of the held-out points says little about other points."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def tighter(one: HeldOut, other: HeldOut, gap: float) -> dict[str, Any]:
 
 def fit_fails(coverage: float, points: int) -> tuple[Finding, ...]:
     """fit-fails: the pair misses most of the points that it was not fitted to."""
-    if 1 - coverage <= FAILS:
+    if 1 - coverage <= FAILS_MOSTLY:
         return ()
     return (
         Finding(

@@ -18,6 +18,8 @@ Progress = Callable[[str, float, float], None]
 """Called with (stage, done, total); done and total share a unit chosen by the caller."""
 
 BESIDE = {"stored": False}
+FAILS_MOSTLY = 0.5
+"""A fit of generalized smoothness that fails at more than this share of the points left out of it is not supported."""
 NO_EMBEDDING = "no token embedding among the parameters"
 """Why a result has no ``token_deciles``: no lack, there was nothing to group."""
 ALL_ROWS = "all rows were measured: the interval is the bracket itself"

@@ -113,10 +113,11 @@ def rate(value: float | None) -> str:
 
 
 def steps(count: float | None, more: int = 0) -> str:
-    """Steps, interpolated between evaluations: whole from 100 on, one decimal below; ``more`` decimals besides."""
+    """Steps to a loss, which lies between two of them: whole from 100 on, to three digits below; ``more`` decimals
+    besides."""
     if count is None:
         return NOT_MEASURED
-    text = _fixed(count, more + (count < 99.95))
+    text = _fixed(count, more + (count < 99.95) + (count < 9.995))
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

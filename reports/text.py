@@ -156,11 +156,6 @@ def better_of_the_pair(by: str | None, training: Any) -> str:
     return method_name(min(losses, key=lambda name: losses[name])) if losses else "SGD or AdaGrad"
 
 
-def step_count(count: float | None) -> str:
-    """Steps to a loss, which lies between two of them: whole from 100 on, to three digits below."""
-    return number(count if count is None or count < 100 else round(count), 3)
-
-
 def unit(diagnosis: Diagnosis) -> str:
     """What one sample of the data is called."""
     return "rows" if diagnosis.settings.get("max_length") is None else "sequences"

@@ -11,8 +11,8 @@ from diagnose.schema import CLEAR, PAIR, Answer, Training
 from diagnose.training.looks import seeds_that_tell
 from diagnose.verdict.best import Best
 from estimators.results import Interval, Noise
-from reports.numbers import number, percent, rate, ratio
-from reports.text import better_of_the_pair, loss_of, method_name, step_count
+from reports.numbers import number, percent, rate, ratio, steps, steps_that_divide
+from reports.text import better_of_the_pair, loss_of, method_name
 
 FAR = 2.0
 """Batches this many times larger or smaller are worth a word."""
@@ -86,7 +86,10 @@ def _sooner(method: str, training: Training) -> str:
     end, others_end = (_entry(training, one).get("lowest_loss") for one in (method, other))
     if not training.target_floored and end is not None and others_end is not None and end < others_end:
         where = f"{method_name(other)}'s final loss"
-    return f": it is at {where} after {step_count(mine)} steps instead of {step_count(others)}"
+    # To the decimals of the table and the figure, where they divide to the speed-up.
+    pair = tuple(_entry(training, one)["steps_to_target"] for one in PAIR)
+    more = steps_that_divide(pair, training.speedup)
+    return f": it is at {where} after {steps(mine, more)} steps instead of {steps(others, more)}"
 
 
 def _entry(training: Training, method: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from diagnose.schema import Assumption
-from estimators.results import GeneralizedSmoothness, Interval, Noise, Smoothness, Spectrum
+from estimators.results import FAILS_MOSTLY, GeneralizedSmoothness, Interval, Noise, Smoothness, Spectrum
 from estimators.tail_error import relative_error
 from reports.numbers import number, percent
 
@@ -17,8 +17,7 @@ MOVES = 2.0
 FINITE = 2.0
 """Tails of an index above this have a variance."""
 FAILS_RARELY = 0.2
-FAILS_MOSTLY = 0.5
-"""Shares of the left-out points at which a fit may fail to be supported, and from which on it is not."""
+"""A fit that fails at no more than this share of the left-out points is supported."""
 
 
 def assumptions(

@@ -127,6 +127,9 @@ def test_the_advice_names_the_rates_that_are_printed(ran: Ran) -> None:
     answer, advice = ran.result["verdict"]["answer"], ran.result["verdict"]["advice"]
     methods = ran.result["training"]["methods"]
     if answer in ("sgd", "adagrad"):
+        # The steps that the bracket of the figure and the table say.
+        assert (found := re.search(r"after (\S+) steps instead of ([0-9.,]+)", advice)) is not None
+        assert f"the same loss after {found[1]} steps instead of {found[2].rstrip('.')}" in ran.page
         assert f"a learning rate near {rate(methods[answer]['learning_rate'])}" in advice
     for name in ("sgd", "adagrad"):
         if answer == "no-difference":

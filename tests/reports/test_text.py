@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from diagnose.schema import Diagnosis
+from reports.numbers import steps
 from reports.text import (
     best_line,
     headline,
@@ -16,7 +17,6 @@ from reports.text import (
     printable,
     smoothness_side,
     stage_line,
-    step_count,
     warning_line,
 )
 from tests.reports import made
@@ -182,7 +182,7 @@ def test_a_method_that_did_not_run_is_not_named() -> None:
     [(None, "not measured"), (2.0, "2"), (4.683, "4.68"), (467.5, "468"), (1234.4, "1,234")],
 )
 def test_steps_to_a_loss_lie_between_two_steps(count: float | None, text: str) -> None:
-    assert step_count(count) == text
+    assert steps(count) == text
 
 
 def test_limits_name_what_was_used() -> None:
