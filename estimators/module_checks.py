@@ -253,6 +253,11 @@ class _Formats(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.formats: set[torch.dtype] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here; with torch's default the first call imports all of the compiler, 2 s."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],

@@ -445,6 +445,13 @@ def test_the_models_are_listed_without_torch() -> None:
     assert "891,776" in lines[-1]
 
 
+def test_a_run_loads_neither_the_compiler_nor_transformers(tmp_path: Path) -> None:
+    words = ["logreg", "--data", "breast-cancer", "--quiet", "--no-training", "--out", str(tmp_path / "run")]
+    unused = "[name for name in ('torch._dynamo', 'torch.distributed.tensor', 'transformers') if name in sys.modules]"
+    ended = isolated(f"import sys; from diagnose.cli import main; print(main(sys.argv[1:]), {unused})", *words)
+    assert ended.stdout.splitlines()[-1] == "0 []", ended.stderr
+
+
 def test_a_model_is_written_once_and_again_where_it_is_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["models", "resnet20", "--save", "m.pt"]
     for _ in range(2):
