@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from diagnose.costs import Shape, planned, seconds_of
 from diagnose.limits import CUTS, ENOUGH, STAGE_OF, Work, typed
 from diagnose.pace import Clock, Pace
 from diagnose.schema import PAIR
+from diagnose.settings import flag
 from estimators.max_cut import FEWEST_PRODUCTS
 from estimators.results import Finding
 
@@ -254,6 +256,14 @@ def in_words(work: Work, cuts: Mapping[str, Any]) -> list[str]:
             before = work.number(name)
             lines.append(f"{WORDS[name]} {before if isinstance(before, str) else f'{before:,}'} → {value:,}")
     return lines
+
+
+def advised(finding: Finding, cuts: Mapping[str, Any]) -> Finding:
+    """The finding; where it asks for more of what a budget made smaller, it asks for a larger budget."""
+    for name, value in cuts.items():
+        if isinstance(value, int) and f"`{flag(name)} " in finding.action:
+            return replace(finding, action=f"use a larger `--budget`: this one allows {value:,} {WORDS[name]}")
+    return finding
 
 
 def budget_cut(work: Work, budget: Budget) -> Finding:

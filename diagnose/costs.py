@@ -20,7 +20,7 @@ from estimators.controls import STARTS
 from estimators.kinks import STEPS as KINK_STEPS
 from estimators.lanczos import MAX_STEPS
 from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
-from estimators.noise_samples import KEPT
+from estimators.noise_samples import FEW_GROUPS, KEPT, MOST
 
 LAMBDA, BRACKET = 30, 220
 """Products for lambda and for a bracket at the usual gap, on networks: 20 to 42, and 100 to 300."""
@@ -37,6 +37,8 @@ CONTENDERS = 5
 """Rates of a method that go on to further orders."""
 GOING_ON = 3
 """Methods that do: the pair and the best other."""
+NOISE_VECTORS = 10
+"""Vectors of d numbers in float64 that moments take beside those of groups."""
 REPORT = 2.0
 """Seconds for the verdict, the files and the page."""
 
@@ -196,7 +198,8 @@ def _noise(work: Work, shape: Shape, pace: Pace) -> Amount:
 
 
 def _noise_bytes(work: Work, shape: Shape) -> int:
-    return _limited(work, (4 if work.resolved.samples == shape.rows else 30) * 8 * shape.d)
+    groups = 0 if work.resolved.samples == shape.rows else 2 * FEW_GROUPS * min(shape.d, MOST)
+    return _limited(work, 8 * (NOISE_VECTORS * shape.d + groups))
 
 
 class _Curvature:

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from diagnose import __version__
-from diagnose.budget import Budget, OutOfTime, budget_cut
+from diagnose.budget import Budget, OutOfTime, advised, budget_cut
 from diagnose.continuation import NOT_REACHED, going_on, holds, inputs, no_orders, without
 from diagnose.costs import Shape
 from diagnose.errors import InputError
@@ -181,6 +181,8 @@ class _Attempt:
             self._record()
             update = measure(self.bench, self.known)
         self._record()
+        cuts = self.budget.cuts
+        update = replace(update, findings=tuple(advised(finding, cuts) for finding in update.findings))
         if stage == list(STAGES)[-1] and self.budget.cuts:
             update = replace(update, findings=(*update.findings, budget_cut(whole, self.budget)))
         return update

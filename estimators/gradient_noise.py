@@ -20,6 +20,7 @@ from estimators.per_sample import STAGE
 from estimators.problem import Problem
 from estimators.rare_rows import unseen_share
 from estimators.results import NONE_MISSED, Cost, Finding, Noise, Progress
+from estimators.thinning import Weights
 
 FEW = 30
 """Below this many samples a warning: at 30 Gaussian samples one sigma_j has a relative standard error of
@@ -52,7 +53,8 @@ def noise(
     the draw's own.
 
     Cost: about one forward+backward pass over the samples, and at most ``extra_passes``. Memory: a few vectors of size
-    d, 20 of them for a draw; where n d <= 2^24 the gradients of single samples, for tails and batches.
+    d, and for a draw 20 of at most 10^7 numbers; where n d <= 2^24 the gradients of single samples, for tails and
+    batches.
 
     Args:
         problem: the task at a point.
@@ -204,11 +206,17 @@ def _intervals(
     drawn: Drawn, problem: Problem, sigma: Tensor, rows: int, tail_rows: Tensor | None
 ) -> tuple[Intervals | None, str]:
     if drawn.groups is None:
-        few = f"{drawn.moments.count} samples are too few for an interval"
-        many = f"{problem.d:,} coordinates: moments of groups of samples would take {20 * problem.d:,} numbers"
-        return None, few if drawn.moments.count < FEWEST else many
+        if drawn.moments.count < FEWEST:
+            return None, f"{drawn.moments.count} samples are too few for an interval"
+        return None, "moments of groups of samples take more memory than allowed"
     settled = None if tail_rows is None else tails.settling(tail_rows)
-    return noise_intervals(drawn.groups, rows, problem.sizes, sigma > 0, settled), ""
+    live = sigma > 0
+    if (part := drawn.part) is None:
+        return noise_intervals(drawn.groups, rows, problem.sizes, live, settled), ""
+    weights = Weights.of(part, sigma, drawn.moments.mean)
+    if weights is None:
+        return None, f"the {len(part.at):,} coordinates that were drawn of {problem.d:,} miss the noise of a tensor"
+    return noise_intervals(drawn.groups, rows, part.sizes, live[part.at.to(live.device)], settled, weights), ""
 
 
 def _corrected(found: Intervals, plain: Mapping[str, Any], d: int) -> dict[str, Any]:

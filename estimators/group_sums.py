@@ -15,6 +15,7 @@ from torch import Tensor
 
 from estimators.moments import Moments
 from estimators.rare_rows import unseen_share
+from estimators.thinning import Weights
 
 BLOCK = 1 << 19
 """Numbers of one (K, coordinates) block that are worked on at once."""
@@ -100,9 +101,13 @@ class _Block:
     raw: Tensor
 
 
-def group_sums(groups: Groups, rows: int, sizes: Sequence[int], live: Tensor | None = None) -> GroupSums:
-    """One sweep over the coordinates; memory of a few blocks beside the groups."""
+def group_sums(
+    groups: Groups, rows: int, sizes: Sequence[int], live: Tensor | None = None, weights: Weights | None = None
+) -> GroupSums:
+    """One sweep over the coordinates; memory of a few blocks beside the groups. ``weights`` of a tensor's sums where
+    the groups hold some of the coordinates."""
     counts = groups.counts
+    weights = weights or Weights.none(sizes, counts.device)
     k, tensors, n = len(counts), len(sizes), int(counts.sum())
     c, kept = counts[:, None], (n - counts)[:, None]
     like: dict[str, Any] = {"dtype": torch.float64, "device": counts.device}
@@ -119,26 +124,28 @@ def group_sums(groups: Groups, rows: int, sizes: Sequence[int], live: Tensor | N
         whole = own.sum(0)
         sigma = (whole / (n - 1)).sqrt()
         variance_out = _left_out(block, whole, c, kept, n) / (kept - 1)
-        l1[t] += sigma.sum()
-        l1_out[:, t] += variance_out.sqrt().sum(1)
-        energy[t] += whole.sum() / (n - 1)
-        energy_out += variance_out.sum(1)
-        by_tensor[:, t] += own.sum(1) / counts
-        influence += (own / (2 * sigma).clamp_min(1e-300)).sum(1) / counts
-        dead[t] += (whole == 0).sum()
+        of_sigma, of_variance = weights.sigma[t], weights.variance[t]
+        l1[t] += of_sigma * sigma.sum()
+        l1_out[:, t] += of_sigma * variance_out.sqrt().sum(1)
+        energy[t] += of_variance * whole.sum() / (n - 1)
+        energy_out += of_variance * variance_out.sum(1)
+        by_tensor[:, t] += of_variance * own.sum(1) / counts
+        influence += of_sigma * (own / (2 * sigma).clamp_min(1e-300)).sum(1) / counts
+        dead[t] += weights.count[t] * (whole == 0).sum()
         others = block.mean - block.raw * (c / kept)
-        plain += block.mean.abs().sum()
-        square += block.mean.square().sum()
-        plain_out += others.abs().sum(1)
-        square_out += others.square().sum(1)
-        signed += (others.sign() * (block.mean + block.raw)).sum(1)
+        of_gradient, of_square = weights.gradient[t], weights.square[t]
+        plain += of_gradient * block.mean.abs().sum()
+        square += of_square * block.mean.square().sum()
+        plain_out += of_gradient * others.abs().sum(1)
+        square_out += of_square * others.square().sum(1)
+        signed += of_gradient * (others.sign() * (block.mean + block.raw)).sum(1)
         top = max(top, float(whole.max()) / (n - 1)) if whole.numel() else top
     root = math.sqrt(1 - 1 / rows)
     hidden, hidden_l2 = _hidden(dead, by_tensor, n, rows)
     return GroupSums(
         n=n,
         rows=rows,
-        d=groups.means.shape[1],
+        d=weights.d,
         counts=counts,
         top=top,
         l1_by_tensor=l1 * root,
@@ -158,7 +165,11 @@ def group_sums(groups: Groups, rows: int, sizes: Sequence[int], live: Tensor | N
 
 
 def cross_fitted(
-    groups: Groups, sums: GroupSums, sizes: Sequence[int], live: Tensor | None = None
+    groups: Groups,
+    sums: GroupSums,
+    sizes: Sequence[int],
+    live: Tensor | None = None,
+    weights: Weights | None = None,
 ) -> tuple[float, float]:
     """A value that ||sigma||_1 of the data set stays below on average, and its standard error.
 
@@ -168,11 +179,12 @@ def cross_fitted(
     coordinates hide (as Good & Turing's singletons do). Rows drawn enter by their own variance.
     """
     counts, fold_of = _folds(groups.counts)
+    weights = weights or Weights.none(sizes, counts.device)
     folds, n = len(counts), float(sums.n)
     c, kept = counts[:, None], (n - counts)[:, None]
     bins = BINS_PER_OCTAVE * OCTAVES + 8
     width = bins + len(sizes)
-    placed = torch.empty(folds, sums.d, dtype=torch.int16, device=counts.device)
+    placed = torch.empty(folds, groups.means.shape[1], dtype=torch.int16, device=counts.device)
     like: dict[str, Any] = {"dtype": torch.float64, "device": counts.device}
     found, weight = torch.zeros(folds, width, **like), torch.zeros(folds, width, **like)
     offset = torch.arange(folds, device=counts.device)[:, None] * width
@@ -185,8 +197,9 @@ def cross_fitted(
         # Deviations from the mean of the others, whose own error adds 1/kept.
         held = (block.squares + c * (n / kept).square() * block.deviations.square()) / (1 + 1 / kept)
         index = (where + offset).flatten()
-        found += torch.bincount(index, held.flatten(), folds * width).view(folds, width)
-        weight += torch.bincount(index, c.expand_as(held).flatten(), folds * width).view(folds, width)
+        many = weights.count[block.tensor]
+        found += many * torch.bincount(index, held.flatten(), folds * width).view(folds, width)
+        weight += many * torch.bincount(index, c.expand_as(held).flatten(), folds * width).view(folds, width)
     total = weight.sum(0).clamp_min(1e-300)
     variance = found.sum(0) / total
     share = n / sums.rows
@@ -195,9 +208,10 @@ def cross_fitted(
         own = (block.squares + c * block.deviations.square()).sum(0) / (n - 1)
         where = placed[:, block.span].long()
         mixed = (share * own + (1 - share) * variance[where]).sqrt()
-        bound += (c / n * mixed).sum()
+        of_sigma = weights.sigma[block.tensor]
+        bound += of_sigma * (c / n * mixed).sum()
         gain = torch.where(mixed > 0, 0.5 * c / n / mixed.clamp_min(1e-300), 0.0)
-        slope += torch.bincount(where.flatten(), gain.flatten(), width)
+        slope += of_sigma * torch.bincount(where.flatten(), gain.flatten(), width)
     change = ((found - variance * weight) / total * slope).sum(1)
     error = math.sqrt((1 - share) * folds / (folds - 1) * float(change.square().sum()))
     root = math.sqrt(1 - 1 / sums.rows)

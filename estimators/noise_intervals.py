@@ -22,6 +22,7 @@ from torch import Tensor
 from estimators import tails
 from estimators.group_sums import Groups, GroupSums, cross_fitted, group_sums
 from estimators.results import Interval
+from estimators.thinning import Weights
 
 LEVEL = 0.95
 FEWEST = 8
@@ -68,6 +69,7 @@ def noise_intervals(
     sizes: Sequence[int],
     live: Tensor | None = None,
     settled: float | None = None,
+    weights: Weights | None = None,
 ) -> Intervals:
     """Corrected values and 95% intervals of ||sigma||_1, ||sigma||_2, the density and both noise scales.
 
@@ -80,14 +82,15 @@ def noise_intervals(
         sizes: numbers of coordinates of the tensors, adding up to d.
         live: (d,) bool, False where the gradients differ by rounding alone; default all.
         settled: :func:`tails.settling` of the draw, where it is known.
+        weights: of each tensor's sums where the groups (with ``sizes`` and ``live``) hold some of the coordinates.
     """
-    sums = group_sums(groups, rows, sizes, live)
+    sums = group_sums(groups, rows, sizes, live, weights)
     if sums.l1 <= 0:
         return _nothing("the gradients of the samples drawn are equal; the other rows may differ", sizes)
     if bool((sums.energy_out <= 0).any()):
         return _nothing("all noise comes from a few samples", sizes, heavy=True)
     draw = _Draw.of(sums)
-    bound, bound_error = cross_fitted(groups, sums, sizes, live)
+    bound, bound_error = cross_fitted(groups, sums, sizes, live, weights)
     log_l1, log_l2 = sums.l1_out.log(), 0.5 * sums.energy_out.log()
     # The jackknife takes off the bias of the root (Quenouille 1956), to first order in 1/n - 1/rows.
     correction = draw.left * (draw.groups - 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -15,29 +14,32 @@ from estimators.errors import InputError
 from estimators.group_sums import Groups
 from estimators.moments import Moments
 from estimators.noise_intervals import FEWEST
-from estimators.per_sample import gradient_moments, gradient_rows
+from estimators.per_sample import gradient_moments, gradient_rows, grouped_moments
 from estimators.problem import Problem
 from estimators.results import Finding, Progress
+from estimators.thinning import Thinned, thinned
 
 KEPT = 1 << 24
 """The gradients of single samples are kept where they are at most this many numbers (64 MB in float32)."""
 GROUPS, FEW_GROUPS = 64, 10
 GROUP_NUMBERS = 1 << 23
 """Otherwise a draw is measured in 64 groups, fewer where their moments would be more numbers, down to 10."""
-LARGEST = 20_000_000
-"""Above so many coordinates a draw has no interval: the moments of ten groups would be 20 vectors."""
+MOST = 10_000_000
+"""Moments of groups are kept at so many coordinates at most: those of ten groups are 20 vectors."""
 TAIL_COORDINATES, TAIL_SAMPLES, FEWEST_TAIL = 1000, 64, 16
 """Coordinates whose tails are looked at; samples for it where their gradients are not kept, and the fewest."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Moments of all samples; of groups of them where there are intervals to find; their gradients where kept."""
+    """Moments of all samples; of groups of them where there are intervals to find, at some coordinates where these are
+    too many (``part``); their gradients where kept."""
 
     moments: Moments
     groups: Groups | None
     rows: Tensor | None
     findings: tuple[Finding, ...]
+    part: Thinned | None = None
 
 
 def gradients(problem: Problem, rows: int, seed: int, progress: Progress | None) -> Drawn:
@@ -48,9 +50,12 @@ def gradients(problem: Problem, rows: int, seed: int, progress: Progress | None)
     """
     n, d = problem.n, problem.d
     room = memory.vectors(problem) if problem.memory_bytes is not None else math.inf
+    part = thinned(problem.sizes, MOST, seed) if d > MOST else None
+    kept_at = d if part is None else len(part.at)
     # Moments are float64, and held once more while they are merged; so are rows while their moments are taken.
-    number = int(min(n, GROUPS, max(FEW_GROUPS, GROUP_NUMBERS // (2 * d)), room // 10))
-    by_group = FEWEST <= n < rows and d <= LARGEST and number >= min(n, FEW_GROUPS)
+    fit = room * d / kept_at // 10
+    number = int(min(n, GROUPS, max(FEW_GROUPS, GROUP_NUMBERS // (2 * kept_at)), fit))
+    by_group = FEWEST <= n < rows and number >= min(n, FEW_GROUPS)
     if n > 1 and n * d <= KEPT and 8 * n <= room:
         kept, moments, findings = gradient_rows(problem, progress)
         return Drawn(moments, Groups.of_rows(kept) if by_group else None, kept, findings)
@@ -59,14 +64,15 @@ def gradients(problem: Problem, rows: int, seed: int, progress: Progress | None)
         return Drawn(moments, None, None, findings)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(problem.device)
     shuffled = problem.subset(order)
+    at = None if part is None else part.at.to(problem.device)
     try:
-        parts, findings = gradient_moments(shuffled, progress, groups=number)
+        moments, groups, findings = grouped_moments(shuffled, number, at, progress)
     except InputError:
         gradient_moments(problem)  # names the sample by its place in the data
         raise
     problem.passes.add(shuffled.passes.total)
-    narrow = torch.float32 if 2 * number * d > GROUP_NUMBERS else torch.float64
-    return Drawn(functools.reduce(Moments.merge, parts), Groups.of(parts, narrow), None, findings)
+    narrow = torch.float32 if 2 * number * kept_at > GROUP_NUMBERS else torch.float64
+    return Drawn(moments, Groups.of(groups, narrow), None, findings, part)
 
 
 def spread(moments: Moments) -> Tensor:

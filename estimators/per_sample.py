@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TypeVar, overload
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -44,33 +44,47 @@ STAGE = "noise"
 Measured = TypeVar("Measured")
 
 
-@overload
-def gradient_moments(problem: Problem, progress: Progress | None = None) -> tuple[Moments, tuple[Finding, ...]]: ...
-@overload
-def gradient_moments(
-    problem: Problem, progress: Progress | None = None, *, groups: int
-) -> tuple[tuple[Moments, ...], tuple[Finding, ...]]: ...
-def gradient_moments(
-    problem: Problem, progress: Progress | None = None, *, groups: int | None = None
-) -> tuple[Moments | tuple[Moments, ...], tuple[Finding, ...]]:
+def gradient_moments(problem: Problem, progress: Progress | None = None) -> tuple[Moments, tuple[Finding, ...]]:
     """Mean and sum of squared deviations of the per-sample gradients, and what was found on the way.
 
     Cost: about one forward+backward pass over the samples, and four samples more for each engine that is checked.
-    Memory: a few (d,) vectors in float64, two more for each group, what one chunk keeps for backward, and its rows.
+    Memory: a few (d,) vectors in float64, what one chunk keeps for backward, and its rows.
 
     Args:
         problem: the task at a point.
         progress: called with ("noise", samples done, samples).
-        groups: give the moments of so many groups of samples, sample i in group i mod groups, not those of all.
+
+    Raises:
+        InputError: the gradient of a sample is not finite.
+    """
+    (moments, _), findings = _measured(
+        problem, lambda engine: _by_group(problem, engine, 1, _counted(problem, progress))
+    )
+    return moments, findings
+
+
+def grouped_moments(
+    problem: Problem, groups: int, at: Tensor | None = None, progress: Progress | None = None
+) -> tuple[Moments, tuple[Moments, ...], tuple[Finding, ...]]:
+    """The same of all samples and of each of so many groups of them, sample i in group i mod groups.
+
+    Memory: that of :func:`gradient_moments`, and two vectors a group in float64.
+
+    Args:
+        problem: the task at a point.
+        groups: how many.
+        at: numbers of the coordinates that moments of groups are kept at; None: all.
+        progress: called with ("noise", samples done, samples).
 
     Raises:
         InputError: the gradient of a sample is not finite, or more groups than samples.
     """
-    number = 1 if groups is None else groups
-    if not 1 <= number <= problem.n:
-        raise InputError(f"{problem.n} samples do not make {number} groups", "groups")
-    parts, findings = _measured(problem, lambda engine: _by_group(problem, engine, number, _counted(problem, progress)))
-    return (parts[0] if groups is None else parts), findings
+    if not 1 <= groups <= problem.n:
+        raise InputError(f"{problem.n} samples do not make {groups} groups", "groups")
+    (whole, parts), findings = _measured(
+        problem, lambda engine: _by_group(problem, engine, groups, _counted(problem, progress), at)
+    )
+    return whole, parts, findings
 
 
 def gradient_rows(problem: Problem, progress: Progress | None = None) -> tuple[Tensor, Moments, tuple[Finding, ...]]:
@@ -115,13 +129,19 @@ def _counted(problem: Problem, progress: Progress | None) -> Done:
     return done
 
 
-def _by_group(problem: Problem, engine: Engine, groups: int, done: Done) -> tuple[Moments, ...]:
+def _by_group(
+    problem: Problem, engine: Engine, groups: int, done: Done, at: Tensor | None = None
+) -> tuple[Moments, tuple[Moments, ...]]:
+    whole: Moments | None = None
     parts = []
     for group in range(groups):
         samples = range(group, problem.n, groups)
-        parts.append(engine.moments(problem, samples, done))
-        _refuse_not_finite(problem, parts[-1], samples)
-    return tuple(parts)
+        part = engine.moments(problem, samples, done)
+        _refuse_not_finite(problem, part, samples)
+        parts.append(part if at is None else Moments(part.count, part.mean[at], part.squares[at]))
+        whole = part if whole is None else whole.merge(part)
+    assert whole is not None
+    return whole, tuple(parts)
 
 
 def _kept(problem: Problem, engine: Engine, done: Done) -> tuple[Tensor, Moments]:

@@ -12,7 +12,7 @@ import pytest
 
 import diagnose
 from diagnose import pipeline, plan
-from diagnose.budget import WORDS, Budget, OutOfTime, choose, in_words, ladder
+from diagnose.budget import WORDS, Budget, OutOfTime, advised, choose, in_words, ladder
 from diagnose.costs import Shape, planned, seconds_of
 from diagnose.errors import InputError
 from diagnose.limits import STAGE_OF, Work, budget_reason, cuts_of, recorded, typed
@@ -21,6 +21,7 @@ from diagnose.schema import Diagnosis
 from diagnose.settings import Settings, resolve
 from diagnose.stages import STAGES, Bench, Update
 from diagnose.training.legs import RaceSettings
+from estimators.results import Finding
 
 PACE = Pace(
     gradient=0.01, noise=0.1, product=0.01, graph=0.01, bracket=0.0, step=1e-3, wave=0.0, evaluation=0.01, ending=0.02,
@@ -251,6 +252,14 @@ def test_the_least_is_a_measurement(slow: list[str]) -> None:
     assert found.training.speedup is None
     assert found.training.why["speedup"] == budget_reason(1)
     assert found.verdict.answer == "undecided"
+    (few,) = (warning for warning in found.warnings if warning.code == "too-few-samples")
+    assert few.action == f"use a larger `--budget`: this one allows {found.task.samples} samples"
+
+
+def test_advice_that_a_budget_did_not_cut_stays() -> None:
+    finding = Finding("few", "warning", "noise", "found", "meaning", "use `--samples 100` or `--seeds 8`")
+    assert advised(finding, {"steps": 20, "left_out": ["spectrum"], "batch_sizes": None}) == finding
+    assert advised(finding, {"samples": 1_024}).action == "use a larger `--budget`: this one allows 1,024 samples"
 
 
 def test_a_budget_that_is_enough_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

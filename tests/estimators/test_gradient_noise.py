@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from estimators import InputError, Problem, engines, layer_rules, noise, noise_samples, per_sample, row_places
+from estimators import InputError, Problem, engines, layer_rules, noise, noise_samples, per_sample, row_places, thinning
 from estimators.moments import Moments, moments_of_rows
-from estimators.per_sample import gradient_moments, gradient_rows
+from estimators.per_sample import gradient_moments, gradient_rows, grouped_moments
 from estimators.sites import Unfit
 from tests import oracles, rounding
 from tests.problems import BY_NAME, CASES, Case, Parts, Scores, quadratic, symmetric, value
@@ -243,7 +243,7 @@ def test_a_group_of_one_sample_that_is_not_finite_is_refused(engine: str) -> Non
     x[9] = 0
     problem = Problem(Scores(3), (x, torch.zeros(12)), lambda output, _: (output * 0 + 1) * output.abs().sqrt())
     with pytest.raises(InputError, match="not finite") as caught:
-        gradient_moments(problem, groups=12)
+        grouped_moments(problem, 12)
     assert caught.value.where == "sample 9, w"
 
 
@@ -372,14 +372,31 @@ def test_groups_give_what_rows_give(no_rows: None) -> None:
         assert getattr(by_row, key) is not None
 
 
-def test_too_many_coordinates_for_groups(monkeypatch: pytest.MonkeyPatch, no_rows: None) -> None:
-    monkeypatch.setattr(noise_samples, "LARGEST", 5)
-    result = noise(_gaussian(), rows=500)
-    assert result.l1 is not None
-    assert result.density is not None
-    for key in ("l1_interval", "l2_interval", "density_interval", "noise_scale_l1_interval"):
-        assert getattr(result, key) is None
-        assert "moments of groups" in result.why[key]
+def test_groups_at_some_coordinates(monkeypatch: pytest.MonkeyPatch, no_rows: None) -> None:
+    """The sums of the draw are those of all coordinates; what groups show of them comes from some."""
+    x = (torch.randn(60, 400) + 0.5) * torch.randn(400).exp()
+    problem = Problem(Scores(400), (x, torch.zeros(60)), lambda output, _: output)
+    everywhere = noise(problem, rows=500)
+    monkeypatch.setattr(thinning, "WHOLE", 8)
+    monkeypatch.setattr(noise_samples, "MOST", 100)
+    some = noise(problem, rows=500)
+    assert some.cost.passes == pytest.approx(everywhere.cost.passes)
+    torch.testing.assert_close(some.vectors["w"], everywhere.vectors["w"])
+    assert some.l1_interval != everywhere.l1_interval
+    for key, error in (("l1", 0.02), ("l2", 0.02), ("density", 0.02), ("noise_scale_l1", 0.1), ("noise_scale_l2", 0.1)):
+        assert getattr(some, key) == pytest.approx(getattr(everywhere, key), rel=error), key
+        (low, high), (wanted_low, wanted_high) = (getattr(each, f"{key}_interval") for each in (some, everywhere))
+        assert (low, high) == (pytest.approx(wanted_low, rel=0.2), pytest.approx(wanted_high, rel=0.2)), key
+
+
+def test_noise_beside_the_coordinates_of_groups(monkeypatch: pytest.MonkeyPatch, no_rows: None) -> None:
+    x = torch.zeros(60, 400)
+    x[:, 7] = torch.randn(60)
+    monkeypatch.setattr(thinning, "WHOLE", 1)
+    monkeypatch.setattr(noise_samples, "MOST", 2)
+    found = noise(Problem(Scores(400), (x, torch.zeros(60)), lambda output, _: output), rows=500)
+    assert found.l1_interval is None
+    assert "the 2 coordinates that were drawn of 400 miss the noise" in found.why["l1_interval"]
 
 
 def test_seven_samples_have_no_interval() -> None:

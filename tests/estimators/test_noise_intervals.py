@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators import tails
+from estimators import tails, thinning
 from estimators.group_sums import Groups, cross_fitted, group_sums
 from estimators.moments import moments_of_rows
 from estimators.noise_intervals import Intervals, half_width, noise_intervals, samples_for
+from estimators.thinning import Weights, thinned
 from tests.statistics import assert_covers
 
 KEYS = ("l1", "l2", "density", "noise_scale_l1", "noise_scale_l2")
@@ -325,3 +326,25 @@ def test_so_many_samples_reach_the_precision() -> None:
     second = estimate(rows[40 : 40 + needed], 20000)
     assert second.l1_interval is not None
     assert 0.02 < half_width(second.l1_interval) < 0.06
+
+
+@pytest.mark.parametrize("kind", ["scales", "rare-tokens"])
+def test_ten_groups_at_a_tenth_of_the_coordinates_cover(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thinning, "WHOLE", 8)
+    if kind == "scales":
+        rows = (normal(1500, 2000) + 0.5) * normal(1, 2000, seed=5).mul(1.5).exp()
+    else:
+        rows = one_hot(1500, 1 / torch.arange(1.0, 101), 4, 20)
+    sizes, wanted, repeats = [1500, 480, 20], truth(rows), 300
+    part = thinned(sizes, 200, 0)
+    right = dict.fromkeys(KEYS, 0)
+    for draw in _draws(rows, 48, repeats):
+        sigma, live = draw.var(0).sqrt(), draw.var(0)[part.at] > 0
+        weights = Weights.of(part, sigma, draw.mean(0))
+        assert weights is not None
+        found = noise_intervals(grouped(draw[:, part.at], 10), len(rows), part.sizes, live, weights=weights)
+        for key in KEYS:
+            low, high = getattr(found, f"{key}_interval") or (0, math.inf)
+            right[key] += low <= wanted[key] <= high
+    for key in KEYS:
+        assert_covers(right[key], repeats, 0.93)
