@@ -86,7 +86,7 @@ class Weights:
                 return None
             found.append(torch.where(some > 0, whole / some, 1.0))
         every, drawn = (torch.tensor(sizes, device=sigma.device).double() for sizes in (part.all_sizes, part.sizes))
-        return Weights(*found, count=every / drawn, d=len(sigma))
+        return Weights(found[0], found[1], found[2], found[3], every / drawn, len(sigma))
 
 
 def _sums(vector: Tensor, power: int, sizes: Sequence[int]) -> Tensor:

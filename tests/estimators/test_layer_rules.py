@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from estimators import InputError, Problem, engines, layer_rules, per_sample
 from estimators.moments import Sums, moments_of_outer_products, moments_of_rows
-from estimators.per_sample import gradient_moments
+from estimators.per_sample import gradient_moments, grouped_moments
 from estimators.products import hessian
 from tests import oracles, rounding, transformers_cases
 from tests.module_kinds import BY_NAME, CLASSES, KINDS, TIME, WIDTH, Kind, Model, N, rows
@@ -261,19 +261,21 @@ def test_the_check_is_paid_once() -> None:
 @pytest.mark.parametrize("groups", [1, 2, 4, N])
 def test_groups(name: str, groups: int) -> None:
     parts = BY_NAME[name].parts()
-    found, _ = gradient_moments(Problem(*parts), groups=groups)
     rows = torch.from_numpy(oracles.per_sample_gradients(parts))
-    for group, moments in enumerate(found):
-        own = rows[group::groups]
-        assert moments.count == len(own)
-        torch.testing.assert_close(moments.mean, own.mean(0), rtol=0, atol=1e-13)
-        torch.testing.assert_close(moments.squares, own.var(0, correction=0) * len(own), rtol=0, atol=1e-13)
-    assert len(found) == groups
+    some = torch.tensor([0, rows.shape[1] - 1])
+    for at in (None, some):
+        whole, found, _ = grouped_moments(Problem(*parts), groups, at)
+        for group, moments in [*enumerate(found), (None, whole)]:
+            own = rows if group is None else rows[group::groups] if at is None else rows[group::groups, at]
+            assert moments.count == len(own)
+            torch.testing.assert_close(moments.mean, own.mean(0), rtol=0, atol=1e-13)
+            torch.testing.assert_close(moments.squares, own.var(0, correction=0) * len(own), rtol=0, atol=1e-13)
+        assert len(found) == groups
 
 
 def test_more_groups_than_samples_are_refused() -> None:
     with pytest.raises(InputError, match="6 samples do not make 7 groups"):
-        gradient_moments(Problem(*BY_NAME["linear"].parts()), groups=7)
+        grouped_moments(Problem(*BY_NAME["linear"].parts()), 7)
 
 
 def test_outer_products_do_not_cancel() -> None:
