@@ -82,9 +82,8 @@ class Comparison:
 
     ``error`` is the standard error of the logarithm of the speed-up, None below FEWEST_ORDERS or where ``no_error``
     says why. ``contenders``: for each method the rates that end lowest or meet the target first on all orders or on one
-    of the halves. ``overshoots``: its best rate exceeds OVERSHOOT times the starting loss, as all do that descend.
-    ``leads``: in how many orders, at the best rates, a method meets the target first by a factor of CLEAR; a run that
-    misses it is last.
+    of the halves. ``leads``: in how many orders, at the best rates, a method meets the target first by a factor of
+    CLEAR; a run that misses it is last.
     """
 
     target: float
@@ -93,7 +92,6 @@ class Comparison:
     steps: tuple[float, float]
     lowest_rates: tuple[float, float]
     lowest: tuple[float, float]
-    overshoots: tuple[bool, bool]
     orders: int
     error: float | None
     no_error: str
@@ -162,7 +160,6 @@ def compare(
         steps=_pair(math.exp(float(one[0].min())) for one in first),
         lowest_rates=_pair(float(curves.rates[end]) for curves, end in zip(pair, ends, strict=True)),
         lowest=_pair(float(one[0]) for one in best),
-        overshoots=_pair(_over(curves)[place] for curves, place in zip(pair, places, strict=True)),
         orders=orders,
         error=error,
         no_error=missing,
