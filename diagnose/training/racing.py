@@ -10,7 +10,8 @@ from diagnose.training.entrants import Entrants, passes_of_a_run
 from diagnose.training.legs import DecidedBy, LegStore, Look, Race, RaceSettings
 from diagnose.training.looks import look
 from diagnose.training.pairs import compared
-from diagnose.training.running import Course
+from diagnose.training.processes import processes
+from diagnose.training.running import Course, threads
 from diagnose.training.running import look as look_at
 from diagnose.training.tuning import first_runs
 from estimators.errors import InputError
@@ -58,12 +59,14 @@ def race(
     Raises:
         InputError: the loss at the starting point is not finite; an optimizer of the user's cannot be used.
     """
-    start = look_at(problem, problem.parameters)
+    count = processes(problem if trained is None else trained, settings)
+    with threads(problem if trained is None else trained, settings, count):
+        start = look_at(problem, problem.parameters)
     if not math.isfinite(start[0]):
         raise InputError(
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
         )
-    entrants = Entrants(Course(problem, settings, start, held_out, trained), legs, progress)
+    entrants = Entrants(Course(problem, settings, start, held_out, trained, count), legs, progress)
     entrants.tune()
     looks: list[Look] = []
     decided_by: DecidedBy | None = None
