@@ -220,7 +220,9 @@ class _Runner:
         finally:
             # In the order of the runs: sums of floats depend on it.
             for run in runs:
-                for problem, passes in zip(self.course.problems, ended[run].passes if run in ended else (), strict=False):
+                for problem, passes in zip(
+                    self.course.problems, ended[run].passes if run in ended else (), strict=False
+                ):
                     problem.passes.add(passes)
         return {run: made.leg for run, made in ended.items()}
 

@@ -11,7 +11,7 @@ from diagnose.training.legs import DecidedBy, LegStore, Look, Race, RaceSettings
 from diagnose.training.looks import look
 from diagnose.training.pairs import compared
 from diagnose.training.processes import processes
-from diagnose.training.running import Course, threads
+from diagnose.training.running import Course, gradients_fit, threads
 from diagnose.training.running import look as look_at
 from diagnose.training.tuning import first_runs
 from estimators.errors import InputError
@@ -59,14 +59,15 @@ def race(
     Raises:
         InputError: the loss at the starting point is not finite; an optimizer of the user's cannot be used.
     """
-    count = processes(problem if trained is None else trained, settings)
-    with threads(problem if trained is None else trained, settings, count):
-        start = look_at(problem, problem.parameters)
+    rows = problem if trained is None else trained
+    count, gradients = processes(rows, settings), gradients_fit(settings, problem.d, problem.n)
+    with threads(rows, settings, count):
+        start = look_at(problem, problem.parameters, gradients)
     if not math.isfinite(start[0]):
         raise InputError(
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
         )
-    entrants = Entrants(Course(problem, settings, start, held_out, trained, count), legs, progress)
+    entrants = Entrants(Course(problem, settings, start, held_out, trained, count, gradients), legs, progress)
     entrants.tune()
     looks: list[Look] = []
     decided_by: DecidedBy | None = None

@@ -51,6 +51,7 @@ class Course:
         held_out: samples that the last iterates are scored on.
         rows: the same over all rows that batches are drawn from; None: the sample set.
         processes: how many runs that train alone go on at once, each on one thread; 1: one after another.
+        gradients: whether their evaluations take the gradient too, up to GRADIENT_LIMIT parameters.
     """
 
     problem: Problem
@@ -59,6 +60,7 @@ class Course:
     held_out: Problem | None = None
     rows: Problem | None = None
     processes: int = 1
+    gradients: bool = True
 
     @property
     def problems(self) -> list[Problem]:
@@ -206,7 +208,6 @@ def run_alone(course: Course, run: Contender, tick: Tick) -> Leg:
     when = set(evaluation_steps(settings.steps, settings.evaluations))
     origin = problem.flatten(problem.parameters)
     d_inf, d_2 = torch.zeros_like(origin[0]), torch.zeros_like(origin[0])
-    gradient = gradients_fit(settings, problem.d, problem.n)
     with problem.measuring(), threads(course.trained, settings, course.processes):
         for step, (w, _) in enumerate(walk(course.trained, settings, run)):
             if not step:
@@ -214,7 +215,7 @@ def run_alone(course: Course, run: Contender, tick: Tick) -> Leg:
             away = problem.flatten(w) - origin
             d_inf, d_2 = torch.maximum(d_inf, away.abs().amax()), torch.maximum(d_2, away.norm())
             if step in when:
-                trace.see(step, look(problem, w, gradient))
+                trace.see(step, look(problem, w, course.gradients))
                 tick(step / settings.steps)
                 if trace.diverged:
                     break
@@ -243,7 +244,11 @@ def threads(problem: Problem, settings: RaceSettings, processes: int = 1) -> Ite
     two threads as with one.
     """
     before = torch.get_num_threads()
-    if processes > 1 or settings.stacked or (problem.d <= GRADIENT_LIMIT and batch_numbers(problem, settings) <= SMALL_BATCH):
+    if (
+        processes > 1
+        or settings.stacked
+        or (problem.d <= GRADIENT_LIMIT and batch_numbers(problem, settings) <= SMALL_BATCH)
+    ):
         torch.set_num_threads(1)
     try:
         yield
