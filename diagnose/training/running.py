@@ -128,9 +128,9 @@ def gradients_fit(settings: RaceSettings, d: int, samples: int) -> bool:
     return d <= GRADIENT_LIMIT and (settings.stacked or evaluations * samples <= steps)
 
 
-def look(problem: Problem, w: Parameters, gradient: bool = True) -> Seen:
+def look(problem: Problem, w: Parameters, gradients: bool = True) -> Seen:
     """Loss and, where the gradient is taken and up to GRADIENT_LIMIT parameters, its norms, of the whole sample set."""
-    if not gradient or problem.d > GRADIENT_LIMIT:
+    if not gradients or problem.d > GRADIENT_LIMIT:
         return problem.at(w).loss(), None, None
     loss, gradient = problem.at(w).loss_and_gradient()
     flat = problem.flatten(gradient).double()

@@ -138,15 +138,14 @@ def test_what_a_run_raises_arrives_as_itself() -> None:
 def test_a_process_that_is_killed_costs_its_run_alone() -> None:
     here = os.getpid()
 
-    class Killed(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:
-            if os.getpid() != here:
-                os.kill(os.getpid(), signal.SIGKILL)
-            super().step()
+    def killed(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.optim.SGD(parameters, lr=lr)
 
-    how = settings(**HOW, optimizers=("sgd", "Killed"), own={"Killed": Killed}, learning_rates=(0.1,))
+    how = settings(**HOW, optimizers=("sgd", "killed"), own={"killed": killed}, learning_rates=(0.1,))
     ended = race(convolution(), how, MemoryStore())
-    assert ended.at("Killed", 0.1)[0].losses == pytest.approx(ended.at("sgd", 0.1)[0].losses)
+    assert ended.at("killed", 0.1)[0].losses == pytest.approx(ended.at("sgd", 0.1)[0].losses)
 
 
 def test_how_many_run_at_once_follows_threads_and_memory() -> None:
