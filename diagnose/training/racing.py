@@ -34,7 +34,8 @@ def race(
     """Train every method from the problem's point, tune it, and go on until SGD and AdaGrad are told apart.
 
     All methods are tuned side by side on the orders of the first block: what each wants next is trained together, in
-    stacks where ``settings.stacked`` says so (optimizers of the user's always run alone). Then the best rates by the
+    stacks where ``settings.stacked`` says so (optimizers of the user's always run alone), what runs alone side by side
+    in processes. Then the best rates by the
     rule for pairs get the neighbours that they lack, and the next block of orders is run at the rates that may still be
     best, and beside the best: of every method where the number of orders is fixed; with ``settings.auto`` of SGD,
     AdaGrad and the best other, until the answer is decided.
@@ -43,8 +44,9 @@ def race(
     all together, so that an interrupted race goes on to the same bits. Where a batch is all rows, orders change nothing
     but for an optimizer of the user's, which may draw random numbers: the other methods run once.
 
-    Cost: steps * batch_size / n passes for each run, one for each evaluation (a third above GRADIENT_LIMIT
-    parameters), two thirds at its end (``running.rounding``) and a forward pass over the ``held_out`` samples.
+    Cost: steps * batch_size / n passes for each run, one for each evaluation (a third where it takes the loss alone,
+    ``running.gradients_fit``), two thirds at its end (``running.rounding``) and a forward pass over the ``held_out``
+    samples.
     ``progress`` counts passes over the sample set; its total grows when a grid does, and with each block.
 
     Args:
