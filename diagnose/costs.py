@@ -13,6 +13,7 @@ from diagnose.stages import HUGE_NETWORK, LARGEST_BASIS, SHARED, Bench
 from diagnose.training import sweep
 from diagnose.training.entrants import passes_of_a_run
 from diagnose.training.legs import RaceSettings, evaluation_steps
+from diagnose.training.processes import processes
 from diagnose.training.running import batch_numbers
 from diagnose.training.stacking import stack_size
 from diagnose.training.tuning import first_runs
@@ -74,6 +75,7 @@ class Shape:
         number: bytes of one.
         batch: numbers in the inputs and targets of a batch.
         stack: runs that train at once at most.
+        processes: runs that train alone at once.
         race: settings of the race without cuts; None where there is none.
         evaluated: times as many evaluations as the settings say.
     """
@@ -89,6 +91,7 @@ class Shape:
     number: int
     batch: int = 0
     stack: int = 1
+    processes: int = 1
     race: RaceSettings | None = None
     evaluated: int = 1
 
@@ -107,6 +110,7 @@ class Shape:
             number=bench.problem.dtype.itemsize,
             batch=0 if race is None else batch_numbers(bench.trained, race),
             stack=1 if race is None else stack_size(bench.trained, race),
+            processes=1 if race is None else processes(bench.trained, race),
             race=race,
             evaluated=1 if race is None else max(race.evaluations // bench.resolved.evaluations, 1),
         )
@@ -304,7 +308,7 @@ def _run(race: RaceSettings, work: Work, shape: Shape, pace: Pace) -> Amount:
 
 
 def _race_bytes(race: RaceSettings, shape: Shape) -> int:
-    held = 6 * shape.d
+    held = 6 * shape.d * shape.processes
     if race.stacked:
         orders = race.blocks[0]
         asked = 9 * orders if race.every_rate else 3 * max(1, orders - 1)

@@ -11,7 +11,8 @@ import torch
 import estimators
 from diagnose.stages import Bench
 from diagnose.training.legs import Contender, RaceSettings, evaluation_steps
-from diagnose.training.running import GRADIENT_LIMIT, Course, look, run_alone
+from diagnose.training.processes import processes
+from diagnose.training.running import Course, gradients_fit, look, run_alone, threads
 from diagnose.training.stacking import grouped, run_stack
 from estimators.anisotropic import DENSE_GAP
 from estimators.lanczos import random_start
@@ -45,6 +46,8 @@ STACK, SMALL_STACK = (9, 2), (3, 1)
 """Rates and orders of each method that are timed together, with ``every_rate`` and without."""
 LONGEST = 5.0
 """Seconds of a product from which on no second one is timed."""
+SHARED = 0.85
+"""Of each process that trains, where several do: they wait for memory, and for the last one of what is run together."""
 SLOW = 0.2
 """Seconds of a pass or a product above which all is arithmetic: steps and evaluations follow from a pass."""
 
@@ -198,11 +201,15 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
     problem, held_out = bench.problem, bench.held_out
     if gradient > SLOW:
         step = gradient * min(settings.batch_size, settings.rows) / problem.n
-        evaluation = gradient if problem.d <= GRADIENT_LIMIT else gradient / 3
+        evaluation = gradient if gradients_fit(settings, problem.d, problem.n) else gradient / 3
         ending = gradient / 3 * (2 + (0 if held_out is None else held_out.n / problem.n))
         return _Race(step=step, evaluation=evaluation, ending=ending, alone=step)
     runs = _wave(bench.trained, settings)
-    course = Course(problem, settings, look(problem, problem.parameters), held_out, bench.trained)
+    at_once = processes(bench.trained, settings)
+    with threads(bench.trained, settings, at_once):
+        start = look(problem, problem.parameters)
+    gradients = gradients_fit(settings, problem.d, problem.n)
+    course = Course(problem, settings, start, held_out, bench.trained, at_once, gradients)
 
     def taken(group: Sequence[Contender], steps: int, evaluations: int) -> float:
         brief = replace(course, settings=replace(settings, steps=steps, evaluations=evaluations))
@@ -218,18 +225,19 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
     def step_of(group: Sequence[Contender], brief: float) -> float:
         return max(taken(group, LONG, 1) - brief, 0.0) / (LONG - SHORT)
 
-    count, brief = len(runs), taken(runs, SHORT, 1)
+    brief = taken(runs, SHORT, 1)
     together = step_of(runs, brief)
     looked = max(taken(runs, SHORT, SHORT) - brief, 0.0) / (len(evaluation_steps(SHORT, SHORT)) - 2)
     ending = max(brief - SHORT * together - looked, 0.0)
+    count = len(runs) if len(runs) > 1 else max(1.0, SHARED * at_once)
     step, wave, alone = together / count, 0.0, together
-    if count > 1:
+    if len(runs) > 1:
         alone = step_of(runs[:1], taken(runs[:1], SHORT, 1))
-    if count > 2 * FEW:
-        some = runs[:: count // FEW]
+    if len(runs) > 2 * FEW:
+        some = runs[:: len(runs) // FEW]
         small = step_of(some, taken(some, SHORT, 1))
-        step = max(together - small, 0.0) / (count - len(some))
-        wave = max(together - count * step, 0.0)
+        step = max(together - small, 0.0) / (len(runs) - len(some))
+        wave = max(together - len(runs) * step, 0.0)
     return _Race(step=step, wave=wave, evaluation=looked / count, ending=ending / count, alone=alone)
 
 

@@ -64,10 +64,16 @@ def graph_bytes(problem: Problem, samples: int) -> int:
 
     A single sample says little about more: without others its tensors are often views where several are copied.
     """
-    sizes = problem._graph_sizes
+    sizes = problem._graph_sizes or graph_sizes(problem)
     if samples <= len(sizes):
         return sizes[samples - 1]
     return sizes[-1] + (samples - len(sizes)) * (max(0, sizes[-1] - sizes[-2]) if len(sizes) > 1 else sizes[-1])
+
+
+def gradient_bytes(problem: Problem, samples: int) -> int:
+    """What a gradient of so many samples takes at most, those of an evaluation beside it: the larger of two graphs, and
+    as much again to differentiate it."""
+    return 2 * graph_bytes(problem, min(max(samples, problem._chunk), problem.n))
 
 
 def fitting_chunk(problem: Problem, wanted: int) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from diagnose.schema import PAIR
 from diagnose.training.legs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
 from diagnose.training.pairs import best_other, best_rates, compared, lowest_rate
-from diagnose.training.running import GRADIENT_LIMIT, Course, run_alone
+from diagnose.training.processes import side_by_side
+from diagnose.training.running import Counted, Course, counted, gradients_fit
 from diagnose.training.stacking import grouped, run_stack
 from diagnose.training.steppers import state_bytes
 from diagnose.training.tuning import GROWTHS, Tuning, expected_runs, neighbours, tune
@@ -140,7 +142,7 @@ class Entrants:
 def passes_of_a_run(settings: RaceSettings, d: int, samples: int) -> float:
     """Passes over so many samples that one run of a model of d parameters takes."""
     evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
-    evaluation = 1.0 if d <= GRADIENT_LIMIT else 1 / 3
+    evaluation = 1.0 if gradients_fit(settings, d, samples) else 1 / 3
     return settings.steps * min(settings.batch_size, settings.rows) / samples + evaluations * evaluation + 2 / 3
 
 
@@ -160,11 +162,17 @@ class _Runner:
             asked = sum(run.method == method for run in runs)
             self.expected[method] = max(self.expected[method], self.done[method] + asked)
         made: dict[Contender, Leg] = {}
+        alone: list[Contender] = []
         for group in grouped(self.course.trained, self.settings, runs):
-            made.update(zip(group, self._group(group), strict=True))
+            legs = self._stored(group)
+            if legs is None and len(group) == 1:
+                alone += group
+                continue
+            made.update(zip(group, self._stack(group) if legs is None else legs, strict=True))
             for run in group:
                 self.done[run.method] += 1
             self._tell()
+        made.update(self._alone(alone))
         return [made[run] for run in runs]
 
     def finish(self, method: str) -> None:
@@ -172,21 +180,51 @@ class _Runner:
         self.expected[method] = self.done[method]
         self._tell()
 
-    def _group(self, group: Sequence[Contender]) -> list[Leg]:
-        """Runs that are trained together: all of them from the store, or all anew."""
-        kept = [self.legs.get(run.key(self.settings.course)) for run in group]
-        legs = [leg for leg in kept if leg is not None]
-        if len(legs) == len(group):
-            return legs
+    def _stored(self, group: Sequence[Contender]) -> list[Leg] | None:
+        """Runs that are trained together from the store: all of them or none."""
+        legs = [leg for run in group if (leg := self.legs.get(run.key(self.settings.course))) is not None]
+        return legs if len(legs) == len(group) else None
 
-        def tick(share: float) -> None:
-            self._tell(share * len(group))
-
-        one, *others = group
-        legs = run_stack(self.course, group, tick) if others else [run_alone(self.course, one, tick)]
+    def _stack(self, group: Sequence[Contender]) -> list[Leg]:
+        """Runs that are trained together, anew."""
+        legs = run_stack(self.course, group, lambda share: self._tell(share * len(group)))
         for leg in legs:
             self.legs.put(leg)
         return legs
+
+    def _alone(self, runs: Sequence[Contender]) -> dict[Contender, Leg]:
+        """Runs that train alone, several at once where there are processes for it.
+
+        Where one failed its run is made here, and what that raises is told.
+        """
+        ended: dict[Contender, Counted] = {}
+        shares: dict[Contender, float] = {}
+
+        def tick(run: Contender, share: float) -> None:
+            shares[run] = share
+            self._tell(sum(shares.values()))
+
+        def end(run: Contender, made: Counted | None) -> None:
+            ended[run] = made or counted(self.course, run, partial(tick, run))
+            shares.pop(run, None)
+            self.legs.put(ended[run].leg)
+            self.done[run.method] += 1
+            self._tell(sum(shares.values()))
+
+        try:
+            if min(len(runs), self.course.processes) > 1:
+                side_by_side(partial(counted, self.course), runs, self.course.processes, tick, end)
+            else:
+                for run in runs:
+                    end(run, None)
+        finally:
+            # In the order of the runs: sums of floats depend on it.
+            for run in runs:
+                for problem, passes in zip(
+                    self.course.problems, ended[run].passes if run in ended else (), strict=False
+                ):
+                    problem.passes.add(passes)
+        return {run: made.leg for run, made in ended.items()}
 
     def _tell(self, more: float = 0.0) -> None:
         if self.progress is not None:

@@ -10,7 +10,8 @@ from diagnose.training.entrants import Entrants, passes_of_a_run
 from diagnose.training.legs import DecidedBy, LegStore, Look, Race, RaceSettings
 from diagnose.training.looks import look
 from diagnose.training.pairs import compared
-from diagnose.training.running import Course
+from diagnose.training.processes import processes
+from diagnose.training.running import Course, gradients_fit, threads
 from diagnose.training.running import look as look_at
 from diagnose.training.tuning import first_runs
 from estimators.errors import InputError
@@ -33,7 +34,8 @@ def race(
     """Train every method from the problem's point, tune it, and go on until SGD and AdaGrad are told apart.
 
     All methods are tuned side by side on the orders of the first block: what each wants next is trained together, in
-    stacks where ``settings.stacked`` says so (optimizers of the user's always run alone). Then the best rates by the
+    stacks where ``settings.stacked`` says so (optimizers of the user's always run alone), what runs alone side by side
+    in processes. Then the best rates by the
     rule for pairs get the neighbours that they lack, and the next block of orders is run at the rates that may still be
     best, and beside the best: of every method where the number of orders is fixed; with ``settings.auto`` of SGD,
     AdaGrad and the best other, until the answer is decided.
@@ -42,8 +44,9 @@ def race(
     all together, so that an interrupted race goes on to the same bits. Where a batch is all rows, orders change nothing
     but for an optimizer of the user's, which may draw random numbers: the other methods run once.
 
-    Cost: steps * batch_size / n passes for each run, one for each evaluation (a third above GRADIENT_LIMIT
-    parameters), two thirds at its end (``running.rounding``) and a forward pass over the ``held_out`` samples.
+    Cost: steps * batch_size / n passes for each run, one for each evaluation (a third where it takes the loss alone,
+    ``running.gradients_fit``), two thirds at its end (``running.rounding``) and a forward pass over the ``held_out``
+    samples.
     ``progress`` counts passes over the sample set; its total grows when a grid does, and with each block.
 
     Args:
@@ -58,12 +61,15 @@ def race(
     Raises:
         InputError: the loss at the starting point is not finite; an optimizer of the user's cannot be used.
     """
-    start = look_at(problem, problem.parameters)
+    rows = problem if trained is None else trained
+    count, gradients = processes(rows, settings), gradients_fit(settings, problem.d, problem.n)
+    with threads(rows, settings, count):
+        start = look_at(problem, problem.parameters, gradients)
     if not math.isfinite(start[0]):
         raise InputError(
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"
         )
-    entrants = Entrants(Course(problem, settings, start, held_out, trained), legs, progress)
+    entrants = Entrants(Course(problem, settings, start, held_out, trained, count, gradients), legs, progress)
     entrants.tune()
     looks: list[Look] = []
     decided_by: DecidedBy | None = None

@@ -25,7 +25,8 @@ DIVERGED = 1e6
 """A loss above the starting one by this many times its size counts as diverged. AdaGrad's first steps have full size
 in every coordinate: at its best rate they may overshoot several hundredfold and recover, so only the absurd stops."""
 GRADIENT_LIMIT = 100_000
-"""Up to this many parameters the gradient of the whole sample set is taken at each evaluation, not its loss alone."""
+"""Up to this many parameters the gradient of the whole sample set is taken at each evaluation, not its loss alone; of
+runs that train alone only where that is no more than their steps take."""
 TIMED = 3
 """Steps of each method that are timed."""
 SMALL_BATCH = 1 << 13
@@ -49,6 +50,8 @@ class Course:
         start: what :func:`look` sees at the start.
         held_out: samples that the last iterates are scored on.
         rows: the same over all rows that batches are drawn from; None: the sample set.
+        processes: how many runs that train alone go on at once, each on one thread; 1: one after another.
+        gradients: whether their evaluations take the gradient too, up to GRADIENT_LIMIT parameters.
     """
 
     problem: Problem
@@ -56,6 +59,13 @@ class Course:
     start: Seen
     held_out: Problem | None = None
     rows: Problem | None = None
+    processes: int = 1
+    gradients: bool = True
+
+    @property
+    def problems(self) -> list[Problem]:
+        """All of them, each once."""
+        return list({id(one): one for one in (self.problem, self.trained, self.held_out) if one is not None}.values())
 
     @property
     def trained(self) -> Problem:
@@ -110,9 +120,17 @@ class Trace:
         return rounding(self.course.problem, w, self.seen[-1][0], zlib.crc32(key.encode()))
 
 
-def look(problem: Problem, w: Parameters) -> Seen:
-    """Loss and, up to GRADIENT_LIMIT parameters, gradient norms of the whole sample set at w."""
-    if problem.d > GRADIENT_LIMIT:
+def gradients_fit(settings: RaceSettings, d: int, samples: int) -> bool:
+    """Whether evaluations take the gradient of so many samples too: always in stacks, where it costs little; else where
+    they take no more than the steps do, so that they are never the larger part of a race."""
+    evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
+    steps = settings.steps * min(settings.batch_size, settings.rows)
+    return d <= GRADIENT_LIMIT and (settings.stacked or evaluations * samples <= steps)
+
+
+def look(problem: Problem, w: Parameters, gradients: bool = True) -> Seen:
+    """Loss and, where the gradient is taken and up to GRADIENT_LIMIT parameters, its norms, of the whole sample set."""
+    if not gradients or problem.d > GRADIENT_LIMIT:
         return problem.at(w).loss(), None, None
     loss, gradient = problem.at(w).loss_and_gradient()
     flat = problem.flatten(gradient).double()
@@ -190,18 +208,18 @@ def run_alone(course: Course, run: Contender, tick: Tick) -> Leg:
     when = set(evaluation_steps(settings.steps, settings.evaluations))
     origin = problem.flatten(problem.parameters)
     d_inf, d_2 = torch.zeros_like(origin[0]), torch.zeros_like(origin[0])
-    with problem.measuring(), threads(course.trained, settings):
+    with problem.measuring(), threads(course.trained, settings, course.processes):
         for step, (w, _) in enumerate(walk(course.trained, settings, run)):
             if not step:
                 continue
             away = problem.flatten(w) - origin
             d_inf, d_2 = torch.maximum(d_inf, away.abs().amax()), torch.maximum(d_2, away.norm())
             if step in when:
-                trace.see(step, look(problem, w))
+                trace.see(step, look(problem, w, course.gradients))
                 tick(step / settings.steps)
                 if trace.diverged:
                     break
-    return trace.leg(w, d_inf.item(), d_2.item())
+        return trace.leg(w, d_inf.item(), d_2.item())
 
 
 def step_seconds(trained: Problem, settings: RaceSettings, method: str, learning_rate: float) -> float:
@@ -217,20 +235,45 @@ def step_seconds(trained: Problem, settings: RaceSettings, method: str, learning
 
 
 @contextlib.contextmanager
-def threads(problem: Problem, settings: RaceSettings) -> Iterator[None]:
-    """One CPU thread while steps are short: stacks, and small networks on small batches.
+def threads(problem: Problem, settings: RaceSettings, processes: int = 1) -> Iterator[None]:
+    """One CPU thread where several processes train, and while steps are short: stacks, and small networks on small
+    batches.
 
     Threads gain nothing on steps of less than a millisecond, and on a busy machine each waits for the others: with
     another process on one of two cores, steps of the MLP took 20 times and those of the stacks 25 times as long with
     two threads as with one.
     """
     before = torch.get_num_threads()
-    if settings.stacked or (problem.d <= GRADIENT_LIMIT and batch_numbers(problem, settings) <= SMALL_BATCH):
+    if (
+        processes > 1
+        or settings.stacked
+        or (problem.d <= GRADIENT_LIMIT and batch_numbers(problem, settings) <= SMALL_BATCH)
+    ):
         torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class Counted(NamedTuple):
+    """A leg, and the passes that it took over each of ``Course.problems``."""
+
+    leg: Leg
+    passes: tuple[float, ...]
+
+
+def counted(course: Course, run: Contender, tick: Tick) -> Counted:
+    """:func:`run_alone`, its passes by themselves, so that their sum is the same wherever the run is made."""
+    before = [problem.passes.total for problem in course.problems]
+    for problem in course.problems:
+        problem.passes.total = 0.0
+    try:
+        leg = run_alone(course, run, tick)
+        return Counted(leg, tuple(problem.passes.total for problem in course.problems))
+    finally:
+        for problem, passes in zip(course.problems, before, strict=True):
+            problem.passes.total = passes
 
 
 class Visited(NamedTuple):

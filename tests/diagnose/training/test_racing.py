@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diagnose.training import race, replay
 from diagnose.training.batches import batches
+from diagnose.training.entrants import passes_of_a_run
 from diagnose.training.legs import Contender, Leg, MemoryStore, Race, RaceSettings
 from diagnose.training.running import Course, look, run_alone, threads
 from diagnose.training.stacking import run_stack, stack_size
@@ -235,7 +236,7 @@ def test_diverging_runs_stop_early_and_leave_the_others_alone(every_rate: bool) 
     assert bad.losses[-1] > 1e6 * (bad.losses[0] or math.nan)
     assert all(loss is not None and loss <= (1e6 + 1) * (bad.losses[0] or math.nan) for loss in bad.losses[:-1])
     without = race(quadratic(h, 0.1 * torch.ones(5)), replace(how, learning_rates=(0.5,)), MemoryStore())
-    assert numbers(good) == pytest.approx(numbers(without.legs[0]), rel=1e-5)
+    assert numbers(good) == pytest.approx(numbers(without.legs[0]), rel=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("every_rate", [True, False])
@@ -272,11 +273,24 @@ def test_the_split_into_stacks_changes_no_number(monkeypatch: pytest.MonkeyPatch
 
 
 def test_large_networks_evaluate_the_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("running", "entrants"):
-        monkeypatch.setattr(f"diagnose.training.{module}.GRADIENT_LIMIT", 10)
-    ended = race(network(), settings(every_rate=False, steps=5), MemoryStore())
+    monkeypatch.setattr("diagnose.training.running.GRADIENT_LIMIT", 10)
+    ended = race(network(), settings(every_rate=False, steps=5, batch_size=60, evaluations=3), MemoryStore())
     assert all(value is None for leg in ended.legs for value in (*leg.gradient_l1, *leg.gradient_l2))
     assert all(leg.losses[-1] is not None for leg in ended.legs if not leg.diverged)
+
+
+@pytest.mark.parametrize(("batch_size", "taken"), [(32, True), (31, False)])
+def test_runs_alone_take_gradients_only_where_that_is_no_more_than_their_steps(batch_size: int, taken: bool) -> None:
+    """Ten steps of 32 are 320 samples, as are five evaluations of 64."""
+    problem, how = network(), settings(every_rate=False, steps=10, evaluations=5, batch_size=batch_size, seeds=1)
+    before = problem.passes.total
+    ended = race(problem, how, MemoryStore())
+    assert len(ended.legs[0].steps) == 6
+    assert all((norm is not None) == taken for leg in ended.legs for norm in (*leg.gradient_l1, *leg.gradient_l2))
+    each = 10 * batch_size / 64 + 5 * (1 if taken else 1 / 3) + 2 / 3
+    assert not any(leg.diverged for leg in ended.legs)
+    assert problem.passes.total - before == pytest.approx((1 if taken else 1 / 3) + len(ended.legs) * each)
+    assert passes_of_a_run(how, problem.d, problem.n) == pytest.approx(each)
 
 
 def test_the_users_model_is_left_alone() -> None:
