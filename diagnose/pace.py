@@ -12,7 +12,7 @@ import estimators
 from diagnose.stages import Bench
 from diagnose.training.legs import Contender, RaceSettings, evaluation_steps
 from diagnose.training.processes import processes
-from diagnose.training.running import Course, gradients_fit, look, run_alone, threads
+from diagnose.training.running import Course, gradient_steps, look, run_alone, threads
 from diagnose.training.stacking import grouped, run_stack
 from estimators.anisotropic import DENSE_GAP
 from estimators.lanczos import random_start
@@ -199,17 +199,18 @@ def _formed_bracket(problem: Problem, clock: Clock) -> float:
 
 def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Clock) -> _Race:
     problem, held_out = bench.problem, bench.held_out
+    looks = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
+    share = len(gradient_steps(settings, problem.d, problem.n)) / looks
     if gradient > SLOW:
         step = gradient * min(settings.batch_size, settings.rows) / problem.n
-        evaluation = gradient if gradients_fit(settings, problem.d, problem.n) else gradient / 3
+        evaluation = gradient * (1 + 2 * share) / 3
         ending = gradient / 3 * (2 + (0 if held_out is None else held_out.n / problem.n))
         return _Race(step=step, evaluation=evaluation, ending=ending, alone=step)
     runs = _wave(bench.trained, settings)
     at_once = processes(bench.trained, settings)
     with threads(bench.trained, settings, at_once):
         start = look(problem, problem.parameters)
-    gradients = gradients_fit(settings, problem.d, problem.n)
-    course = Course(problem, settings, start, held_out, bench.trained, at_once, gradients)
+    course = Course(problem, settings, start, held_out, bench.trained, at_once, frozenset())
 
     def taken(group: Sequence[Contender], steps: int, evaluations: int) -> float:
         brief = replace(course, settings=replace(settings, steps=steps, evaluations=evaluations))
@@ -229,6 +230,7 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
     together = step_of(runs, brief)
     looked = max(taken(runs, SHORT, SHORT) - brief, 0.0) / (len(evaluation_steps(SHORT, SHORT)) - 2)
     ending = max(brief - SHORT * together - looked, 0.0)
+    looked *= 1 if len(runs) > 1 else 1 + 2 * share  # stacks always take the gradient
     count = len(runs) if len(runs) > 1 else max(1.0, SHARED * at_once)
     step, wave, alone = together / count, 0.0, together
     if len(runs) > 1:

@@ -10,7 +10,7 @@ from diagnose.schema import PAIR
 from diagnose.training.legs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
 from diagnose.training.pairs import best_other, best_rates, compared, lowest_rate
 from diagnose.training.processes import side_by_side
-from diagnose.training.running import Counted, Course, counted, gradients_fit
+from diagnose.training.running import Counted, Course, counted, gradient_steps
 from diagnose.training.stacking import grouped, run_stack
 from diagnose.training.steppers import state_bytes
 from diagnose.training.tuning import GROWTHS, Tuning, expected_runs, neighbours, tune
@@ -142,8 +142,8 @@ class Entrants:
 def passes_of_a_run(settings: RaceSettings, d: int, samples: int) -> float:
     """Passes over so many samples that one run of a model of d parameters takes."""
     evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
-    evaluation = 1.0 if gradients_fit(settings, d, samples) else 1 / 3
-    return settings.steps * min(settings.batch_size, settings.rows) / samples + evaluations * evaluation + 2 / 3
+    looks = evaluations / 3 + 2 / 3 * len(gradient_steps(settings, d, samples))
+    return settings.steps * min(settings.batch_size, settings.rows) / samples + looks + 2 / 3
 
 
 class _Runner:

@@ -11,7 +11,7 @@ from diagnose.training.legs import DecidedBy, LegStore, Look, Race, RaceSettings
 from diagnose.training.looks import look
 from diagnose.training.pairs import compared
 from diagnose.training.processes import processes
-from diagnose.training.running import Course, gradients_fit, threads
+from diagnose.training.running import Course, gradient_steps, threads
 from diagnose.training.running import look as look_at
 from diagnose.training.tuning import first_runs
 from estimators.errors import InputError
@@ -45,9 +45,8 @@ def race(
     but for an optimizer of the user's, which may draw random numbers: the other methods run once.
 
     Cost: steps * batch_size / n passes for each run, one for each evaluation (a third where it takes the loss alone,
-    ``running.gradients_fit``), two thirds at its end (``running.rounding``) and a forward pass over the ``held_out``
-    samples.
-    ``progress`` counts passes over the sample set; its total grows when a grid does, and with each block.
+    ``running.gradient_steps``), two thirds at its end (``running.rounding``) and a forward pass over the ``held_out``
+    samples. ``progress`` counts passes over the sample set; its total grows when a grid does, and with each block.
 
     Args:
         problem: f over the sample set at the start.
@@ -62,9 +61,9 @@ def race(
         InputError: the loss at the starting point is not finite; an optimizer of the user's cannot be used.
     """
     rows = problem if trained is None else trained
-    count, gradients = processes(rows, settings), gradients_fit(settings, problem.d, problem.n)
+    count, gradients = processes(rows, settings), frozenset(gradient_steps(settings, problem.d, problem.n))
     with threads(rows, settings, count):
-        start = look_at(problem, problem.parameters, gradients)
+        start = look_at(problem, problem.parameters)
     if not math.isfinite(start[0]):
         raise InputError(
             "the loss at the starting point is not finite", type(problem.model).__name__, "scale the data or weights"

@@ -25,8 +25,7 @@ DIVERGED = 1e6
 """A loss above the starting one by this many times its size counts as diverged. AdaGrad's first steps have full size
 in every coordinate: at its best rate they may overshoot several hundredfold and recover, so only the absurd stops."""
 GRADIENT_LIMIT = 100_000
-"""Up to this many parameters the gradient of the whole sample set is taken at each evaluation, not its loss alone; of
-runs that train alone only where that is no more than their steps take."""
+"""Up to this many parameters evaluations take the gradient of the whole sample set, not its loss alone."""
 TIMED = 3
 """Steps of each method that are timed."""
 SMALL_BATCH = 1 << 13
@@ -51,7 +50,7 @@ class Course:
         held_out: samples that the last iterates are scored on.
         rows: the same over all rows that batches are drawn from; None: the sample set.
         processes: how many runs that train alone go on at once, each on one thread; 1: one after another.
-        gradients: whether their evaluations take the gradient too, up to GRADIENT_LIMIT parameters.
+        gradients: the evaluated steps at which runs that train alone take the gradient too; None: all.
     """
 
     problem: Problem
@@ -60,7 +59,7 @@ class Course:
     held_out: Problem | None = None
     rows: Problem | None = None
     processes: int = 1
-    gradients: bool = True
+    gradients: frozenset[int] | None = None
 
     @property
     def problems(self) -> list[Problem]:
@@ -120,20 +119,25 @@ class Trace:
         return rounding(self.course.problem, w, self.seen[-1][0], zlib.crc32(key.encode()))
 
 
-def gradients_fit(settings: RaceSettings, d: int, samples: int) -> bool:
-    """Whether evaluations take the gradient of so many samples too: always in stacks, where it costs little; else where
-    they take no more than the steps do, so that they are never the larger part of a race."""
-    evaluations = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
-    steps = settings.steps * min(settings.batch_size, settings.rows)
-    return d <= GRADIENT_LIMIT and (settings.stacked or evaluations * samples <= steps)
+def gradient_steps(settings: RaceSettings, d: int, samples: int) -> tuple[int, ...]:
+    """The evaluated steps at which the gradient of so many samples is taken too: all in stacks, where it costs little;
+    elsewhere as many, evenly spaced up to the last, as leave evaluations no more passes than the steps take."""
+    evaluated = evaluation_steps(settings.steps, settings.evaluations)[1:]
+    if d > GRADIENT_LIMIT:
+        return ()
+    if settings.stacked:
+        return evaluated
+    steps = settings.steps * min(settings.batch_size, settings.rows) / samples
+    count = min(len(evaluated), int(1.5 * (steps - len(evaluated) / 3)))
+    return tuple(evaluated[-1 - place * len(evaluated) // count] for place in reversed(range(count)))
 
 
-def look(problem: Problem, w: Parameters, gradients: bool = True) -> Seen:
+def look(problem: Problem, w: Parameters, gradient: bool = True) -> Seen:
     """Loss and, where the gradient is taken and up to GRADIENT_LIMIT parameters, its norms, of the whole sample set."""
-    if not gradients or problem.d > GRADIENT_LIMIT:
+    if not gradient or problem.d > GRADIENT_LIMIT:
         return problem.at(w).loss(), None, None
-    loss, gradient = problem.at(w).loss_and_gradient()
-    flat = problem.flatten(gradient).double()
+    loss, slope = problem.at(w).loss_and_gradient()
+    flat = problem.flatten(slope).double()
     return loss, flat.abs().sum().item(), flat.norm().item()
 
 
@@ -215,7 +219,7 @@ def run_alone(course: Course, run: Contender, tick: Tick) -> Leg:
             away = problem.flatten(w) - origin
             d_inf, d_2 = torch.maximum(d_inf, away.abs().amax()), torch.maximum(d_2, away.norm())
             if step in when:
-                trace.see(step, look(problem, w, course.gradients))
+                trace.see(step, look(problem, w, course.gradients is None or step in course.gradients))
                 tick(step / settings.steps)
                 if trace.diverged:
                     break

@@ -279,17 +279,25 @@ def test_large_networks_evaluate_the_loss_alone(monkeypatch: pytest.MonkeyPatch)
     assert all(leg.losses[-1] is not None for leg in ended.legs if not leg.diverged)
 
 
-@pytest.mark.parametrize(("batch_size", "taken"), [(32, True), (31, False)])
-def test_runs_alone_take_gradients_only_where_that_is_no_more_than_their_steps(batch_size: int, taken: bool) -> None:
-    """Ten steps of 32 are 320 samples, as are five evaluations of 64."""
+@pytest.mark.parametrize(("batch_size", "taken"), [(32, 5), (31, 4), (16, 1), (8, 0)])
+def test_runs_alone_take_gradients_at_as_many_evaluations_as_take_no_more_than_their_steps(
+    batch_size: int, taken: int
+) -> None:
+    """Ten steps of 32 are five passes, as are five evaluations with the gradient of all samples."""
     problem, how = network(), settings(every_rate=False, steps=10, evaluations=5, batch_size=batch_size, seeds=1)
     before = problem.passes.total
     ended = race(problem, how, MemoryStore())
-    assert len(ended.legs[0].steps) == 6
-    assert all((norm is not None) == taken for leg in ended.legs for norm in (*leg.gradient_l1, *leg.gradient_l2))
-    each = 10 * batch_size / 64 + 5 * (1 if taken else 1 / 3) + 2 / 3
+    for leg in ended.legs:
+        assert len(leg.steps) == 6
+        for norms in (leg.gradient_l1, leg.gradient_l2):
+            first, *others = (norm is not None for norm in norms)
+            assert first
+            assert others == [False] * (5 - taken) + [True] * taken
+    looks = (5 + 2 * taken) / 3
+    assert looks <= 10 * batch_size / 64 or not taken
+    each = 10 * batch_size / 64 + looks + 2 / 3
     assert not any(leg.diverged for leg in ended.legs)
-    assert problem.passes.total - before == pytest.approx((1 if taken else 1 / 3) + len(ended.legs) * each)
+    assert problem.passes.total - before == pytest.approx(1 + len(ended.legs) * each)
     assert passes_of_a_run(how, problem.d, problem.n) == pytest.approx(each)
 
 
