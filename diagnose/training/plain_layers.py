@@ -25,10 +25,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 def plain(problem: Problem) -> bool:
     """Whether the model is nothing but layers of LAYERS that do what their class says, with inputs in one tensor."""
-    effects = problem.effects
-    changes = bool(effects.parameters or effects.state or effects.places)
-    one_tensor = not isinstance(problem.samples, dict)
-    return one_tensor and not changes and all(_as_its_class(module) for module in problem.model.modules())
+    return not isinstance(problem.samples, dict) and all(map(_as_its_class, problem.model.modules()))
 
 
 def _as_its_class(module: nn.Module) -> bool:
@@ -48,7 +45,7 @@ class PlainLayers:
         """Outputs of the widest layer."""
 
     def gradients(self, w: Tensor, samples: tuple[Tensor, Tensor], weight: float) -> Sloped:
-        """Of ``weight`` times the sum of l_i over its samples for every run, (g, k, d), and what makes the l_i, (g, k, m).
+        """Of ``weight`` times each run's sum of l_i over its samples, (g, k, d), and what makes the l_i, (g, k, m).
 
         Call it inside ``problem.measuring()``.
 
@@ -116,20 +113,17 @@ def _for_each_run(weight: Tensor, dims: int, lead: torch.Size) -> Tensor:
 def _of_shared_inputs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer of k runs on the inputs of their group, (g, m, ..., in) -> (g, k, m, ..., out): one product."""
     groups, runs, outputs, _ = weight.shape
-    rows, columns = weight.flatten(1, 2), x.flatten(1, -2).mT
-    if bias is None:
-        product = torch.bmm(rows, columns)
-    else:
-        product = torch.baddbmm(bias.reshape(groups, -1, 1), rows, columns)
+    product = _affine(weight.flatten(1, 2), x.flatten(1, -2).mT, None if bias is None else bias.flatten(1, 2))
     return product.view(groups, runs, outputs, -1).mT.unflatten(2, x.shape[1:-1])
 
 
 def _of_own_inputs(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer of k runs, each on inputs of its own, (g, k, m, ..., in) -> (g, k, m, ..., out)."""
     groups, runs, outputs, _ = weight.shape
-    rows, columns = weight.flatten(0, 1), h.flatten(2, -2).flatten(0, 1).mT
-    if bias is None:
-        product = torch.bmm(rows, columns)
-    else:
-        product = torch.baddbmm(bias.flatten(0, 1)[..., None], rows, columns)
+    columns = h.flatten(2, -2).flatten(0, 1).mT
+    product = _affine(weight.flatten(0, 1), columns, None if bias is None else bias.flatten(0, 1))
     return product.view(groups, runs, outputs, -1).mT.unflatten(2, h.shape[2:-1])
+
+
+def _affine(rows: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias[..., None], rows, columns)

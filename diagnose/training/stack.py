@@ -48,14 +48,13 @@ class Stack:
     def _settle(self) -> None:
         """Give the parts their rows, and the orders their places."""
         sizes = [len(part.rates) for part in self._parts]
-        for part, *rows in zip(
-            self._parts, *(each.split(sizes) for each in (self._w, self._d_inf, self._d_2)), strict=True
-        ):
+        columns = (each.split(sizes) for each in (self._w, self._d_inf, self._d_2))
+        for part, *rows in zip(self._parts, *columns, strict=True):
             part.w, part.d_inf, part.d_2 = rows
         self._groups = _groups(self._orders, self._w.device)
 
     def batch_gradients(self, trained: Problem, index: Tensor) -> Tensor:
-        """Each run's gradient, (runs, d), of the mean loss of its batch; ``index``: those of all orders, (orders, m)."""
+        """Each run's gradient, (runs, d), of the mean loss of its batch; ``index``: of all orders, (orders, m)."""
         groups = self._groups
         samples = trained.take(index[groups.orders])
         assert not isinstance(samples, dict)
@@ -116,7 +115,7 @@ class Stack:
 
 
 class _Part:
-    """Runs of one method, with their rates and the rule's state; ``w``, ``d_inf`` and ``d_2`` are rows of the stack's."""
+    """Runs of one method, with their rates and the rule's state; ``w``, ``d_inf``, ``d_2`` are rows of the stack's."""
 
     w: Tensor
     d_inf: Tensor
@@ -184,6 +183,5 @@ def _groups(orders: Sequence[int], device: torch.device) -> _Groups:
     if places == list(range(len(orders))):
         return _Groups(of, None, None)
     place = {row: at for at, row in reversed(list(enumerate(places)))}
-    return _Groups(
-        of, *(torch.tensor(each, device=device) for each in (places, [place[row] for row in range(len(orders))]))
-    )
+    back = [place[row] for row in range(len(orders))]
+    return _Groups(of, torch.tensor(places, device=device), torch.tensor(back, device=device))

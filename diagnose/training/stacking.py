@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -25,10 +24,8 @@ from diagnose.training.running import (
 from diagnose.training.stack import Stack
 from estimators.problem import Problem
 
-STACK_NUMBERS = 1 << 21
-"""The batches and the state of one stack hold about this many numbers: more do not stay in the cache."""
-FEWEST_STACKED = 3
-"""A stack of fewer runs, one more for each method in it, takes as long as the same runs alone, or longer."""
+STACK_NUMBERS = 1 << 24
+"""The batches and the state of one stack hold at most this many numbers."""
 
 
 def stackable(problem: Problem) -> bool:
@@ -43,17 +40,11 @@ def stack_size(trained: Problem, settings: RaceSettings) -> int:
 
 
 def grouped(trained: Problem, settings: RaceSettings, runs: Sequence[Contender]) -> list[list[Contender]]:
-    """The runs that are trained together: stacks where they pay, and runs alone."""
-    together = sorted(
-        (run for run in runs if settings.stacked and run.method not in settings.own), key=lambda run: run.method
-    )
-    stacks = math.ceil(len(together) / stack_size(trained, settings))
-    groups: list[list[Contender]] = []
-    for number in range(stacks):
-        stack = together[number * len(together) // stacks : (number + 1) * len(together) // stacks]
-        pays = len(stack) >= FEWEST_STACKED + len({run.method for run in stack})
-        groups += [stack] if pays else [[run] for run in stack]
-    return groups + [[run] for run in runs if run not in together]
+    """The runs that are trained together: in stacks where they may be, the others alone."""
+    together = [run for run in runs if settings.stacked and run.method not in settings.own]
+    width = stack_size(trained, settings)
+    stacks = [together[first : first + width] for first in range(0, len(together), width)]
+    return stacks + [[run] for run in runs if run not in together]
 
 
 def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg]:
