@@ -1,4 +1,5 @@
-"""``python -m benchmarks [noise] … [--tasks gpt2,digits] [--repeats N] [--threads N]``, and ``orders`` by itself."""
+"""``python -m benchmarks [noise] … [--tasks gpt2,digits] [--repeats N] [--threads N]``, and ``orders`` and
+``stacks`` by themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from functools import cache, partial
 
 import torch
 
-from benchmarks import diagonal, eigenvalues, one_norm, orders, smoothness, table, trace
+from benchmarks import diagonal, eigenvalues, one_norm, orders, smoothness, stacks, table, trace
 from benchmarks.estimates import Benchmark
 from benchmarks.rows import estimate_rows, noise_rows, product_rows
 from benchmarks.table import Row
@@ -37,9 +38,10 @@ BENCHMARKS: Mapping[str, tuple[Sequence[str], Rows]] = {
 
 
 def main() -> None:
-    if sys.argv[1:2] == [orders.NAME]:
-        orders.main(sys.argv[2:])
-        return
+    for study in (orders, stacks):
+        if sys.argv[1:2] == [study.NAME]:
+            study.main(sys.argv[2:])
+            return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=f"{', '.join(BENCHMARKS)}; default all")
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated; default all")

@@ -56,7 +56,7 @@ class PlainLayers:
         """
         leaf = w.detach().requires_grad_()
         parts = zip(self.problem.shapes.items(), torch.split(leaf, self.problem.sizes, 2), strict=True)
-        output = self.outputs({name: part.unflatten(2, shape) for (name, shape), part in parts}, samples[0])
+        output = self.outputs({name: part.reshape(*w.shape[:2], *shape) for (name, shape), part in parts}, samples[0])
         slopes, losses = output_slopes(self.problem, output.detach(), samples[1], weight)
         # Runs share nothing: the gradient of the sum over runs holds each run's own.
         (gradients,) = torch.autograd.grad(output, leaf, slopes)
@@ -114,7 +114,7 @@ def _of_shared_inputs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     """A linear layer of k runs on the inputs of their group, (g, m, ..., in) -> (g, k, m, ..., out): one product."""
     groups, runs, outputs, _ = weight.shape
     product = _affine(weight.flatten(1, 2), x.flatten(1, -2).mT, None if bias is None else bias.flatten(1, 2))
-    return product.view(groups, runs, outputs, -1).mT.unflatten(2, x.shape[1:-1])
+    return product.view(groups, runs, outputs, -1).mT.reshape(groups, runs, *x.shape[1:-1], outputs)
 
 
 def _of_own_inputs(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -122,7 +122,7 @@ def _of_own_inputs(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     groups, runs, outputs, _ = weight.shape
     columns = h.flatten(2, -2).flatten(0, 1).mT
     product = _affine(weight.flatten(0, 1), columns, None if bias is None else bias.flatten(0, 1))
-    return product.view(groups, runs, outputs, -1).mT.unflatten(2, h.shape[2:-1])
+    return product.view(groups, runs, outputs, -1).mT.reshape(groups, runs, *h.shape[2:-1], outputs)
 
 
 def _affine(rows: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:

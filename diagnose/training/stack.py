@@ -48,7 +48,7 @@ class Stack:
     def _settle(self) -> None:
         """Give the parts their rows, and the orders their places."""
         sizes = [len(part.rates) for part in self._parts]
-        columns = (each.split(sizes) for each in (self._w, self._d_inf, self._d_2))
+        columns = (torch.split(each, sizes) for each in (self._w, self._d_inf, self._d_2))
         for part, *rows in zip(self._parts, *columns, strict=True):
             part.w, part.d_inf, part.d_2 = rows
         self._groups = _groups(self._orders, self._w.device)
@@ -69,7 +69,7 @@ class Stack:
 
     def move(self, g: Tensor, factor: float) -> None:
         """Take every run to its next iterate."""
-        for part, own in zip(self._parts, g.split([len(part.w) for part in self._parts]), strict=True):
+        for part, own in zip(self._parts, torch.split(g, [len(part.w) for part in self._parts]), strict=True):
             part.move(own, factor, self._origin, self._box)
 
     def look(self) -> list[Seen]:
@@ -91,7 +91,7 @@ class Stack:
             return
         keep = torch.tensor(stay, device=self._w.device)
         sizes = [len(part.rates) for part in self._parts]
-        parts = [part.only(rows) for part, rows in zip(self._parts, keep.split(sizes), strict=True)]
+        parts = [part.only(rows) for part, rows in zip(self._parts, torch.split(keep, sizes), strict=True)]
         self._parts = [part for part in parts if len(part.rates)]
         self._w, self._d_inf, self._d_2 = self._w[keep], self._d_inf[keep], self._d_2[keep]
         self.alive, self._orders = (list(itertools.compress(rows, stay)) for rows in (self.alive, self._orders))
