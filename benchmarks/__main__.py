@@ -1,5 +1,5 @@
-"""``python -m benchmarks [noise] … [--tasks gpt2,digits] [--repeats N] [--threads N]``, ``orders`` and ``whole`` by
-themselves."""
+"""``python -m benchmarks [noise] … [--tasks gpt2,digits] [--repeats N] [--threads N]``, and ``orders``, ``stacks`` and
+``whole`` by themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache, partial
 
 import torch
 
-from benchmarks import diagonal, eigenvalues, one_norm, orders, smoothness, table, trace, whole
+from benchmarks import diagonal, eigenvalues, one_norm, orders, smoothness, stacks, table, trace, whole
 from benchmarks.estimates import Benchmark
 from benchmarks.rows import estimate_rows, noise_rows, product_rows
 from benchmarks.table import Row
@@ -38,9 +38,9 @@ BENCHMARKS: Mapping[str, tuple[Sequence[str], Rows]] = {
 
 
 def main() -> None:
-    for alone in (orders, whole):
-        if sys.argv[1:2] == [alone.NAME]:
-            alone.main(sys.argv[2:])
+    for study in (orders, stacks, whole):
+        if sys.argv[1:2] == [study.NAME]:
+            study.main(sys.argv[2:])
             return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=f"{', '.join(BENCHMARKS)}; default all")

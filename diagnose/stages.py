@@ -452,7 +452,7 @@ STAGES: Mapping[str, Stage] = {
 def race_settings(bench: Bench, sharpness: float | None = None) -> RaceSettings:
     """The race's settings from the run's, and max|eig H| at the start where it was measured."""
     r = bench.resolved
-    stacked = bench.opened.family == "linear" or stackable(bench.problem)
+    stacked = stackable(bench.problem)
     return RaceSettings(
         steps=r.steps,
         batch_size=r.batch_size,

@@ -230,13 +230,23 @@ class Problem:
 
     def output(self, parameters: Mapping[str, Tensor], samples: Samples) -> Any:
         """What forward returns for the samples. Call it inside :meth:`measuring`."""
-        own = parameters if self.unrotated is None else self.unrotated(dict(parameters))
+        own = self._unturned(parameters)
         named = samples if isinstance(samples, dict) else {"inputs": samples[0]}
         with self.effects.undone(self._fixed, own, named) as (state, fresh):
             if isinstance(samples, dict):
                 inputs = {name: tensor for name, tensor in fresh.items() if name != "labels"}
                 return functional_call(self.model, state, (), {**inputs, **self._arguments})
             return functional_call(self.model, state, (fresh["inputs"],))
+
+    def weights(self, parameters: Mapping[str, Tensor]) -> Parameters:
+        """What the modules of the model compute with, by the model's names: the frozen ones too, not turned.
+
+        Parameters of shape (..., *shape) give weights of shape (..., *shape), the frozen ones apart.
+        """
+        return {**self._fixed, **self._unturned(parameters)}
+
+    def _unturned(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return parameters if self.unrotated is None else self.unrotated(dict(parameters))
 
     def own_loss(self, samples: dict[str, Tensor]) -> Tensor | None:
         """The loss that a transformers model computes itself; None without one. Call it inside :meth:`measuring`."""

@@ -88,8 +88,8 @@ def rotated(problem: Problem, seed: int) -> Problem:
     sizes, like = problem.sizes, problem.parameters
 
     def unrotated(parameters: Parameters) -> Parameters:
-        parts = torch.split(rotation.forward(parameters[NAME]), sizes)
-        return {name: part.reshape(p.shape).to(p) for (name, p), part in zip(like.items(), parts, strict=True)}
+        parts = zip(like.items(), torch.split(rotation.forward(parameters[NAME]), sizes, -1), strict=True)
+        return {name: part.reshape(*part.shape[:-1], *p.shape).to(p) for (name, p), part in parts}
 
     other.unrotated = unrotated
     other.parameters = {NAME: rotation.inverse(flat)}

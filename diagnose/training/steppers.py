@@ -32,7 +32,7 @@ def stepper(run: Contender, settings: RaceSettings, w: Tensors) -> Step:
     """
     method = run.method
     if method not in settings.own:
-        return RuleStep(RULES[method], RULES[method].init(w))
+        return RuleStep(RULES[method], RULES[method].init(_flat(w)), {name: part.shape for name, part in w.items()})
     return _OwnStep(settings.own[method], run, RandomNumbers(_seed(settings.seed, run), w), w)
 
 
@@ -43,7 +43,7 @@ def state_bytes(method: str, own: Mapping[str, Factory], w: Tensors) -> int:
         InputError: an optimizer of the user's cannot be used, or raises.
     """
     if method not in own:
-        return sum(part.nbytes for kind in RULES[method].init(w).values() for part in kind.values())
+        return sum(part.nbytes for kind in RULES[method].init(_flat(w)).values() for part in kind.values())
     with RandomNumbers(0, w).drawn(), _told(method):
         leaves, optimizer = _opened(own[method], method, w, 1.0)
         _stepped(optimizer, leaves, {name: torch.ones_like(part) for name, part in w.items()})
@@ -57,15 +57,25 @@ class RuleStep:
 
     rule: UpdateRule
     state: State
+    shapes: Mapping[str, torch.Size]
 
     def __call__(self, w: Tensors, g: Tensors, rate: float) -> Tensors:
-        change, self.state = self.rule.update(g, self.state, rate)
-        return {name: part + change[name] for name, part in w.items()}
+        change, self.state = self.rule.update(_flat(g), self.state, rate)
+        return {name: part + change[name].view(self.shapes[name]) for name, part in w.items()}
 
 
 def state_of(step: Step) -> State:
-    """The state of a pure rule; none for an optimizer of the user's."""
-    return step.state if isinstance(step, RuleStep) else {}
+    """The state of a pure rule, in the shapes of the parameters; none for an optimizer of the user's."""
+    if not isinstance(step, RuleStep):
+        return {}
+    return {
+        kind: {name: part.view(step.shapes.get(name, ())) for name, part in parts.items()}
+        for kind, parts in step.state.items()
+    }
+
+
+def _flat(w: Tensors) -> Tensors:
+    return {name: part.reshape(-1) for name, part in w.items()}
 
 
 class RandomNumbers:

@@ -1,7 +1,9 @@
-"""Update rules as pairs of pure functions on a dict of tensors, fit for ``torch.func.vmap``.
+"""Update rules as pairs of pure functions on a dict of tensors, of one run or of many at once.
 
 ``init(w)`` gives the state before the first step; ``update(g, state, rate)`` the change of w and the next state.
-A state maps the name of a statistic to one tensor for each parameter, or to one scalar under ``ALL``.
+The last dimension of every tensor counts coordinates, those before it runs: (d_k,) for the k-th parameter of one run,
+(runs, d) for all coordinates of each run under one name. Runs have rates (runs, 1).
+A state maps the name of a statistic to one tensor for each parameter, or to one number for each run under ``ALL``.
 """
 
 from __future__ import annotations
@@ -80,8 +82,7 @@ def _adagrad_momentum(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, St
 
 
 def _adagrad_norm_init(w: Tensors) -> State:
-    first = next(iter(w.values()))
-    return {"v": {ALL: torch.full((), ADAGRAD_START, dtype=first.dtype, device=first.device)}}
+    return {"v": {ALL: _for_each_run(w, ADAGRAD_START)}}
 
 
 def _adagrad_norm(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
@@ -102,12 +103,7 @@ def _rmsprop(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
 
 
 def _adam_init(w: Tensors) -> State:
-    first = next(iter(w.values()))
-    return {
-        "m": _zeros(w),
-        "v": _zeros(w),
-        "t": {ALL: torch.zeros((), dtype=first.dtype, device=first.device)},
-    }
+    return {"m": _zeros(w), "v": _zeros(w), "t": {ALL: _for_each_run(w, 0.0)}}
 
 
 def _adam(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
@@ -128,8 +124,14 @@ def _sign_sgd(g: Tensors, state: State, rate: Rate) -> tuple[Tensors, State]:
 
 
 def _square(g: Tensors) -> Tensor:
-    """||g||_2^2 over all parameters."""
-    return torch.stack([part.square().sum() for part in g.values()]).sum()
+    """||g||_2^2 over all parameters, (..., 1)."""
+    return torch.stack([part.square().sum(-1, keepdim=True) for part in g.values()]).sum(0)
+
+
+def _for_each_run(w: Tensors, number: float) -> Tensor:
+    """(..., 1)"""
+    first = next(iter(w.values()))
+    return torch.full_like(first[..., :1], number)
 
 
 def _zeros(w: Tensors) -> Tensors:

@@ -30,10 +30,12 @@ def quadratic(curvature: Tensor, noise: Tensor, n: int = 256, seed: int = 0) -> 
     minimum = torch.randn(d, generator=generator)
     x = minimum + noise * torch.randn(n, d, generator=generator)
 
-    def loss(output: Tensor, _: Tensor) -> Tensor:
-        return 0.5 * (curvature * output.square()).sum(-1)
+    def loss(output: Tensor, targets: Tensor) -> Tensor:
+        return 0.5 * (curvature * (output - targets).square()).sum(-1)
 
-    return Problem(Shift(d), (x, torch.zeros(n)), loss)
+    model = nn.Linear(1, d, bias=False)
+    nn.init.zeros_(model.weight)
+    return Problem(model, (torch.ones(n, 1), x), loss)
 
 
 def logistic(n: int = 96, d: int = 6, seed: int = 1) -> Problem:

@@ -15,7 +15,7 @@ from diagnose.training import race, replay
 from diagnose.training.batches import batches
 from diagnose.training.entrants import passes_of_a_run
 from diagnose.training.legs import Contender, Leg, MemoryStore, Race, RaceSettings
-from diagnose.training.running import Course, look, run_alone, threads
+from diagnose.training.running import Course, gradient_steps, look, run_alone, threads
 from diagnose.training.stacking import run_stack, stack_size
 from diagnose.training.update_rules import RULES
 from estimators.errors import InputError
@@ -42,7 +42,7 @@ def silent(_: float) -> None:
 def test_a_stack_of_runs_equals_single_runs(make: Callable[[], Problem], method: str, batch_size: int) -> None:
     problem, how = make(), settings(batch_size=batch_size)
     start = look(problem, problem.parameters)
-    runs = [Contender(method, rate, seed) for rate, seed in [(0.03, 0), (0.1, 0), (0.1, 2), (0.3, 1)]]
+    runs = [Contender(method, rate, seed) for rate, seed in [(0.03, 0), (0.1, 0), (0.1, 2), (0.15, 1)]]
     runs.insert(1, Contender("adagrad", 0.1, 1))
     stacked = run_stack(Course(problem, how, start), runs, silent)
     for run, one in zip(runs, stacked, strict=True):
@@ -206,7 +206,7 @@ def test_full_batch_gradient_descent_matches_its_closed_form() -> None:
     problem = quadratic(h, torch.zeros(4))
     how = settings(batch_size=10_000, rows=256, steps=10, evaluations=10)
     leg = run_stack(Course(problem, how, look(problem, problem.parameters)), [Contender("sgd", 0.7, 0)], silent)[0]
-    minimum = problem.samples[0][0] if isinstance(problem.samples, tuple) else pytest.fail("a pair")
+    minimum = problem.samples[1][0] if isinstance(problem.samples, tuple) else pytest.fail("a pair")
     for step, loss in zip(leg.steps, leg.losses, strict=True):
         assert loss == pytest.approx((0.5 * h * ((1 - 0.7 * h) ** step * minimum) ** 2).sum().item(), rel=1e-4)
 
@@ -339,7 +339,7 @@ def test_a_parameter_that_the_loss_does_not_reach_stays() -> None:
 
     problem = Problem(Idle(), (torch.randn(12, 2), torch.randint(0, 2, (12,))))
     for every_rate in (True, False):
-        how = settings(steps=4, batch_size=4, learning_rates=(0.1,), every_rate=every_rate)
+        how = settings(steps=4, batch_size=4, learning_rates=(0.1,), every_rate=every_rate, stacked=False)
         ended = race(problem, how, MemoryStore())
         assert not any(leg.diverged for leg in ended.legs)
     ((_, w, _),) = replay(problem, Contender("adagrad", 0.1, 0), how, [4])
@@ -367,9 +367,10 @@ def test_language_model_samples_in_a_mapping() -> None:
 
     ids = torch.randint(0, 7, (20, 6), generator=torch.Generator().manual_seed(0))
     problem = Problem(Tiny(), {"input_ids": ids, "labels": ids})
-    how: RaceSettings = settings(steps=6, batch_size=4)
-    stacked: Race = race(problem, how, MemoryStore())
-    leg = stacked.at("adagrad", stacked.rates("adagrad")[3])[1]
-    course = Course(problem, how, look(problem, problem.parameters))
+    how: RaceSettings = settings(steps=6, batch_size=4, stacked=False)
+    ended: Race = race(problem, how, MemoryStore())
+    leg = ended.at("adagrad", ended.rates("adagrad")[3])[1]
+    gradients = frozenset(gradient_steps(how, problem.d, problem.n))
+    course = Course(problem, how, look(problem, problem.parameters), gradients=gradients)
     alone = run_alone(course, Contender("adagrad", leg.learning_rate, 1), silent)
-    assert numbers(leg) == pytest.approx(numbers(alone), rel=1e-5)
+    assert numbers(leg) == pytest.approx(numbers(alone), rel=1e-5, nan_ok=True)
