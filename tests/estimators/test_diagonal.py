@@ -33,8 +33,9 @@ REPEATS = 300
 
 @pytest.fixture
 def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hutchinson on small problems too."""
+    """Random probes on small problems and plain networks too."""
     monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(module, "plain_network", lambda problem: None)
 
 
 def _formed(problem: Problem) -> Problem:
@@ -417,6 +418,7 @@ def test_a_diagonal_in_few_directions_is_deflated_without_a_run_from_elsewhere()
     assert plan.name == "deflated"
 
 
+@pytest.mark.usefixtures("by_products")
 @pytest.mark.usefixtures("by_products")
 def test_the_cost_stays_within_the_products_allowed() -> None:
     calls: list[tuple[str, float, float]] = []
