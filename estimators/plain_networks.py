@@ -76,7 +76,8 @@ class PlainNetwork:
         """A forward and a backward pass over some samples after others, by ``each``, the numbers made of one."""
         step = max(1, HELD // each)
         for samples in self.problem.chunks():
-            inputs, targets = samples  # type: ignore[misc]
+            assert not isinstance(samples, dict)
+            inputs, targets = samples
             for x, y in zip(torch.split(inputs, step), torch.split(targets, step), strict=True):
                 yield self._pass(x, y, dtype)
 

@@ -326,7 +326,7 @@ class Looked(torch.autograd.Function):
         return x.sin()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         assert float(gradient.detach().norm()) < float("inf")
         return gradient * x.cos()
@@ -336,10 +336,11 @@ class Sine(nn.Module):
     def __init__(self, looked: bool) -> None:
         super().__init__()
         self.inner, self.outer, self.looked = nn.Linear(3, 5), nn.Linear(5, 4), looked
+        self.sine: Any = Looked.apply
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.inner(x)
-        outputs: Tensor = self.outer(Looked.apply(hidden) if self.looked else hidden.sin())
+        outputs: Tensor = self.outer(self.sine(hidden) if self.looked else hidden.sin())
         return outputs
 
 

@@ -75,18 +75,25 @@ def _problem(shape: str, loss: str, dtype: torch.dtype = torch.float64) -> Probl
     )
 
 
+def _pair(problem: Problem) -> tuple[Tensor, Tensor]:
+    assert not isinstance(problem.samples, dict)
+    return problem.samples
+
+
 def _gradient(w: Array, shape: str, loss: str, x: Array, y: Array) -> Array:
     """The gradient of the mean loss, by the chain rule, with the coordinates in the order of the modules."""
     widths, functions, bias = SHAPES[shape]
-    ends = [FEATURES, *widths, 1 if loss == "logistic" else 3]
-    layers, start = [], 0
+    ends: list[int] = [FEATURES, *widths, 1 if loss == "logistic" else 3]
+    layers: list[tuple[Array, Array]] = []
+    start = 0
     for a, b in itertools.pairwise(ends):
         weight = w[start : start + a * b].reshape(b, a)
         start += a * b
         shift = w[start : start + b] if bias else np.zeros(b)
         start += b if bias else 0
         layers.append((weight, shift))
-    inputs, scores = [], []
+    inputs: list[Array] = []
+    scores: list[Array] = []
     for (weight, shift), name in zip(layers, functions, strict=True):
         inputs.append(x)
         scores.append(x @ weight.T + shift)
@@ -99,9 +106,9 @@ def _gradient(w: Array, shape: str, loss: str, x: Array, y: Array) -> Array:
     else:
         e = -y[:, None] * expit(-y[:, None] * x)
     parts: list[Array] = []
-    for (weight, _), name, a, z in zip(layers[::-1], functions[::-1], inputs[::-1], scores[::-1], strict=True):
+    for (weight, _), name, below, z in zip(layers[::-1], functions[::-1], inputs[::-1], scores[::-1], strict=True):
         delta = e * FUNCTIONS[name][2](z)
-        parts = [(delta.T @ a).ravel(), *([delta.sum(0)] if bias else []), *parts]
+        parts = [(delta.T @ below).ravel(), *([delta.sum(0)] if bias else []), *parts]
         e = delta @ weight
     return np.concatenate(parts) / len(y)
 
@@ -109,7 +116,7 @@ def _gradient(w: Array, shape: str, loss: str, x: Array, y: Array) -> Array:
 def _differences(problem: Problem, shape: str, loss: str) -> Array:
     """H by central differences of that gradient."""
     w = problem.flatten(problem.parameters).double().numpy()
-    inputs, targets = problem.samples
+    inputs, targets = _pair(problem)
     x, y = inputs.flatten(1).double().numpy(), targets.double().numpy()
     ours = problem.flatten(problem.gradient()).double().numpy()
     np.testing.assert_allclose(
@@ -128,7 +135,7 @@ def test_against_differences_of_written_out_gradients(shape: str, loss: str, mon
     wanted = _differences(problem, shape, loss)
     block = torch.randn(problem.d, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     tolerance = 1e-8 * np.abs(wanted).max()
-    for chunk, held in ((N, stagewise.HELD), (4, stagewise.HELD), (N, 1)):
+    for chunk, held in ((N, plain_networks.HELD), (4, plain_networks.HELD), (N, 1)):
         for module in (stagewise, plain_networks):
             monkeypatch.setattr(module, "HELD", held)
         fresh = problem.at(problem.parameters)
@@ -231,7 +238,9 @@ def _patched() -> nn.Module:
 
 class Doubled(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
-        return 2 * torch.as_tensor(super().forward(x))
+        for module in self:
+            x = 2 * module(x)
+        return x
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -270,7 +279,7 @@ def test_other_models_keep_their_graph(name: str) -> None:
 def test_other_problems_keep_their_graph() -> None:
     """The same layers with a loss or a form of data whose derivatives are not known here."""
     problem = _problem("tanh", "cross-entropy")
-    x, y = problem.samples
+    x, y = _pair(problem)
     assert plain_network(problem) is not None
     assert plain_network(rest(problem)) is None
     assert plain_network(Problem(problem.model, (x, y), lambda output, targets: output.square().sum(1))) is None
