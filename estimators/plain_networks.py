@@ -84,6 +84,8 @@ class PlainNetwork:
     def _pass(self, x: Tensor, targets: Tensor, dtype: torch.dtype) -> Passed:
         weights, problem = self.weights(dtype), self.problem
         inputs, slopes, seconds = [], [], []
+        if self._first:
+            x = x.clone()  # modules may work in place
         for module in self._first:
             x = module(x)
         x = x.to(dtype)
@@ -174,8 +176,6 @@ def _through(modules: Sequence[nn.Module], z: Tensor) -> tuple[Tensor, Tensor | 
     value = leaf.clone()  # modules may work in place
     for module in modules:
         value = module(value)
-    if value is leaf:
-        return z, None, None
     (slope,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
     if not slope.requires_grad:
         return value.detach(), slope, None

@@ -194,6 +194,19 @@ def test_passes_are_counted() -> None:
     assert stagewise.diagonal_passes(piecewise) == pytest.approx(1 + 3 * (30 + 18) / (3 * (20 + 30 + 18)))
 
 
+def test_samples_stay_as_they_are() -> None:
+    """Modules in front of the first layer work in place."""
+    x = torch.randn(6, 4, dtype=torch.float64)
+    before, targets = x.clone(), torch.arange(6) % 3
+    torch.manual_seed(7)
+    layer = nn.Linear(4, 3).double()
+    problem = Problem(nn.Sequential(nn.ReLU(inplace=True), layer), (x, targets))
+    assert plain_network(problem) is not None
+    found = dense_hessian(problem)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(found, dense_hessian(Problem(layer, (before.relu(), targets))), rtol=0, atol=1e-15)
+
+
 # -- what is no plain network ----------------------------------------------------------------------
 
 
