@@ -18,6 +18,8 @@ PRODUCTS = 64
 
 def ours(task: Task, seed: int, shrink: bool = False) -> Found:
     found = hessian_diagonal(task.problem, probes=PRODUCTS, shrink=shrink, seed=seed)
+    if found.exact:
+        return Found(task.problem.flatten(found.vectors).double(), level="exact")
     value, low, high = (task.problem.flatten(each).double() for each in (found.vectors, found.lower, found.upper))
     return Found(value, found.probes, (low, high), "95%")
 

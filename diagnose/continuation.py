@@ -162,7 +162,7 @@ def without(stage: str, known: Diagnosis) -> Diagnosis:
         found = replace(
             found, runs=(), task=replace(found.task, seeds=None, why={**found.task.why, **no_orders(NOT_REACHED)})
         )
-    if stage == "hessian_diagonal" and known.hessian_diagonal.probes is not None:
+    if stage == "hessian_diagonal" and found.smoothness.confidence != 1:  # else it is the formed Hessian's
         why = {**found.smoothness.why, "diagonal_sum": NOT_REACHED}
         found = replace(found, smoothness=replace(found.smoothness, diagonal_sum=None, why=why))
     if stage == "generalized_smoothness" and found.smoothness.points is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,10 +19,12 @@ from diagnose.training.running import batch_numbers
 from diagnose.training.stacking import stack_size
 from diagnose.training.tuning import first_runs
 from estimators.controls import STARTS
+from estimators.diagonal import by_layers, layered_passes
 from estimators.kinks import STEPS as KINK_STEPS
 from estimators.lanczos import MAX_STEPS
 from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
 from estimators.noise_samples import FEW_GROUPS, KEPT, MOST
+from estimators.products import forming_passes
 
 LAMBDA, BRACKET = 30, 220
 """Products for lambda and for a bracket at the usual gap, on networks: 20 to 42, and 100 to 300."""
@@ -76,6 +79,8 @@ class Shape:
         batch: numbers in the inputs and targets of a batch.
         stack: runs that train at once at most.
         processes: runs that train alone at once.
+        forming: passes over the curvature samples that a Hessian takes which is formed.
+        layered: those of the diagonal where the layers give it exactly, infinite elsewhere.
         race: settings of the race without cuts; None where there is none.
         evaluated: times as many evaluations as the settings say.
     """
@@ -92,6 +97,8 @@ class Shape:
     batch: int = 0
     stack: int = 1
     processes: int = 1
+    forming: float = 0.0
+    layered: float = math.inf
     race: RaceSettings | None = None
     evaluated: int = 1
 
@@ -111,6 +118,8 @@ class Shape:
             batch=0 if race is None else batch_numbers(bench.trained, race),
             stack=1 if race is None else stack_size(bench.trained, race),
             processes=1 if race is None else processes(bench.trained, race),
+            forming=forming_passes(bench.curvature) if bench.problem.d <= DENSE_LIMIT else 0.0,
+            layered=layered_passes(bench.curvature),
             race=race,
             evaluated=1 if race is None else max(race.evaluations // bench.resolved.evaluations, 1),
         )
@@ -228,7 +237,8 @@ class _Curvature:
     def bracket(self) -> Amount:
         """At one point."""
         if self.shape.formed:
-            return self.products(self.shape.d) + Amount(seconds=self.pace.bracket)
+            seconds = self.products(self.shape.d).seconds + self.pace.bracket
+            return Amount(self.shape.forming * self.share, seconds)
         return self.products(LAMBDA + min(BRACKET, self.work.limits.products))
 
     def smoothness(self) -> Amount:
@@ -253,7 +263,10 @@ class _Curvature:
         return found
 
     def diagonal(self) -> Amount:
-        return NOTHING if self.shape.formed else self.products(self.work.resolved.probes)
+        probes = self.work.resolved.probes
+        if self.shape.formed:
+            return NOTHING
+        return self.passes(self.shape.layered) if by_layers(self.shape.layered, probes) else self.products(probes)
 
     def along(self, race: RaceSettings) -> Amount:
         """Generalized smoothness: brackets along runs that are walked again, and three for the control."""

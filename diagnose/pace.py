@@ -19,7 +19,7 @@ from estimators.lanczos import random_start
 from estimators.max_cut import dense_bracket
 from estimators.memory import DENSE_LIMIT
 from estimators.problem import Problem
-from estimators.products import dense_hessian, hessian
+from estimators.products import dense_hessian, forming_passes, hessian
 
 Clock = Callable[[], float]
 ENOUGH = 0.1
@@ -179,10 +179,12 @@ def _curvature(problem: Problem, gradient: float, clock: Clock) -> tuple[float, 
         if each < SLOW / PROBES:  # what is done with a product's result takes as long as the product
             each = max(each, _seconds(lambda: estimators.hessian_diagonal(problem, probes=PROBES), clock) / PROBES)
         return each, graph, 0.0
-    if each * problem.d < FORMING:
+    forming = each * forming_passes(problem) / 2
+    if forming < FORMING:
         began = clock()
         dense_hessian(problem)
-        each = (clock() - began) / problem.d
+        forming = clock() - began
+    each = forming / problem.d
     return each, graph, _formed_bracket(problem, clock)
 
 

@@ -309,7 +309,7 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
         "hessian_diagonal_lower": part.lower,
         "hessian_diagonal_upper": part.upper,
     }
-    return Update(parts, kinds, part.warnings, amount=f"{part.probes} products" if part.probes else "dense")
+    return Update(parts, kinds, part.warnings, amount=f"{part.probes} products" if part.probes else "exact")
 
 
 def _with_sum(part: Smoothness, total: float | None, reason: str) -> dict[str, Smoothness]:

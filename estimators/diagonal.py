@@ -20,10 +20,12 @@ from estimators.errors import InputError
 from estimators.intervals import LEVEL, quantile, standard_error, sum_interval
 from estimators.lanczos import Ritz, rounding_share
 from estimators.pilot import choose
+from estimators.plain_networks import plain_network
 from estimators.probing import Estimate, Purse, carry_out
 from estimators.problem import Problem
-from estimators.products import DENSE_LIMIT, dense_hessian
+from estimators.products import DENSE_LIMIT, dense_hessian, finite
 from estimators.results import Cost, HessianDiagonal, Interval, Progress, Smoothness
+from estimators.stagewise import diagonal, diagonal_passes
 
 PROBES = 64
 STAGE = "hessian_diagonal"
@@ -41,8 +43,9 @@ def hessian_diagonal(
 ) -> HessianDiagonal:
     """h_j = d_j^2 f(w) with lower and upper bounds, tr H and sum_j |h_j| with 95% intervals.
 
-    d <= 2,000: read off the formed Hessian, all intervals are [x, x]. Else random probes, in the way that a pilot
-    finds best (``pilot.py``): h_j is estimated without bias, its bounds are a 95% t interval *for each coordinate
+    d <= 2,000: read off the formed Hessian, all intervals are [x, x]. So they are for a plain network of any size,
+    layer by layer (``stagewise.py``), where that costs no more than the probes. Else random probes, in the way that a
+    pilot finds best (``pilot.py``): h_j is estimated without bias, its bounds are a 95% t interval *for each coordinate
     alone*, cut to [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the nearer end
     where the two do not meet; the value is moved into its bounds). Bounds lean on normality of a mean of a few probes:
     a coordinate coupled to one other takes two values alone, and its interval is rougher. The trace's interval uses the
@@ -62,8 +65,9 @@ def hessian_diagonal(
         raise InputError(f"{probes} probes are too few for an interval", "probes", "use at least 4")
     began, before = time.perf_counter(), problem.passes.total
     cut = _flat_bound(problem, smoothness)
-    if problem.d <= DENSE_LIMIT:
-        point = value = dense_hessian(problem).diagonal().clone()
+    exact = _exact(problem, probes)
+    if exact is not None:
+        (value, reason), point = exact, exact[0]
         lower, upper, error = value, value, torch.zeros_like(value)
         trace, total = float(value.sum()), float(value.abs().sum())
         trace_interval, total_interval = (trace, trace), (total, total)
@@ -94,7 +98,7 @@ def hessian_diagonal(
     negative = None
     if used is None:
         negative = float((value < -rounding_share(problem) * value.abs().max()).double().mean())
-        why = {"probes": "read off the formed Hessian, no probes"}
+        why = {"probes": reason}
     else:
         why = {"negative_fraction": "the sign of a noisy estimate says little; see the bounds of each coordinate"}
     parts = (torch.split(v, problem.sizes) for v in (value, unfolded(value.abs(), error)))
@@ -118,6 +122,28 @@ def hessian_diagonal(
         standard_error=problem.unflatten(error.to(problem.dtype)),
         cost=Cost(problem.passes.total - before, time.perf_counter() - began),
     )
+
+
+def _exact(problem: Problem, probes: int) -> tuple[Tensor, str] | None:
+    """diag(H) in float64 and how it was found; None where that would cost more than random probes."""
+    if problem.d <= DENSE_LIMIT:
+        return dense_hessian(problem).diagonal().clone(), "read off the formed Hessian, no probes"
+    network = plain_network(problem)
+    if network is None or not by_layers(layered_passes(problem), probes) or problem.curvature_fault is not None:
+        return None
+    with problem.measuring():
+        return finite(diagonal(network, problem.dtype)), "computed exactly, layer by layer: no probes"
+
+
+def layered_passes(problem: Problem) -> float:
+    """What the exact diagonal of a plain network costs; infinite for other problems."""
+    network = plain_network(problem)
+    return math.inf if network is None else diagonal_passes(network)
+
+
+def by_layers(passes: float, probes: int) -> bool:
+    """Whether it is worked out exactly: at no more than the random probes cost."""
+    return passes <= 2 * probes
 
 
 def _bounds(found: Estimate) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,7 +68,7 @@ def fit(cloud: Cloud, weights: Array | None = None, spanned: NDArray[np.bool_] |
     top, ranges = y.max(0), span(x)
     spanned = ranges >= RANGE if spanned is None else spanned
     a, b = envelope(x, y, weights)
-    gain = top - a - b * np.average(x, 0, weights)
+    gain = top - a - b * mean_of(x, weights)
     helps = (b > 0) & spanned & (gain > 2 * cloud.slack.max(0))
     return Lines(np.where(helps, a, top), np.where(helps, b, 0.0), helps, np.where(helps, gain, 0.0), ranges)
 
@@ -76,10 +76,11 @@ def fit(cloud: Cloud, weights: Array | None = None, spanned: NDArray[np.bool_] |
 def envelope(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array]:
     """a, b >= 0 of least mean height a + b mean(x) with a + b x_t >= y_t for every t, of each column.
 
-    Over all such lines the least height at mean(x) is that of the upper hull of the points, of (0, 0) (a >= 0) and of
-    the direction (1, 0) (b >= 0). So for each point left of the mean the steepest chord to the points right of it is
-    found; the chord that passes highest over the mean is the line. Exact but for rounding; of several best lines
-    the one with the smallest slope that its left end allows.
+    The line runs through a point left of the mean, or (0, 0) (a >= 0), and one right of it, or level (b >= 0). The one
+    that starts at a left point i and lies above all right ones has the slope of the steepest chord to them; the line
+    sought has the least slope among those. From (0, 0) on, the left point that lies highest above the last slope takes
+    over until there is none higher: slopes only fall, and after three to five points there is no other. Exact but for
+    rounding; of several best lines the one with the smallest slope that its left end allows.
 
     Args:
         x, y: (T, c), not negative.
@@ -92,24 +93,31 @@ def envelope(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, A
     return np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])
 
 
+def mean_of(x: Array, weights: Array | None) -> Array:
+    """The mean of each column, (c,)."""
+    found: Array = x.mean(0) if weights is None else weights @ x / weights.sum()
+    return found
+
+
 def _envelope(x: Array, y: Array, weights: Array | None) -> tuple[Array, Array]:
-    mean = np.average(x, 0, weights)
-    origin = np.zeros((1, x.shape[1]))
-    from_mean = np.concatenate([origin, x]) - mean
+    mean = mean_of(x, weights)
     # A point over the mean itself is an end of both its edges: it counts as left.
-    right = from_mean > NEAR * mean
+    right = x > mean + NEAR * mean
     # Ends at infinity: chords to them are level.
-    ends_x = np.where(right, np.concatenate([origin, x]), np.inf)
-    ends_y = np.where(right, np.concatenate([origin, y]), 0.0)
-    best, b = np.full(x.shape[1], -np.inf), np.zeros(x.shape[1])
-    for i in range(len(x) + 1):
-        own_x, own_y = (x[i - 1], y[i - 1]) if i else (origin[0], origin[0])
-        with np.errstate(divide="ignore", invalid="ignore"):  # a right end against itself; it is no left end
-            slope = np.maximum(((ends_y - own_y) / (ends_x - own_x)).max(0), 0.0)
-        height = np.where(right[i], -np.inf, own_y - slope * np.minimum(from_mean[i], 0.0))
-        better = height > best
-        best, b = np.where(better, height, best), np.where(better, slope, b)
-    return np.maximum((y - b * x).max(0), 0.0), b
+    ends_x, ends_y = np.where(right, x, np.inf), np.where(right, y, 0.0)
+    left_y = np.where(right, -np.inf, y)
+    b = np.maximum((ends_y / ends_x).max(0), 0.0)
+    columns = np.arange(x.shape[1])
+    while True:
+        above = left_y - b * x
+        highest = above.argmax(0)
+        # Below (0, 0) it starts no line with a >= 0.
+        better = above[highest, columns] > 0
+        own_x, own_y = np.where(better, x[highest, columns], 0.0), np.where(better, y[highest, columns], 0.0)
+        slope = np.maximum(((ends_y - own_y) / (ends_x - own_x)).max(0), 0.0)
+        if not (slope < b).any():
+            return np.maximum((y - b * x).max(0), 0.0), b
+        b = np.minimum(slope, b)
 
 
 def span(x: Array) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -25,7 +25,11 @@ from estimators.problem import Problem
 
 GROUPS = 16
 """Parts of the samples whose squares are taken apart: each lessens the variance, each costs a call."""
-Draw = Callable[[torch.Generator], Tensor]
+TOGETHER, SMALL = 8, 100_000
+"""Draws that go through the graphs together, up to so many parameters: there calls are the time. GPT-2 of 2 x 8 on 16
+sequences of 32 characters takes a third of it so."""
+Draw = Callable[[torch.Generator, int], Tensor]
+"""The next draws, so many of them in rows."""
 
 
 def can_split(problem: Problem) -> bool:
@@ -59,7 +63,7 @@ def parts(problem: Problem) -> int:
 
 @contextlib.contextmanager
 def squares(problem: Problem, project: Callable[[Tensor], Tensor] | None = None) -> Iterator[Draw]:
-    """A draw of (1/n) sum over parts of (J'u)^2, shape (d,), with mean diag(J'SJ).
+    """Draws of (1/n) sum over parts of (J'u)^2, (number, d), with mean diag(J'SJ).
 
     ``project`` is a linear map C of rows (m, d): the mean is then diag(C J'SJ C'). Cost: a forward pass with its
     graph, which stays until the context closes, and two thirds of a pass a draw.
@@ -75,38 +79,65 @@ def squares(problem: Problem, project: Callable[[Tensor], Tensor] | None = None)
             outputs.append((prediction(problem.output(leaves, samples)), targets))
         problem.passes.add(1 / 3)
 
-        def draw(generator: torch.Generator) -> Tensor:
-            total = torch.zeros(problem.d, dtype=memory.sums_dtype(problem), device=problem.device)
-            rows = []
-            for values, targets in outputs:
+        def draw(generator: torch.Generator, number: int) -> Tensor:
+            total = torch.zeros(number, problem.d, dtype=memory.sums_dtype(problem), device=problem.device)
+            rows: list[Tensor] = []
+            # Drawn on the CPU, one draw after another: the same on every device and in any company.
+            signs = [[_signs(values, generator) for values, _ in outputs] for _ in range(number)]
+            for (values, targets), drawn in zip(outputs, zip(*signs, strict=True), strict=True):
                 if not values.requires_grad:
                     continue
-                signs = 2 * torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8) - 1
-                z = signs.to(values.device, values.dtype)  # drawn on the CPU: the same on every device
-                pull = torch.autograd.grad(
-                    values,
-                    list(leaves.values()),
-                    root(problem, values.detach(), targets, z),
-                    retain_graph=True,
-                    allow_unused=True,
-                    materialize_grads=True,
+                row = _pulled(
+                    values, list(leaves.values()), root(problem, values.detach(), targets, torch.stack(drawn))
                 )
-                row = torch.cat([part.reshape(-1) for part in pull])
                 if project is None:
                     wide = row.to(total.dtype)
                     total.addcmul_(wide, wide)
                 else:
                     rows.append(row)
-            if project is not None and rows:
-                total = project(torch.stack(rows)).double().square_().sum(0)
-            problem.passes.add(2 / 3)
+            if rows and project is not None:
+                for into, own in zip(total, torch.stack(rows, 1), strict=True):
+                    into.copy_(project(own).double().square_().sum(0))
+            problem.passes.add(2 / 3 * number)
             return total / problem.n
 
         yield draw
 
 
+def together(problem: Problem) -> int:
+    """How many draws are worth asking for at once."""
+    return TOGETHER if problem.d <= SMALL and problem.memory_bytes is None else 1
+
+
+def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
+    signs = 2 * torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8) - 1
+    return signs.to(values.device, values.dtype)
+
+
+def _pulled(values: Tensor, leaves: list[Tensor], vectors: Tensor) -> Tensor:
+    """J'u for vectors (k, ...) of the shape of the outputs, (k, d)."""
+    pull: Sequence[Tensor | None]
+    try:
+        pull = _backward(values, leaves, vectors if len(vectors) > 1 else vectors[0], len(vectors) > 1)
+    except RuntimeError:
+        if len(vectors) == 1:
+            raise
+        # An operation whose backward looks at numbers, or has no rule for several at once.
+        return torch.cat([_pulled(values, leaves, vector[None]) for vector in vectors])
+    parts = [
+        vectors.new_zeros(len(vectors), leaf.numel()) if part is None else part.reshape(len(vectors), -1)
+        for leaf, part in zip(leaves, pull, strict=True)
+    ]
+    return torch.cat(parts, 1)
+
+
+def _backward(values: Tensor, leaves: list[Tensor], vectors: Tensor, together: bool) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(values, leaves, vectors, retain_graph=True, allow_unused=True, is_grads_batched=together)
+
+
 def root(problem: Problem, values: Tensor, targets: Tensor, z: Tensor) -> Tensor:
-    """S^(1/2) z for the outputs of some samples, z of their shape: its covariance is S for z of independent signs.
+    """S^(1/2) z for the outputs of some samples, z of their shape, or several such: its covariance is S for z of
+    independent signs.
 
     Squared: S = I. Logistic: S = p(1 - p). Cross-entropy: S = w (diag p - pp') with w = 1/(number of labels), whose
     root is diag(sqrt p) - p sqrt(p)'.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
+from scipy.optimize import brentq
 from torch import Tensor
 
 from estimators import memory
@@ -146,15 +147,15 @@ def edge(
                 older, old, total, scale = older * 1e-50, old * 1e-50, total * 1e-100, scale + math.log(1e100)
         return math.log(total) + scale
 
+    if log_sum(theta) >= wanted:
+        return theta
     spread = max(abs(theta) * 1e-3, 1e-300)
     low, high = theta, theta + spread
     while log_sum(high) < wanted:
         low, spread = high, 2 * spread
         high = theta + spread
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if log_sum(middle) >= wanted else (middle, high)
-    return high
+    slack = max(1e-13 * abs(high), 1e-300)
+    return float(brentq(lambda x: log_sum(x) - wanted, low, high, xtol=slack, rtol=1e-15)) + 2 * slack
 
 
 def lanczos(

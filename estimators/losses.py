@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -86,6 +87,48 @@ def squared(output: Any, targets: Tensor) -> Tensor:
     if [size for size in values.shape if size != 1] != [size for size in targets.shape if size != 1]:
         raise InputError(f"output {tuple(values.shape)} does not fit targets {tuple(targets.shape)}", "squared loss")
     return 0.5 * (values.reshape(targets.shape) - targets).square().reshape(targets.shape[0], -1).sum(1)
+
+
+@dataclass(frozen=True)
+class Curved:
+    """First and second derivatives of a named loss in the outputs of each sample, in float64: the slope, (n, outputs),
+    and the curvature diag(weight) - less less', ``less`` None where it is 0."""
+
+    slope: Tensor
+    weight: Tensor
+    less: Tensor | None = None
+
+    def matrix(self) -> Tensor:
+        """The curvature, (n, outputs, outputs)."""
+        whole = torch.diag_embed(self.weight)
+        return whole if self.less is None else whole - self.less[:, :, None] * self.less[:, None, :]
+
+    def root(self) -> Tensor:
+        """R with RR' = the curvature, (n, outputs, outputs); for cross-entropy diag(sqrt p) - p sqrt(p)'."""
+        root = self.weight.sqrt()
+        whole = torch.diag_embed(root)
+        return whole if self.less is None else whole - self.less[:, :, None] * root[:, None, :]
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """The curvature times k vectors for each sample, (n, k, outputs), in float64."""
+        wide = vectors.double()
+        if self.less is None:
+            return self.weight[:, None] * wide
+        return self.weight[:, None] * wide - self.less[:, None] * (wide * self.less[:, None]).sum(-1, keepdim=True)
+
+
+def curved(loss: str, values: Tensor, targets: Tensor) -> Curved:
+    """What a named loss does at the outputs (n, outputs), targets (n,) or of as many numbers as there are outputs."""
+    values = values.double()
+    if loss == "cross-entropy":
+        p = values.softmax(1)
+        slope = p.scatter_add(1, targets[:, None], p.new_full((len(p), 1), -1.0))
+        return Curved(slope, p, p)
+    wanted = targets.reshape(values.shape)
+    if loss == "squared":
+        return Curved(values - wanted, torch.ones_like(values))
+    rate = (-wanted * values).sigmoid()
+    return Curved(-wanted * rate, rate * (wanted * values).sigmoid())
 
 
 def check_output(output: Any, n: int) -> None:

@@ -157,7 +157,8 @@ def _merged(masks: list[Tensor], colours: list[list[int]]) -> list[Tensor | None
 def _square_variance(problem: Problem, purse: Purse, generator: torch.Generator) -> float:
     """Sum of the variances of one draw, from two."""
     with purse.draws(problem) as draw:
-        return _energy(draw(generator) - draw(generator)) / 2
+        one, other = draw(generator, 2)
+        return _energy(one - other) / 2
 
 
 def _remainder(product: Product, problem: Problem, known: Deflation, generator: torch.Generator) -> float:

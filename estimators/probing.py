@@ -14,6 +14,7 @@ and with training: ``pilot.py`` finds out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from estimators import memory
 from estimators.deflation import Deflation
-from estimators.gauss_newton import Draw, rest, squares
+from estimators.gauss_newton import Draw, rest, squares, together
 from estimators.intervals import Term, forms_term, student_term
 from estimators.problem import Problem
 from estimators.products import Product, hessian
@@ -104,9 +105,9 @@ class Purse:
         self.spent += OPEN_DRAW
         with squares(problem, None if known is None else known.complement) as draw:
 
-            def counted(generator: torch.Generator) -> Tensor:
-                drawn = draw(generator)
-                self.spend(DRAW)
+            def counted(generator: torch.Generator, number: int) -> Tensor:
+                drawn = draw(generator, number)
+                self.spend(DRAW * number)
                 return drawn
 
             yield counted
@@ -160,7 +161,9 @@ def carry_out(problem: Problem, plan: Plan, purse: Purse, generator: torch.Gener
     square_variance = None
     if plan.draws:
         with purse.draws(problem, plan.known) as draw:
-            running = collect((draw(generator) for _ in range(plan.draws)), plan.draws)
+            blocks = range(0, plan.draws, together(problem))
+            rows = (draw(generator, min(blocks.step, plan.draws - start)) for start in blocks)
+            running = collect(itertools.chain.from_iterable(rows), plan.draws)
         anchor, square_variance = running.mean, running.variance
         traces.append(student_term(running.traces))
     with purse.products(rest(problem) if plan.draws else problem) as product:

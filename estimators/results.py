@@ -117,7 +117,7 @@ class Noise:
 class HessianDiagonal:
     """Diagonal of the Hessian, h_j = d_j^2 f, with bounds for each coordinate in ``lower`` and ``upper``.
 
-    ``exact`` says whether the diagonal was read off the full Hessian; ``probes`` is then null.
+    ``exact`` says whether the diagonal is, from the formed Hessian or layer by layer; ``probes`` is then null.
     ``tensors`` holds one row for each parameter: name, parameters, trace, abs_sum (freed of the bias of |noise|).
     """
 

@@ -104,7 +104,7 @@ def test_the_exact_smoothness(task: Task) -> None:
     [
         (diagonal.BENCHMARK, ("diagnose", "diagnose, shrink", "Hutchinson"), 1.0),
         (trace.BENCHMARK, ("diagnose",), 0.5),
-        (eigenvalues.LARGEST, ("diagnose",), 0.005),
+        (eigenvalues.LARGEST, ("diagnose", "diagnose, both ends of the spectrum"), 0.005),
         (eigenvalues.DENSITY, ("diagnose",), 0.3),
         (smoothness.BENCHMARK, ("diagnose",), 0.05),
         (smoothness.BENCHMARK, ("diagnose, to 1%",), 0.01),
@@ -119,9 +119,8 @@ def test_estimates_are_of_what_they_are_held_against(
     exact = benchmark.exact(task)
     for name in names:
         found = benchmark.methods[name](task, 0)
-        assert benchmark.error(found.value, exact) < error
-        assert found.products is not None
-        assert found.products > 0
+        assert benchmark.error(found.value, exact) < (1e-6 if found.level == "exact" else error)
+        assert found.level == "exact" or (found.products is not None and found.products > 0)
 
 
 @pytest.mark.usefixtures("unformed")

@@ -73,7 +73,7 @@ def curvature(diagnosis: Diagnosis) -> Section:
                 "share of the coordinates with a negative value beyond rounding",
                 show=percent,
             ),
-            quantity(part, "probes", "products", "spent on random probes; none where the diagonal was read off H"),
+            quantity(part, "probes", "products", "spent on random probes; none where the diagonal is exact"),
             _end(ends, "largest", (ends.largest_lower, ends.largest_upper), "λmax", f"largest {found}"),
             _end(ends, "smallest", (ends.smallest_lower, ends.smallest_upper), "λmin", f"smallest {found}"),
             quantity(ends, "confidence", "1 − δ", "probability with which both lie in their intervals", show=percent),

@@ -3,8 +3,6 @@ keep in memory."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from estimators import InputError, Problem, memory
-from estimators.graphs import Graph, kept_bytes
-from estimators.products import dense_hessian, hessian
+from estimators.graphs import kept_bytes
+from estimators.products import hessian
 from tests import oracles
 from tests.module_kinds import BY_NAME, CLASSES, KINDS, VOCABULARY, WIDTH, Kind, Model, N, tokens
 
@@ -31,38 +29,6 @@ def test_products(kind: Kind) -> None:
         with hessian(problem) as product:
             found = product(block).numpy()
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
-
-
-@pytest.mark.parametrize("outputs", [1, 5])
-def test_a_formed_hessian_is_the_one_of_its_columns(outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the layers let 16 columns go through at once: the same matrix for the same passes, in a sixteenth of the
-    calls."""
-    torch.manual_seed(0)
-    layers = [nn.Linear(7, 6), nn.GELU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, outputs)]
-    x = torch.randn(9, 7, dtype=torch.float64)
-    y = torch.randn(9, 1, dtype=torch.float64) if outputs == 1 else torch.arange(9) % outputs
-    problem = Problem(nn.Sequential(*layers).double(), (x, y), "squared" if outputs == 1 else "cross-entropy")
-    calls = 0
-    plain = Graph.differentiated
-
-    def counted(self: Graph, *args: Any) -> tuple[Tensor | None, ...]:
-        nonlocal calls
-        calls += 1
-        return plain(self, *args)
-
-    monkeypatch.setattr(Graph, "differentiated", counted)
-    for chunk in (9, 4):
-        calls = 0
-        fresh = problem.at(problem.parameters)
-        fresh._chunk = chunk
-        before = fresh.passes.total
-        with hessian(fresh) as product:
-            wanted = product(torch.eye(problem.d, dtype=torch.float64))
-        once, one_by_one, calls = fresh.passes.total - before, calls, 0
-        found = dense_hessian(fresh)
-        torch.testing.assert_close(found, (wanted + wanted.T) / 2, rtol=0, atol=1e-13 * float(wanted.abs().max()))
-        assert fresh.passes.total - before == pytest.approx(2 * once)
-        assert calls == -(-problem.d // 16) * one_by_one // problem.d
 
 
 # -- products in bounded memory --------------------------------------------------------------------
