@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from diagnose.limits import DENSITY_STEPS, EXTRA_PASSES, Work
+from diagnose.limits import DENSITY_STEPS, EXTRA_PASSES, WHOLE_DATA, Work
 from diagnose.pace import Pace
 from diagnose.places import expected
 from diagnose.settings import Resolved
@@ -26,8 +26,6 @@ LAMBDA, BRACKET = 30, 220
 """Products for lambda and for a bracket at the usual gap, on networks: 20 to 42, and 100 to 300."""
 ENDS = 10
 """Further products until both ends of the spectrum are known."""
-WHOLE_DATA = 75
-"""Products for Lambda of the whole data, a half of the bracket's at most."""
 GROWN = 1.13
 """Runs of a race for each that its first grids take."""
 WAVES = 1.7

@@ -20,6 +20,7 @@ from estimators.compression import Known
 from estimators.errors import InputError
 from estimators.lanczos import Ritz, lanczos, random_start, rounding_slack
 from estimators.products import Counted, Product
+from estimators.stopping import Goal, Mark
 from estimators.subspace import EXPLORING, FEWEST_VECTORS, KEPT, WEAK, Scaled, explore, floor_share, settle
 from estimators.sweeps import Sweeps
 
@@ -103,7 +104,7 @@ class Search:
         product: Counted,
         generator: torch.Generator,
         like: Tensor,
-        gap: float,
+        target: Goal,
         max_products: int,
         delta: float,
         progress: Callable[[int], None],
@@ -112,7 +113,7 @@ class Search:
         start: Tensor | None = None,
     ) -> None:
         self.product, self.generator, self.like = product, generator, like
-        self.gap, self.max_products, self.progress = gap, max_products, progress
+        self.target, self.max_products, self.progress = target, max_products, progress
         self.memory, self.lean = memory, memory < LEAN
         self.delta = delta / (ROUNDS + ATTEMPTS)
         self.before = product.products
@@ -151,11 +152,17 @@ class Search:
 
     @property
     def goal(self) -> float:
-        return (1 + self.gap) * self.lower
+        """The upper end that would do, with the lower one so far."""
+        return self.target.highest(self.lower)
+
+    @property
+    def slack(self) -> float:
+        """The width to aim at."""
+        return self.target.slack(self.lower)
 
     @property
     def reached(self) -> bool:
-        return self.upper <= self.goal
+        return math.isfinite(self.upper) and self.upper <= self.goal
 
     def sweep(self) -> None:
         self.sweeps.sweep()
@@ -215,8 +222,9 @@ def bracket(
     known: Known | None = None,
     memory: int = MEMORY,
     start: Tensor | None = None,
+    marks: tuple[Mark, ...] = (),
 ) -> Bracket:
-    """Sweep and certify until upper/lower - 1 <= gap or the products run out.
+    """Sweep and certify until upper/lower - 1 <= gap, all marks are told from it, or the products run out.
 
     Neither end depends on the start for its validity: any unit rows give a lower bound, and Lanczos draws its own
     start once D is fixed, from ``generator``. That must not be at a state from which the given start was made.
@@ -233,11 +241,14 @@ def bracket(
         memory: vectors of d numbers that may be held; too few for a round leave the sweeps and plain certificates,
             fewer than LEAN a certificate without a basis and fewer columns, one at least.
         start: rows to begin with, shape (d, q), see ``Sweeps``.
+        marks: values of Lambda that end the bracket once it is told from them, where there are any.
     """
     room = room_in(memory)
     known = known if room >= FEWEST_VECTORS else None
     columns = COLUMNS if known is None else FEW
-    search = Search(product, generator, like, gap, max_products, delta, progress, memory, columns, start)
+    search = Search(
+        product, generator, like, Goal(gap, marks), max_products, delta, progress, memory, columns, start
+    )
     if bool(search.active.any()):
         if known is not None:
             rounds(search, known, room)
@@ -268,11 +279,12 @@ def rounds(search: Search, known: Known, room: int) -> None:
         if not helped:
             search.start_again(COLUMNS)
             return
+    weak = False
     for _ in range(ROUNDS):
         if search.left < EXPLORING + reserve:
             return
         together = sweeps.known.and_(known)
-        scaling = floored(scaling, search.active, floor_share(together, scaling, search.goal / (1 + search.gap / 2)))
+        scaling = floored(scaling, search.active, floor_share(together, scaling, search.goal / (1 + search.slack / 2)))
         total = search.total(scaling)
         operator = Scaled(search.product, scaling)
         found = explore(operator, together, search.generator, search.goal / total, search.left, search.delta, room)
@@ -280,8 +292,10 @@ def rounds(search: Search, known: Known, room: int) -> None:
         search.record(found.bound, scaling)
         if search.reached:
             return
-        # Sweeps of too few columns stall: then a round certifies no more than the one before.
-        if found.beyond > WEAK or search.upper == before:
+        # A first scaling may miss coordinates: what is seen beyond Y then is what the next one is made from. And sweeps of
+        # too few columns stall: then a round certifies no more than the one before.
+        before_it, weak = weak, found.beyond > WEAK
+        if (weak and before_it) or search.upper == before:
             if search.left >= search.max_products // 2:
                 search.start_again(COLUMNS)
             return
@@ -298,7 +312,7 @@ def room_in(memory: int) -> int:
 
 def attempts(search: Search) -> None:
     """Sweeps and plain certificates in turn until the goal is certified or products run out."""
-    wanted = steps_for(search.gap / 2, int(search.active.sum()), search.delta)
+    wanted = steps_for(search.target.gap / 2, int(search.active.sum()), search.delta)
     reserve = min(wanted, search.max_products // 3)
 
     def affordable() -> bool:
@@ -307,13 +321,13 @@ def attempts(search: Search) -> None:
     due = 0
     for attempt in range(ATTEMPTS):
         last = attempt == ATTEMPTS - 1
-        while affordable() and (last or due > 0 or search.sweeps.remaining > search.gap / 6):
+        while affordable() and (last or due > 0 or search.sweeps.remaining > search.slack / 6):
             search.sweep()
             due -= 1
         last = last or not affordable()
         if search.left < 1:
             return
-        search.certify(floored(search.sweeps.scaling, search.active, min(FLOOR, search.gap / 2)), missed=not last)
+        search.certify(floored(search.sweeps.scaling, search.active, min(FLOOR, search.slack / 2)), missed=not last)
         if search.reached or last:
             return
         due = 3
