@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import estimators
-from diagnose.continuation import no_orders
+from diagnose.continuation import BRACKET, no_orders
 from diagnose.errors import HELD_OUT, TRAINED_ON, among
 from diagnose.limits import EXTRA_PASSES, LEAST_WHOLE_DATA, Limits, Work, budget_reason, whole_data_products
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
@@ -48,8 +48,6 @@ SHARED = 200
 MOST_EVALUATED = 10_000
 """Up to this many samples a stack of runs is evaluated twice as often: it costs 2 to 30% of a race, and narrows the
 interval as much as half as many orders again."""
-BRACKET = ("l1_lower", "l1_upper", "density_interval", "gap_wanted", "ended_by")
-"""What a row of ``smoothness.points`` says of its bracket."""
 NO_TRAINING = "training was off (--no-training)"
 LARGEST_BASIS = 4_000_000
 """Above this many parameters the basis of a Lanczos run (80 vectors) is not kept for the diagonal."""
@@ -405,7 +403,7 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
             seed=seed,
             progress=bench.progress,
         )
-        keys = (*BRACKET, "sharpness", "density", "gradient_l1", "gradient_l2")
+        keys = (*BRACKET, "sharpness", "gradient_l1", "gradient_l2")
         measured = [
             _told({"method": place.method, "step": place.step, **{key: row[key] for key in keys}})
             for place, row in zip(found, (part.points or ())[1:], strict=True)
@@ -432,14 +430,14 @@ def _start(
     By the bracket that a fit of pairs has taken there to the default gap, or by one more.
     """
     assert part.points is not None
-    row = {**part.points[0], **{key: getattr(part, key) for key in (*BRACKET, "density")}}
+    row = {**part.points[0], **{key: getattr(part, key) for key in BRACKET}}
     if part.ended_by != "thresholds" or not unclear([row, *later]):
         return row
     if pairs.points is not None:
-        return {**row, **{key: pairs.points[0][key] for key in (*BRACKET, "density")}}
+        return {**row, **{key: pairs.points[0][key] for key in BRACKET}}
     seed = stream(bench.resolved.seed, "smoothness")
     narrow = estimators.smoothness(bench.curvature, seed=seed, progress=bench.progress)
-    return {**row, **{key: getattr(narrow, key) for key in (*BRACKET, "density")}}
+    return {**row, **{key: getattr(narrow, key) for key in BRACKET}}
 
 
 def verdict(bench: Bench, known: Diagnosis) -> Update:
@@ -511,7 +509,6 @@ def _point(method: str, step: int, problem: Problem, part: Smoothness) -> dict[s
         "step": step,
         **{key: getattr(part, key) for key in BRACKET},
         "sharpness": part.sharpness,
-        "density": part.density,
         "gradient_l1": gradient_l1,
         "gradient_l2": gradient_l2,
     }

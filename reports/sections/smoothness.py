@@ -98,8 +98,9 @@ def _quantities(part: Any, what: str) -> tuple[Quantity, ...]:
     sharpness = quantity(part, "sharpness", "λ", "largest |eigenvalue| of H, in SGD's bound")
     if known and part.sharpness_interval[0] != part.sharpness_interval[1]:
         ends = bracket(*part.sharpness_interval)
+        wanted = f"; wanted to {percent(part.sharpness_wanted)}" if part.sharpness_wanted else ""
         sharpness = Quantity(
-            "λ", number(part.sharpness), f"at most {ends[1]}", "largest |eigenvalue| of H, in SGD's bound"
+            "λ", number(part.sharpness), f"at most {ends[1]}{wanted}", "largest |eigenvalue| of H, in SGD's bound"
         )
     return (
         quantity(part, "l1_lower", "‖L‖₁ ≥", "lower bound, from a feasible point of the dual", show=lambda _: low),
