@@ -21,17 +21,33 @@ from estimators.errors import InputError
 from estimators.lanczos import Ritz, lanczos, random_start, rounding_slack
 from estimators.products import Counted, Product
 from estimators.stopping import Goal, Mark
-from estimators.subspace import EXPLORING, FEWEST_VECTORS, KEPT, WEAK, Scaled, explore, floor_share, settle
-from estimators.sweeps import Sweeps
+from estimators.subspace import (
+    EXPLORING,
+    FEWEST_VECTORS,
+    KEPT,
+    LONGEST,
+    REFINED,
+    WEAK,
+    Scaled,
+    explore,
+    floor_share,
+    settle,
+)
+from estimators.sweeps import LAST, Sweeps
 
 COLUMNS, FEW = 12, 8
 """Columns of the sweeps, and of those before rounds: 8 alone stall at a gap of 5% on a GPT-2 at its start."""
-OPENING, WARM_OPENING, SETTLED_FIRST = 3, 2, 2
-"""Before the first round: sweeps (from a start that was given), then steps within the known vectors."""
+OPENING, WARM_OPENING = 3, 2
+"""Sweeps (from a start that was given) before steps within the known vectors."""
+SETTLED_LEAST, SETTLED_MOST, SETTLED_TO = 2, 10, 0.02
+"""Steps within the known vectors before the first round, at least and at most; and the growth of the lower bound, as a share of the
+gap, below which they have settled."""
+HISTORY = 6
+"""Past sweeps of a round's that are held with their products."""
 ROUNDS = 8
 SETTLED = 16
 """Columns of the dual program within the known vectors; FEW of them are multiplied."""
-MEMORY = 600
+MEMORY = 800
 """Vectors of d numbers that a bracket may hold at once."""
 LEAN = 128
 """With fewer, sweeps keep no past products, Lanczos has no basis, and scalings are in the vectors' own precision."""
@@ -118,7 +134,8 @@ class Search:
         self.delta = delta / (ROUNDS + ATTEMPTS)
         self.before = product.products
         self.columns = self._fitting(columns)
-        self.sweeps = Sweeps(product, product.d, self.columns, generator, like, self.lean, start)
+        self.history = LAST if self.lean else history_in(memory)
+        self.sweeps = self._sweeps(start)
         self.opening = OPENING if start is None else WARM_OPENING
         self.sweep()
         self.first = self.sweeps.norms[0]
@@ -134,8 +151,12 @@ class Search:
         """Sweeps from other random rows; the lower bound reached so far stays."""
         lower = self.sweeps.lower
         self.columns = self._fitting(columns)
-        self.sweeps = Sweeps(self.product, self.product.d, self.columns, self.generator, self.like, self.lean)
+        self.sweeps = self._sweeps()
         self.sweeps.lower = lower
+
+    def _sweeps(self, start: Tensor | None = None) -> Sweeps:
+        d, history = self.product.d, self.history if self.columns == FEW else LAST
+        return Sweeps(self.product, d, self.columns, self.generator, self.like, self.lean, start, history)
 
     @property
     def spent(self) -> int:
@@ -186,6 +207,20 @@ class Search:
         mixture = together.vectors @ c[:, self.columns :].to(together.vectors)
         c[:, self.columns :] *= 0.3 / max(float(mixture.square().sum(1).double().mean().sqrt()), 1e-30)
         return c
+
+    @property
+    def reserve(self) -> int:
+        """Products that rounds leave for a plain certificate."""
+        return self.max_products // 5
+
+    @property
+    def affordable(self) -> bool:
+        """Whether there are products for a sweep and a round."""
+        return self.left >= self.columns + EXPLORING + self.reserve
+
+    def floor(self, known: Known, scaling: Tensor) -> tuple[float, bool]:
+        """The share of its mean that D gets as a floor, and whether the known vectors then let it certify the goal."""
+        return floor_share(self.sweeps.known.and_(known), scaling, self.goal / (1 + self.slack / 2))
 
     def total(self, scaling: Tensor) -> float:
         """Sum of D with the slack for rounding: a bound times it is an upper bound of Lambda."""
@@ -261,53 +296,74 @@ def bracket(
 
 def rounds(search: Search, known: Known, room: int) -> None:
     """Subspace rounds until the goal is certified, they are weak or certify no more, or products run out."""
-    sweeps = search.sweeps
-    reserve = search.max_products // 5
-
-    def affordable() -> bool:
-        return search.left >= search.columns + EXPLORING + reserve
-
     for _ in range(search.opening - 1):
-        if not affordable():
+        if not search.affordable:
             return
         search.sweep()
-    scaling = sweeps.scaling
-    for _ in range(SETTLED_FIRST):
-        if not affordable():
-            return
-        scaling, helped = search.settle(known)
-        if not helped:
+    weak = False
+    for number in range(ROUNDS):
+        least, most = (1, SETTLED_LEAST) if number else (SETTLED_LEAST, SETTLED_MOST)
+        scaling, steps = settled(search, known, least, most)
+        if not number and steps < least and search.affordable:
             search.start_again(COLUMNS)
             return
-    weak = False
-    for _ in range(ROUNDS):
-        if search.left < EXPLORING + reserve:
+        if search.left < EXPLORING + search.reserve:
             return
-        together = sweeps.known.and_(known)
-        scaling = floored(scaling, search.active, floor_share(together, scaling, search.goal / (1 + search.slack / 2)))
-        total = search.total(scaling)
+        together = search.sweeps.known.and_(known)
         operator = Scaled(search.product, scaling)
-        found = explore(operator, together, search.generator, search.goal / total, search.left, search.delta, room)
+        found = explore(
+            operator,
+            together,
+            search.generator,
+            search.goal / search.total(scaling),
+            search.left,
+            search.delta,
+            room,
+        )
         before = search.upper
         search.record(found.bound, scaling)
         if search.reached:
             return
-        # A first scaling may miss coordinates: what is seen beyond Y then is what the next one is made from. And sweeps of
-        # too few columns stall: then a round certifies no more than the one before.
-        before_it, weak = weak, found.beyond > WEAK
-        if (weak and before_it) or search.upper == before:
+        # One weak round may be that of a scaling which misses coordinates; what is seen there makes the next one. And sweeps
+        # of too few columns stall: then a round certifies no more than the one before.
+        again, weak = weak or steps == SETTLED_MOST, found.beyond > WEAK
+        if (weak and again) or search.upper == before:
             if search.left >= search.max_products // 2:
                 search.start_again(COLUMNS)
             return
         known = found.known
-        if not affordable():
-            return
-        scaling, _ = search.settle(known)
+
+
+def settled(search: Search, known: Known, least: int, most: int) -> tuple[Tensor, int]:
+    """Steps within the known vectors until those let D certify the goal with half of the gap to spare, or gain little.
+
+    A round costs as much as four, and shows little but that a scaling is not there yet.
+
+    Returns:
+        D with its floor, and how many steps raised the lower bound.
+    """
+    scaling, done = search.sweeps.scaling, 0
+    share, ready = search.floor(known, scaling)
+    while search.affordable and done < most and not (done >= least and ready):
+        before = search.lower
+        scaling, helped = search.settle(known)
+        share, ready = search.floor(known, scaling)
+        ready = ready or search.lower <= (1 + SETTLED_TO * search.slack) * before
+        if not helped:
+            break
+        done += 1
+    return floored(scaling, search.active, share), done
+
+
+def history_in(memory: int) -> int:
+    """Past sweeps that fit beside the basis of a round, which they are a part of."""
+    most = ((memory - 3 * (LONGEST + REFINED)) // 7 - KEPT) // FEW
+    return min(max(most, LAST), HISTORY)
 
 
 def room_in(memory: int) -> int:
     """Basis vectors of a round that fit: each with its coupling and once more while they grow, beside what is known."""
-    return (memory - 4 * (KEPT + 2 * FEW)) // 3
+    return (memory - 4 * (KEPT + history_in(memory) * FEW)) // 3
 
 
 def attempts(search: Search) -> None:
