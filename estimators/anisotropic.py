@@ -39,7 +39,7 @@ COARSE_VECTORS = 160
 """Vectors that are held in half precision: too few for rounds, whose bases its rounding would make nonsense of."""
 KNOWN = 32
 """Ritz vectors of lambda's run that the bracket starts with."""
-STANDS_OUT = 24
+STANDS_OUT = 22
 """Lanczos steps for lambda up to which the bracket tries rounds: 12 to 22 on trained networks and matrices of low
 rank, 24 to 42 on networks at their start and where the diagonal rules."""
 STAGE = "smoothness"

@@ -310,24 +310,17 @@ def rounds(search: Search, known: Known, room: int) -> None:
         if search.left < EXPLORING + search.reserve:
             return
         together = search.sweeps.known.and_(known)
-        operator = Scaled(search.product, scaling)
-        found = explore(
-            operator,
-            together,
-            search.generator,
-            search.goal / search.total(scaling),
-            search.left,
-            search.delta,
-            room,
-        )
+        operator, goal = Scaled(search.product, scaling), search.goal / search.total(scaling)
+        found = explore(operator, together, search.generator, goal, search.left, search.delta, room)
         before = search.upper
         search.record(found.bound, scaling)
         if search.reached:
             return
-        # One weak round may be that of a scaling which misses coordinates; what is seen there makes the next one. And sweeps
-        # of too few columns stall: then a round certifies no more than the one before.
+        # Where the scaling would do and the round does not certify it, the next will not either. One that misses the goal
+        # may be weak once: what is seen there makes the next. And sweeps of too few columns stall: then a round certifies
+        # no more than the one before.
         again, weak = weak or steps == SETTLED_MOST, found.beyond > WEAK
-        if (weak and again) or search.upper == before:
+        if found.norm <= goal or (weak and again) or search.upper == before:
             if search.left >= search.max_products // 2:
                 search.start_again(COLUMNS)
             return
