@@ -91,8 +91,7 @@ class Work:
 
 
 def whole_data_products(limits: Limits) -> int:
-    """Products that Lambda of the whole data may take, whatever ended the bracket: no more than half of what that may.
-    """
+    """Products that Lambda of the whole data may take, whatever ended the bracket: half of what that may at most."""
     return max(min(WHOLE_DATA, limits.products // 2), LEAST_WHOLE_DATA)
 
 

@@ -40,8 +40,8 @@ COLUMNS, FEW = 12, 8
 OPENING, WARM_OPENING = 3, 2
 """Sweeps (from a start that was given) before steps within the known vectors."""
 SETTLED_LEAST, SETTLED_MOST, SETTLED_TO = 2, 10, 0.02
-"""Steps within the known vectors before the first round, at least and at most; and the growth of the lower bound, as a share of the
-gap, below which they have settled."""
+"""Steps within the known vectors before the first round, at least and at most; and the growth of the lower bound, as a
+share of the gap, below which they have settled."""
 HISTORY = 6
 """Past sweeps of a round's that are held with their products."""
 ROUNDS = 8
@@ -281,9 +281,7 @@ def bracket(
     room = room_in(memory)
     known = known if room >= FEWEST_VECTORS else None
     columns = COLUMNS if known is None else FEW
-    search = Search(
-        product, generator, like, Goal(gap, marks), max_products, delta, progress, memory, columns, start
-    )
+    search = Search(product, generator, like, Goal(gap, marks), max_products, delta, progress, memory, columns, start)
     if bool(search.active.any()):
         if known is not None:
             rounds(search, known, room)
@@ -316,9 +314,9 @@ def rounds(search: Search, known: Known, room: int) -> None:
         search.record(found.bound, scaling)
         if search.reached:
             return
-        # Where the scaling would do and the round does not certify it, the next will not either. One that misses the goal
-        # may be weak once: what is seen there makes the next. And sweeps of too few columns stall: then a round certifies
-        # no more than the one before.
+        # Where the scaling would do and the round does not certify it, the next will not either. One that misses the
+        # goal may be weak once: what is seen there makes the next. And sweeps of too few columns stall: then a round
+        # certifies no more than the one before.
         again, weak = weak or steps == SETTLED_MOST, found.beyond > WEAK
         if found.norm <= goal or (weak and again) or search.upper == before:
             if search.left >= search.max_products // 2:

@@ -151,11 +151,12 @@ class Smoothness:
     smallest ||L||_1 of all rows of the data: {interval, mean, inflation, samples, rows, products}, see
     ``crossfit.Crossfit``; where all rows were measured it is the bracket.
     ``density_interval`` is the bracket over d lambda with both ends of lambda. The bracket was to be ``gap_wanted``
-    wide (upper/lower - 1) at most; ``ended_by`` says what ended it: that gap, "thresholds" (it is told from every value
-    at which its reading changes) or the number of products. lambda was to be known to ``sharpness_wanted``, relative; 0:
-    exactly.
+    wide (upper/lower - 1) at most; ``ended_by`` says what ended it: that gap, "thresholds" (it is told from every
+    value at which its reading changes) or the number of products. lambda was to be known to ``sharpness_wanted``,
+    relative; 0: exactly.
     ``points`` holds one row for each point along the runs: method, step, l1_lower, l1_upper, sharpness, density,
-    density_interval, gap_wanted, ended_by, gradient_l1, gradient_l2, and for adagrad preconditioned = max|eig P^-1/2 H P^-1/2|, P = diag(sqrt(v)), with
+    density_interval, gap_wanted, ended_by, gradient_l1, gradient_l2, and for adagrad preconditioned =
+    max|eig P^-1/2 H P^-1/2|, P = diag(sqrt(v)), with
     preconditioned_interval.
     ``tensors`` holds one row for each parameter: name, parameters, l1. ``rows``, where they were asked for, are the
     unit rows with which the sweeps ended, by parameter: its entries in rows, k columns.

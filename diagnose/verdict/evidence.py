@@ -6,7 +6,7 @@ import math
 
 from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Answer, Bounds, Evidence, Prediction, Training
 from diagnose.verdict.theory import noise_side, smoothness_side
-from estimators.results import GeneralizedSmoothness, Interval, Noise, Smoothness
+from estimators.results import GeneralizedSmoothness, Noise, Smoothness
 from reports.numbers import number, percent
 from reports.text import drawn, unless_rare
 from reports.text import noise_side as noise_words
@@ -59,7 +59,7 @@ def _smoothness(part: Smoothness) -> Evidence:
         says = smoothness_words(part.density, part.density_rotated)
         some = drawn(part)
         if part.ended_by == "thresholds":
-            says += f", and so it is wherever in its bracket R_L lies: that was narrowed no further"
+            says += ", and so it is wherever in its bracket R_L lies: that was narrowed no further"
         says += "" if some is None else f"; this is R_L of {number(some[0])} of the {number(some[1])} rows of the data"
     return Evidence(
         quantity="curvature density R_L",

@@ -67,8 +67,8 @@ def fewer_samples(diagnosis: Diagnosis, used: int | None) -> str | None:
     if inflation is None:
         return f"{text} For all {what} ‖L‖₁ is likely to be lower."
     return (
-        f"{text} Fitted on one half of the draw and measured on the other, ‖L‖₁ comes out {_inflated(diagnosis.smoothness)} lower; "
-        f"the interval for all {what} allows for that."
+        f"{text} Fitted on one half of the draw and measured on the other, ‖L‖₁ comes out "
+        f"{_inflated(diagnosis.smoothness)} lower; the interval for all {what} allows for that."
     )
 
 

@@ -21,10 +21,9 @@ from reports.sections.parts import (
 from reports.tables import Quantity, Table, by_tensor, entry, of_points, quantity
 from reports.text import drawn, method_name, of_all_rows, scaled_sharpness, smoothness_side, stage_line, unit
 
-
 _WANTED = {
     "gap": "width of the bracket, upper/lower − 1, that was wanted and reached",
-    "thresholds": "width of the bracket, upper/lower − 1, at which it ends at the latest: its reading was certain before",
+    "thresholds": "width of the bracket, upper/lower − 1, at which it ends at the latest; its reading was certain",
     "products": "width of the bracket, upper/lower − 1, that was wanted; the products ran out before",
 }
 

@@ -1,4 +1,4 @@
-"""Brackets that end as soon as they are told from given values: what ends them, and that the reading is the true one."""
+"""Brackets that end as soon as they are told from given values: what ends them, and that the reading is true."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_threshold_of_lambda_itself_knows_no_sharpness() -> None:
     assert goal.cleared(1.51, 2.5)
 
 
-@pytest.mark.parametrize("low, high", [(0.0, 0.1), (-1.0, 1.0), (0.4, 0.3), (0.1, math.inf), (math.nan, 1.0)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.1), (-1.0, 1.0), (0.4, 0.3), (0.1, math.inf), (math.nan, 1.0)])
 def test_a_threshold_is_an_interval_above_0(low: float, high: float) -> None:
     with pytest.raises(InputError, match="told from"):
         smoothness(Problem(*quadratic(matrix("even"))), thresholds=(Threshold(low, high),))
