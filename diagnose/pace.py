@@ -14,8 +14,8 @@ from diagnose.training.legs import Contender, RaceSettings, evaluation_steps
 from diagnose.training.running import GRADIENT_LIMIT, Course, look, run_alone
 from diagnose.training.stacking import grouped, run_stack
 from estimators.anisotropic import DENSE_GAP
+from estimators.formed import dense_bracket
 from estimators.lanczos import random_start
-from estimators.max_cut import dense_bracket
 from estimators.memory import DENSE_LIMIT
 from estimators.problem import Problem
 from estimators.products import dense_hessian, hessian

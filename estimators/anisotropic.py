@@ -14,6 +14,7 @@ from estimators import memory
 from estimators.compression import Known, from_lanczos
 from estimators.embeddings import token_deciles
 from estimators.errors import InputError
+from estimators.formed import dense_bracket
 from estimators.lanczos import (
     DELTA,
     MAX_STEPS,
@@ -25,7 +26,7 @@ from estimators.lanczos import (
     random_start,
 )
 from estimators.losses import COARSE, TOO_COARSE
-from estimators.max_cut import MEMORY, Bracket, bracket, check_limits, dense_bracket, room_in
+from estimators.max_cut import MEMORY, Bracket, bracket, check_limits, room_in
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Counted, Product, dense_hessian, hessian
 from estimators.results import Cost, Ending, Finding, Interval, Progress, Smoothness

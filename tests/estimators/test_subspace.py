@@ -13,8 +13,9 @@ from torch import Tensor
 
 from estimators import Problem, smoothness
 from estimators.compression import Compression, Known, from_lanczos, gram, orthonormalising, whitening
+from estimators.formed import dense_bracket
 from estimators.lanczos import Ritz, lanczos, random_start
-from estimators.max_cut import COLUMNS, FEW, MEMORY, Bracket, Search, bracket, certify, dense_bracket, room_in
+from estimators.max_cut import COLUMNS, FEW, MEMORY, Bracket, Search, bracket, certify, room_in
 from estimators.products import Counted
 from estimators.subspace import Round, Scaled, _deflated, explore, settle
 from estimators.sweeps import Sweeps
