@@ -11,6 +11,7 @@ from torch import nn
 
 import diagnose
 from diagnose import places, stages
+from diagnose.continuation import without
 from diagnose.settings import Settings, resolve
 from diagnose.thresholds import at_later_point, at_start, unclear
 from diagnose.verdict.changes import change, range_of, times
@@ -76,7 +77,10 @@ def test_a_later_point_is_told_from_the_start_and_from_twice_and_half_of_it(
 def test_factors_between_brackets() -> None:
     first, second = row(0.1, 0.12), row(0.2, 0.3)
     assert change(first, second, "density") == pytest.approx((0.2 / 0.12, 3.0))
-    assert range_of([first, second], "l1") == (pytest.approx((0.2 / 0.12, 3.0)), 2)
+    moved = range_of([first, second], "l1")
+    assert moved is not None
+    assert moved[0] == pytest.approx((0.2 / 0.12, 3.0))
+    assert moved[1] == 2
     assert range_of([first], "l1") is None
     assert times((1.5, 1.5)) == "1.5×"
     assert times((1.4, 1.72)) == "1.4× to 1.7×"
@@ -150,9 +154,13 @@ def test_from_end_to_end() -> None:
 def test_the_start_is_narrowed_where_a_later_point_may_be_twice_as_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row along the runs alone: what has been printed and read of the start stays."""
     monkeypatch.setattr(stages, "unclear", lambda rows: True)
-    found = network().smoothness
+    diagnosis = network()
+    found = diagnosis.smoothness
     assert found.points is not None
     start = found.points[0]
     assert (found.ended_by, start["ended_by"]) == ("thresholds", "gap")
     assert start["l1_upper"] <= 1.05 * start["l1_lower"] * (1 + 1e-9)
     assert start["l1_lower"] >= (found.l1_lower or 0) * 0.999
+    # A run that goes on without the later points has the start as it was measured.
+    (again,) = without("generalized_smoothness", diagnosis).smoothness.points or ()
+    assert (again["l1_lower"], again["l1_upper"], again["ended_by"]) == (found.l1_lower, found.l1_upper, "thresholds")

@@ -17,6 +17,7 @@ from estimators.formed import dense_bracket
 from estimators.lanczos import Ritz, lanczos, random_start
 from estimators.max_cut import COLUMNS, FEW, MEMORY, Bracket, Search, bracket, certify, room_in
 from estimators.products import Counted
+from estimators.stopping import Goal
 from estimators.subspace import Round, Scaled, _deflated, explore, settle
 from estimators.sweeps import Sweeps
 from tests import problems
@@ -422,7 +423,7 @@ def test_a_fresh_start_keeps_the_lower_bound() -> None:
     matrix = leading()
     generator = torch.Generator().manual_seed(0)
     product = Counted(lambda block: matrix @ block, D)
-    search = Search(product, generator, matrix, 0.01, 400, 1e-3, lambda _: None, MEMORY, 8)
+    search = Search(product, generator, matrix, Goal(0.01), 400, 1e-3, lambda _: None, MEMORY, 8)
     for _ in range(5):
         search.sweep()
     lower, active = search.sweeps.lower, search.active
