@@ -285,7 +285,7 @@ def rounds(search: Search, known: Known, room: int) -> None:
         if not search.affordable:
             return
         search.sweep()
-    weak = False
+    weak, nearest = False, float("inf")
     for number in range(ROUNDS):
         least, most = (1, SETTLED_LEAST) if number else (SETTLED_LEAST, SETTLED_MOST)
         scaling, steps = settled(search, known, least, most)
@@ -303,9 +303,10 @@ def rounds(search: Search, known: Known, room: int) -> None:
             return
         # Where the scaling would do and the round does not certify it, the next will not either. One that misses the
         # goal may be weak once: what is seen there makes the next. And sweeps of too few columns stall: then a round
-        # certifies no more than the one before.
+        # neither certifies more than the one before nor comes nearer.
         again, weak = weak or steps == SETTLED_MOST, found.beyond > WEAK
-        if found.norm <= goal or (weak and again) or search.upper == before:
+        stalls, nearest = search.upper == before and found.norm / goal >= nearest, min(nearest, found.norm / goal)
+        if found.norm <= goal or (weak and again) or stalls:
             if search.left >= search.max_products // 2:
                 search.start_again(COLUMNS)
             return
