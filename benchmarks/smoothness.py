@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.estimates import Benchmark, Found, off_number
 from benchmarks.tasks import FORMED, TINY, Task
 from estimators import hessian_one_norm, smoothness, spectrum
-from estimators.max_cut import dense_bracket
+from estimators.formed import dense_bracket
 from estimators.problem import Problem
 from estimators.products import dense_hessian
 

@@ -16,6 +16,9 @@ from diagnose.schema import PAIR, PARTS, Diagnosis, absent
 NOT_REACHED = "the run has not reached this stage"
 TRAINING = "training"
 
+BRACKET = ("l1_lower", "l1_upper", "density", "density_interval", "gap_wanted", "ended_by")
+"""What a row of ``smoothness.points`` says of its bracket; that of the start is narrowed where later points need it."""
+
 Adds = Callable[[Any, Any, Diagnosis], bool]
 """(stored value, new value, the stored diagnosis) -> whether the new one only asks for more."""
 
@@ -166,8 +169,13 @@ def without(stage: str, known: Diagnosis) -> Diagnosis:
         why = {**found.smoothness.why, "diagonal_sum": NOT_REACHED}
         found = replace(found, smoothness=replace(found.smoothness, diagonal_sum=None, why=why))
     if stage == "generalized_smoothness" and found.smoothness.points is not None:
-        points = [row for row in found.smoothness.points if row.get("method") == "start"]
-        found = replace(found, smoothness=replace(found.smoothness, points=points))
+        part = found.smoothness
+        points = [
+            {**row, **{key: getattr(part, key) for key in BRACKET if key in row}}
+            for row in part.points or ()
+            if row.get("method") == "start"
+        ]
+        found = replace(found, smoothness=replace(part, points=points))
     for other in INTO.get(stage, ()):
         found = without(other, found)
     return found

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from diagnose.limits import DENSITY_STEPS, EXTRA_PASSES, Work
+from diagnose.limits import DENSITY_STEPS, EXTRA_PASSES, WHOLE_DATA, Work
 from diagnose.pace import Pace
 from diagnose.places import expected
 from diagnose.settings import Resolved
@@ -26,12 +26,11 @@ from estimators.memory import DENSE_LIMIT, FEWEST, STEP, WIDE, vectors
 from estimators.noise_samples import FEW_GROUPS, KEPT, MOST
 from estimators.products import forming_passes
 
-LAMBDA, BRACKET = 30, 220
-"""Products for lambda and for a bracket at the usual gap, on networks: 20 to 42, and 100 to 300."""
+LAMBDA, BRACKET, READ = 30, 220, 90
+"""Products for lambda and for a bracket at the usual gap, on networks: 20 to 42, and 100 to 300; and for one that ends
+once its reading is certain: 60 to 180."""
 ENDS = 10
 """Further products until both ends of the spectrum are known."""
-WHOLE_DATA = 75
-"""Products for Lambda of the whole data, a half of the bracket's at most."""
 GROWN = 1.13
 """Runs of a race for each that its first grids take."""
 WAVES = 1.7
@@ -149,8 +148,8 @@ NOTHING = Amount()
 def planned(work: Work, shape: Shape, pace: Pace) -> list[PlanRow]:
     """A row for each stage but those that are left out.
 
-    Passes of the bracket and the race are those of a typical run: the bracket stops when its gap is reached, a grid may
-    grow, and with ``--seeds auto`` the race ends at the first look that decides it.
+    Passes of the bracket and the race are those of a typical run: the bracket stops when its reading is certain, or its
+    gap reached, a grid may grow, and with ``--seeds auto`` the race ends at the first look that decides it.
     """
     curve = _Curvature(work, shape, pace)
     rows = [_row("noise", _noise(work, shape, pace), _noise_bytes(work, shape))]
@@ -234,16 +233,16 @@ class _Curvature:
         """Over the curvature samples."""
         return Amount(count * self.share, count * self.gradient * self.share)
 
-    def bracket(self) -> Amount:
+    def bracket(self, usual: int = BRACKET) -> Amount:
         """At one point."""
         if self.shape.formed:
             seconds = self.products(self.shape.d).seconds + self.pace.bracket
             return Amount(self.shape.forming * self.share, seconds)
-        return self.products(LAMBDA + min(BRACKET, self.work.limits.products))
+        return self.products(LAMBDA + min(usual, self.work.limits.products))
 
     def smoothness(self) -> Amount:
         resolved, limits = self.work.resolved, self.work.limits
-        found = self.bracket()
+        found = self.bracket(READ if resolved.gap is None else BRACKET)
         if limits.whole_data and resolved.curvature_samples < self.shape.rows and self.shape.d <= HUGE_NETWORK:
             found += self.products(min(WHOLE_DATA, (LAMBDA + limits.products) // 2))
         if not self.shape.formed and self.shape.d <= HUGE_NETWORK:

@@ -16,6 +16,9 @@ ONE_NORM = 20
 """Products for sum|H_jk| where H is not formed: an error of 11 to 17%."""
 EXTRA_PASSES = 1.25
 """What tail index and batches may cost where the gradients of single samples are not kept."""
+WHOLE_DATA, LEAST_WHOLE_DATA = 75, 32
+"""Products for Lambda of the whole data where H is not formed, and at least; half of the bracket's where that is more.
+"""
 POINTS = 5
 """Points along each of the two best runs at which curvature is measured, the start apart."""
 
@@ -85,6 +88,11 @@ class Work:
     def number(self, name: str) -> Any:
         """The value that goes by this name."""
         return getattr(self.limits if hasattr(self.limits, name) else self.resolved, name)
+
+
+def whole_data_products(limits: Limits) -> int:
+    """Products that Lambda of the whole data may take, whatever ended the bracket: half of what that may at most."""
+    return max(min(WHOLE_DATA, limits.products // 2), LEAST_WHOLE_DATA)
 
 
 def typed(seconds: float) -> str:

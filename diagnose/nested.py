@@ -17,8 +17,6 @@ from estimators.results import ALL_ROWS, NONE_MISSED, Progress, Smoothness
 
 FEWEST_SAMPLES = 4
 """Two halves of two samples each: fewer show no scatter."""
-LEAST_PRODUCTS = 32
-"""For Lambda of the data at least; half of the bracket's products where that is more."""
 THINNED = 2
 """Every second point of the density's grid is stored: 1.9 on each width of the kernel."""
 IDENTITY = "sgd moves by the gradient itself: its P is I, and the value is `sharpness`"
@@ -33,7 +31,15 @@ def numbers(row: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def whole_data(
-    problem: Problem, bracket: Smoothness, rows: int, *, affordable: bool, cut: str = "", seed: int, progress: Progress
+    problem: Problem,
+    bracket: Smoothness,
+    rows: int,
+    *,
+    products: int,
+    affordable: bool,
+    cut: str = "",
+    seed: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """The 95% interval for Lambda of all ``rows`` of the data; the bracket itself where all were measured.
     ``rare_rows`` is the share of the rows below which the draw may have missed them all.
@@ -41,6 +47,7 @@ def whole_data(
     Args:
         problem: the curvature samples.
         bracket: theirs, paid already.
+        products: for Lambda of the data at least; half of the bracket's where that is more.
         affordable: False where the model is too large for more products.
         cut: why it is left out; empty: it is not.
     """
@@ -64,7 +71,7 @@ def whole_data(
         problem,
         rows=rows,
         smoothness=bracket,
-        max_products=max((bracket.products or 0) // 2, LEAST_PRODUCTS),
+        max_products=max((bracket.products or 0) // 2, products),
         seed=seed,
         progress=progress,
     )

@@ -15,8 +15,8 @@ from diagnose.training.processes import processes
 from diagnose.training.running import Course, gradient_steps, look, run_alone, threads
 from diagnose.training.stacking import grouped, run_stack
 from estimators.anisotropic import DENSE_GAP
+from estimators.formed import dense_bracket
 from estimators.lanczos import random_start
-from estimators.max_cut import dense_bracket
 from estimators.memory import DENSE_LIMIT
 from estimators.problem import Problem
 from estimators.products import dense_hessian, forming_passes, hessian

@@ -115,10 +115,11 @@ class Settings:
     )
     trust_pickle: bool = option(False, "unpickle a model file, which may run any code that it holds")
     trust_remote_code: bool = option(False, "run the Python code that a model folder brings along")
-    gap: float | None = option(
-        None,
-        "width of the smoothness bracket to reach, upper/lower - 1; default 0.05, 0.01 where H is formed",
+    gap: float | Literal["auto"] = option(
+        "auto",
+        "width of the smoothness bracket, upper/lower - 1: as narrow as its reading takes (auto), or a number",
         above=0.0,
+        words=("auto",),
     )
     memory: int | str | None = option(
         None, "most that measuring may take beyond model and data: 8G, 512M or bytes; default no limit"
@@ -137,7 +138,10 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Numbers of one run after the defaults: what the pipeline works with and the folder is compared by."""
+    """Numbers of one run after the defaults: what the pipeline works with and the folder is compared by.
+
+    ``gap`` None: brackets end where their readings are certain.
+    """
 
     samples: int
     curvature_samples: int
@@ -229,7 +233,8 @@ def _check_one(one: Any, where: str, limits: Mapping[str, Any]) -> None:
             raise InputError(f"{_quoted(one)} is larger than {limits['most']}", where)
     number = isinstance(one, Real) and not isinstance(one, bool)
     if "above" in limits and not (number and limits["above"] < one < float("inf")):
-        raise InputError(f"{_quoted(one)} is not a finite number above {limits['above']:g}", where)
+        words = "".join(f"{word} or " for word in limits.get("words", ()))
+        raise InputError(f"{_quoted(one)} is not {words}a finite number above {limits['above']:g}", where)
 
 
 def in_bytes(memory: Any) -> int:
@@ -319,7 +324,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
         learning_rates=None if settings.learning_rates is None else several(settings.learning_rates),
         schedule=settings.schedule,
         box=settings.box,
-        gap=settings.gap,
+        gap=None if settings.gap == "auto" else settings.gap,
         memory=None if settings.memory is None else in_bytes(settings.memory),
         budget=None if settings.budget is None else in_seconds(settings.budget),
         rotate=settings.rotate,

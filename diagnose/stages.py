@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 import estimators
-from diagnose.continuation import no_orders
+from diagnose.continuation import BRACKET, no_orders
 from diagnose.errors import HELD_OUT, TRAINED_ON, among
-from diagnose.limits import EXTRA_PASSES, Limits, Work, budget_reason
+from diagnose.limits import EXTRA_PASSES, LEAST_WHOLE_DATA, Limits, Work, budget_reason, whole_data_products
 from diagnose.nested import eigenvalue_density, in_own_metric, numbers, whole_data
 from diagnose.places import places
 from diagnose.schema import NOT_YET, Diagnosis, Prediction, Training, absent
 from diagnose.settings import LARGE_NETWORK, Optimizer, Resolved
+from diagnose.thresholds import at_later_point, at_start, unclear
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
 from diagnose.training.findings import sizes_above
@@ -194,6 +195,7 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
     part = estimators.smoothness(
         bench.curvature,
         gap=bench.resolved.gap,
+        thresholds=at_start(bench.resolved),
         max_products=bench.limits.products,
         run=None if runs is None else runs.norm,
         seed=seed,
@@ -207,6 +209,7 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
         bench.curvature,
         part,
         bench.opened.rows,
+        products=LEAST_WHOLE_DATA if bench.curvature.d <= DENSE_LIMIT else whole_data_products(bench.limits),
         affordable=bench.curvature.d <= HUGE_NETWORK,
         cut="" if bench.limits.whole_data else bench.cut,
         seed=stream(bench.resolved.seed, "crossfit"),
@@ -382,7 +385,13 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         measured = []
         for number, place in enumerate(found):
             there = place.problem
-            curved = estimators.smoothness(there, gap=bench.resolved.gap, seed=seed + number, progress=bench.progress)
+            curved = estimators.smoothness(
+                there,
+                gap=bench.resolved.gap,
+                thresholds=at_later_point(bench.resolved, known.smoothness),
+                seed=seed + number,
+                progress=bench.progress,
+            )
             measured.append(_point(place.method, place.step, there, curved))
     else:
         # The start belongs to every run; it goes with the first.
@@ -394,7 +403,7 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
             seed=seed,
             progress=bench.progress,
         )
-        keys = ("l1_lower", "l1_upper", "sharpness", "density", "gradient_l1", "gradient_l2")
+        keys = (*BRACKET, "sharpness", "gradient_l1", "gradient_l2")
         measured = [
             _told({"method": place.method, "step": place.step, **{key: row[key] for key in keys}})
             for place, row in zip(found, (part.points or ())[1:], strict=True)
@@ -408,8 +417,27 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
     vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
     parts: dict[str, Any] = {"generalized_smoothness": part}
     if known.smoothness.points is not None:
-        parts["smoothness"] = replace(known.smoothness, points=[*known.smoothness.points, *ordered])
+        start = _start(bench, known.smoothness, ordered, part)
+        parts["smoothness"] = replace(known.smoothness, points=[start, *ordered])
     return Update(parts, vectors, part.warnings, amount=f"{len(found) + 1} points")
+
+
+def _start(
+    bench: Bench, part: Smoothness, later: Sequence[Mapping[str, Any]], pairs: GeneralizedSmoothness
+) -> dict[str, Any]:
+    """The row of the start, its bracket narrowed where it was ended too wide to say how later points differ from it.
+
+    By the bracket that a fit of pairs has taken there to the default gap, or by one more.
+    """
+    assert part.points is not None
+    row = {**part.points[0], **{key: getattr(part, key) for key in BRACKET}}
+    if part.ended_by != "thresholds" or not unclear([row, *later]):
+        return row
+    if pairs.points is not None:
+        return {**row, **{key: pairs.points[0][key] for key in BRACKET}}
+    seed = stream(bench.resolved.seed, "smoothness")
+    narrow = estimators.smoothness(bench.curvature, seed=seed, progress=bench.progress)
+    return {**row, **{key: getattr(narrow, key) for key in BRACKET}}
 
 
 def verdict(bench: Bench, known: Diagnosis) -> Update:
@@ -479,10 +507,8 @@ def _point(method: str, step: int, problem: Problem, part: Smoothness) -> dict[s
     row = {
         "method": method,
         "step": step,
-        "l1_lower": part.l1_lower,
-        "l1_upper": part.l1_upper,
+        **{key: getattr(part, key) for key in BRACKET},
         "sharpness": part.sharpness,
-        "density": part.density,
         "gradient_l1": gradient_l1,
         "gradient_l2": gradient_l2,
     }
@@ -491,7 +517,8 @@ def _point(method: str, step: int, problem: Problem, part: Smoothness) -> dict[s
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of ``smoothness.points`` with the reason where it has no R_L."""
-    return {**row, **({"why": {"density": "the Hessian is zero there"}} if row["density"] is None else {})}
+    zero = dict.fromkeys(("density", "density_interval"), "the Hessian is zero there")
+    return {**row, **({"why": zero} if row["density"] is None else {})}
 
 
 def _joined(row: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

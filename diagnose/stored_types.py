@@ -13,7 +13,7 @@ from typing import Any, Literal, Required, get_type_hints
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from diagnose.stored_values import impossible
-from estimators.results import Interval, stored_keys
+from estimators.results import Ending, Interval, stored_keys
 
 Number = float | None
 Why = dict[str, str]
@@ -68,8 +68,11 @@ class Point(TypedDict, total=False):
     step: Required[int]
     l1_lower: Number
     l1_upper: Number
+    gap_wanted: Number
+    ended_by: Ending | None
     sharpness: Number
     density: Number
+    density_interval: Interval | None
     gradient_l1: Number
     gradient_l2: Number
     preconditioned: Number
@@ -168,7 +171,10 @@ class Fitted(TypedDict, total=False):
     sharpness: Number
     l1_lower: Number
     l1_upper: Number
+    gap_wanted: Number
+    ended_by: Ending | None
     density: Number
+    density_interval: Interval | None
     why: Why
 
 

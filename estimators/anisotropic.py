@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,12 +14,23 @@ from estimators import memory
 from estimators.compression import Known, from_lanczos
 from estimators.embeddings import token_deciles
 from estimators.errors import InputError
-from estimators.lanczos import DELTA, MAX_STEPS, SLICE, Ritz, lanczos, not_converged, random_start
+from estimators.formed import dense_bracket
+from estimators.lanczos import (
+    DELTA,
+    MAX_STEPS,
+    SHARPNESS_TOLERANCE,
+    SLICE,
+    Ritz,
+    lanczos,
+    not_converged,
+    random_start,
+)
 from estimators.losses import COARSE, TOO_COARSE
-from estimators.max_cut import MEMORY, Bracket, bracket, check_limits, dense_bracket, room_in
+from estimators.max_cut import MEMORY, Bracket, bracket, check_limits, room_in
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, Counted, Product, dense_hessian, hessian
-from estimators.results import Cost, Finding, Progress, Smoothness
+from estimators.results import Cost, Ending, Finding, Interval, Progress, Smoothness
+from estimators.stopping import Goal, Threshold, check_thresholds, marks
 from estimators.subspace import FEWEST_VECTORS
 
 GAP = 0.05
@@ -28,7 +40,7 @@ COARSE_VECTORS = 160
 """Vectors that are held in half precision: too few for rounds, whose bases its rounding would make nonsense of."""
 KNOWN = 32
 """Ritz vectors of lambda's run that the bracket starts with."""
-STANDS_OUT = 24
+STANDS_OUT = 22
 """Lanczos steps for lambda up to which the bracket tries rounds: 12 to 22 on trained networks and matrices of low
 rank, 24 to 42 on networks at their start and where the diagonal rules."""
 STAGE = "smoothness"
@@ -38,6 +50,7 @@ def smoothness(
     problem: Problem,
     *,
     gap: float | None = None,
+    thresholds: Sequence[Threshold] = (),
     max_products: int = MAX_PRODUCTS,
     run: Ritz | None = None,
     start: Smoothness | None = None,
@@ -61,6 +74,9 @@ def smoothness(
 
     Args:
         gap: goal for upper/lower - 1; default 0.01 where H is formed, else 0.05.
+        thresholds: values at which what is read from the bracket changes: it ends as soon as it is told from all of
+            them, with lambda's own interval, even where the gap is not reached; none: at the gap alone. Not used where
+            H is formed: there a narrow bracket costs next to nothing.
         max_products: products that the bracket may take, those for lambda apart.
         run: that of ``lanczos.extremes(problem, keep=True).norm``, where it is there already: its steps count as
             products, its basis as vectors that are held. Not used where H is formed.
@@ -71,10 +87,12 @@ def smoothness(
         beside: vectors that the caller holds meanwhile, within the memory limit.
 
     Raises:
-        InputError: too few products allowed, a gap that is not above 0, curvature that is not finite, a run without
-            its basis or of other parameters, a start without its rows or of other parameters.
+        InputError: too few products allowed, a gap that is not above 0, a threshold that is no interval above 0,
+            curvature that is not finite, a run without its basis or of other parameters, a start without its rows or of
+            other parameters.
     """
     check_limits(gap, max_products)
+    check_thresholds(thresholds)
     began, before = time.perf_counter(), problem.passes.total
     dense = problem.d <= DENSE_LIMIT
     gap = gap if gap is not None else (DENSE_GAP if dense else GAP)
@@ -117,8 +135,19 @@ def smoothness(
                 basis = from_lanczos(run, KNOWN)
                 known = Known(basis.vectors, basis.images / scale)
             run = replace(run, basis=None, residual=None)
+            whole = _times(problem.d, run.norm_interval)
             found = bracket(
-                scaled, generator, like, gap, max_products, 3 * DELTA / 4, report, known=known, memory=held, start=rows
+                scaled,
+                generator,
+                like,
+                gap,
+                max_products,
+                3 * DELTA / 4,
+                report,
+                known=known,
+                memory=held,
+                start=rows,
+                marks=marks(thresholds, whole, scale),
             ).times(scale)
             products = paid + product.products
         sharpness, interval = run.norm, run.norm_interval
@@ -132,8 +161,11 @@ def smoothness(
     if problem.precision in COARSE:
         confidence = None
         why["confidence"] = TOO_COARSE
-    if found.upper > (1 + gap) * found.lower * (1 + 1e-9):
-        warnings.append(_wide(found.lower, found.upper, gap, products))
+    whole = _times(problem.d, interval)
+    ended = _ending(Goal(gap, () if dense else marks(thresholds, whole)), found)
+    around = None if not interval[0] else (found.lower / whole[1], found.upper / whole[0])
+    if ended == "products":
+        warnings.append(_wide(found, gap, products, around if thresholds and not dense else None))
     global_l1 = closed_form(problem)
     if global_l1 is None:
         why["global_l1"] = "a closed form exists for linear models with a convex loss alone"
@@ -144,7 +176,7 @@ def smoothness(
     else:
         why["row_norm_sum"] = "its random products are not made where sweeps are given a start"
     if density is None:
-        why["density"] = "the Hessian is zero"
+        why["density"] = why["density_interval"] = "the Hessian is zero"
     vectors = problem.unflatten(rounded_up(found.vector, problem.dtype))
     why |= dict.fromkeys(("density_rotated", "points", "whole_data"), "not measured by this call")
     deciles, reason = token_deciles(problem, vectors)
@@ -153,9 +185,13 @@ def smoothness(
         l1_lower=found.lower,
         l1_upper=found.upper,
         confidence=confidence,
+        gap_wanted=gap,
+        ended_by=ended,
         sharpness=sharpness,
         sharpness_interval=interval,
+        sharpness_wanted=0.0 if dense else SHARPNESS_TOLERANCE,
         density=density,
+        density_interval=around,
         density_rotated=None,
         diagonal_sum=diagonal_sum,
         row_norm_sum=row_norm_sum,
@@ -260,14 +296,27 @@ def _only_linear(model: nn.Module) -> nn.Linear | None:
     return None
 
 
-def _wide(lower: float, upper: float, gap: float, products: int) -> Finding:
-    reached = upper / lower - 1 if lower > 0 else float("inf")
+def _times(d: int, interval: Interval) -> Interval:
+    return d * interval[0], d * interval[1]
+
+
+def _ending(goal: Goal, found: Bracket) -> Ending:
+    if found.upper <= (1 + goal.gap) * found.lower * (1 + 1e-9):
+        return "gap"
+    return "thresholds" if goal.cleared(found.lower, found.upper) else "products"
+
+
+def _wide(found: Bracket, gap: float, products: int, density: Interval | None) -> Finding:
+    """``density``: R_L, where the bracket was to end once that is told from what it is read against."""
+    reached = found.upper / found.lower - 1 if found.lower > 0 else float("inf")
+    read = "" if density is None else f", and R_L between {density[0]:.3g} and {density[1]:.3g} holds a value at which "
+    read += "" if density is None else "its reading changes"
     return Finding(
         code="bracket-wide",
         severity="warning",
         stage=STAGE,
         found=f"the bracket on ‖L‖₁ is {reached:.1%} wide after {products} products, the goal was {gap:.1%}",
-        meaning="‖L‖₁ lies between the two ends, but the ratio to d·λ is known only this well",
+        meaning=f"‖L‖₁ lies between the two ends, but the ratio to d·λ is known only this well{read}",
         action="accept the width, or ask for a wider one with `--gap`",
     )
 

@@ -270,6 +270,10 @@ def _row(point: Measured, fitted: bool) -> dict[str, Any]:
         "sharpness": s.sharpness,
         "l1_lower": s.l1_lower,
         "l1_upper": s.l1_upper,
+        "gap_wanted": s.gap_wanted,
+        "ended_by": s.ended_by,
         "density": s.density,
+        "density_interval": s.density_interval,
     }
-    return row if s.density is not None else {**row, "why": {"density": s.why["density"]}}
+    zero = {key: s.why[key] for key in ("density", "density_interval") if key in s.why}
+    return {**row, "why": zero} if zero else row

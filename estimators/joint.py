@@ -13,9 +13,10 @@ from torch import Tensor
 from estimators import memory
 from estimators.anisotropic import rounded_up
 from estimators.errors import InputError
+from estimators.formed import JointBracket, formed_bracket
 from estimators.lanczos import DELTA, Ritz, norm, random_start, rounding_slack
 from estimators.losses import COARSE, TOO_COARSE
-from estimators.max_cut import JointBracket, certify, check_limits, floored, formed_bracket
+from estimators.max_cut import certify, check_limits, floored
 from estimators.problem import Problem
 from estimators.products import DENSE_LIMIT, dense_hessian, hessian
 from estimators.results import Cost, Finding, Progress, Smoothness

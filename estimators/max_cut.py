@@ -20,17 +20,34 @@ from estimators.compression import Known
 from estimators.errors import InputError
 from estimators.lanczos import Ritz, lanczos, random_start, rounding_slack
 from estimators.products import Counted, Product
-from estimators.subspace import EXPLORING, FEWEST_VECTORS, KEPT, WEAK, Scaled, explore, floor_share, settle
-from estimators.sweeps import Sweeps
+from estimators.stopping import Goal, Mark
+from estimators.subspace import (
+    EXPLORING,
+    FEWEST_VECTORS,
+    KEPT,
+    LONGEST,
+    REFINED,
+    WEAK,
+    Scaled,
+    explore,
+    floor_share,
+    settle,
+)
+from estimators.sweeps import LAST, Sweeps
 
 COLUMNS, FEW = 12, 8
 """Columns of the sweeps, and of those before rounds: 8 alone stall at a gap of 5% on a GPT-2 at its start."""
-OPENING, WARM_OPENING, SETTLED_FIRST = 3, 2, 2
-"""Before the first round: sweeps (from a start that was given), then steps within the known vectors."""
+OPENING, WARM_OPENING = 3, 2
+"""Sweeps (from a start that was given) before steps within the known vectors."""
+SETTLED_LEAST, SETTLED_MOST, SETTLED_TO = 2, 10, 0.02
+"""Steps within the known vectors before the first round, at least and at most; and the growth of the lower bound, as a
+share of the gap, below which they have settled."""
+HISTORY = 6
+"""Past sweeps of a round's that are held with their products."""
 ROUNDS = 8
 SETTLED = 16
 """Columns of the dual program within the known vectors; FEW of them are multiplied."""
-MEMORY = 600
+MEMORY = 800
 """Vectors of d numbers that a bracket may hold at once."""
 LEAN = 128
 """With fewer, sweeps keep no past products, Lanczos has no basis, and scalings are in the vectors' own precision."""
@@ -70,19 +87,6 @@ class Bracket:
         )
 
 
-@dataclass(frozen=True)
-class JointBracket:
-    """lower <= min{1'd : -diag(d) <= H_t <= diag(d) for all t} <= upper = sum(vector), the vector feasible.
-
-    ``binding`` holds for each matrix max|eig D^-1/2 H_t D^-1/2| as a share of the largest of them.
-    """
-
-    lower: float
-    upper: float
-    vector: Tensor
-    binding: tuple[float, ...]
-
-
 def check_limits(gap: float | None, max_products: int, fewest: int = FEWEST_PRODUCTS) -> None:
     """What a bracket is asked for. ``gap`` None: a default holds.
 
@@ -103,7 +107,7 @@ class Search:
         product: Counted,
         generator: torch.Generator,
         like: Tensor,
-        gap: float,
+        target: Goal,
         max_products: int,
         delta: float,
         progress: Callable[[int], None],
@@ -112,12 +116,13 @@ class Search:
         start: Tensor | None = None,
     ) -> None:
         self.product, self.generator, self.like = product, generator, like
-        self.gap, self.max_products, self.progress = gap, max_products, progress
+        self.target, self.max_products, self.progress = target, max_products, progress
         self.memory, self.lean = memory, memory < LEAN
         self.delta = delta / (ROUNDS + ATTEMPTS)
         self.before = product.products
         self.columns = self._fitting(columns)
-        self.sweeps = Sweeps(product, product.d, self.columns, generator, like, self.lean, start)
+        self.history = LAST if self.lean else history_in(memory)
+        self.sweeps = self._sweeps(start)
         self.opening = OPENING if start is None else WARM_OPENING
         self.sweep()
         self.first = self.sweeps.norms[0]
@@ -133,8 +138,12 @@ class Search:
         """Sweeps from other random rows; the lower bound reached so far stays."""
         lower = self.sweeps.lower
         self.columns = self._fitting(columns)
-        self.sweeps = Sweeps(self.product, self.product.d, self.columns, self.generator, self.like, self.lean)
+        self.sweeps = self._sweeps()
         self.sweeps.lower = lower
+
+    def _sweeps(self, start: Tensor | None = None) -> Sweeps:
+        d, history = self.product.d, self.history if self.columns == FEW else LAST
+        return Sweeps(self.product, d, self.columns, self.generator, self.like, self.lean, start, history)
 
     @property
     def spent(self) -> int:
@@ -151,11 +160,17 @@ class Search:
 
     @property
     def goal(self) -> float:
-        return (1 + self.gap) * self.lower
+        """The upper end that would do, with the lower one so far."""
+        return self.target.highest(self.lower)
+
+    @property
+    def slack(self) -> float:
+        """The width to aim at."""
+        return self.target.slack(self.lower)
 
     @property
     def reached(self) -> bool:
-        return self.upper <= self.goal
+        return math.isfinite(self.upper) and self.upper <= self.goal
 
     def sweep(self) -> None:
         self.sweeps.sweep()
@@ -179,6 +194,20 @@ class Search:
         mixture = together.vectors @ c[:, self.columns :].to(together.vectors)
         c[:, self.columns :] *= 0.3 / max(float(mixture.square().sum(1).double().mean().sqrt()), 1e-30)
         return c
+
+    @property
+    def reserve(self) -> int:
+        """Products that rounds leave for a plain certificate."""
+        return self.max_products // 5
+
+    @property
+    def affordable(self) -> bool:
+        """Whether there are products for a sweep and a round."""
+        return self.left >= self.columns + EXPLORING + self.reserve
+
+    def floor(self, known: Known, scaling: Tensor) -> tuple[float, bool]:
+        """The share of its mean that D gets as a floor, and whether the known vectors then let it certify the goal."""
+        return floor_share(self.sweeps.known.and_(known), scaling, self.goal / (1 + self.slack / 2))
 
     def total(self, scaling: Tensor) -> float:
         """Sum of D with the slack for rounding: a bound times it is an upper bound of Lambda."""
@@ -215,8 +244,9 @@ def bracket(
     known: Known | None = None,
     memory: int = MEMORY,
     start: Tensor | None = None,
+    marks: tuple[Mark, ...] = (),
 ) -> Bracket:
-    """Sweep and certify until upper/lower - 1 <= gap or the products run out.
+    """Sweep and certify until upper/lower - 1 <= gap, all marks are told from it, or the products run out.
 
     Neither end depends on the start for its validity: any unit rows give a lower bound, and Lanczos draws its own
     start once D is fixed, from ``generator``. That must not be at a state from which the given start was made.
@@ -233,11 +263,12 @@ def bracket(
         memory: vectors of d numbers that may be held; too few for a round leave the sweeps and plain certificates,
             fewer than LEAN a certificate without a basis and fewer columns, one at least.
         start: rows to begin with, shape (d, q), see ``Sweeps``.
+        marks: values of Lambda that end the bracket once it is told from them, where there are any.
     """
     room = room_in(memory)
     known = known if room >= FEWEST_VECTORS else None
     columns = COLUMNS if known is None else FEW
-    search = Search(product, generator, like, gap, max_products, delta, progress, memory, columns, start)
+    search = Search(product, generator, like, Goal(gap, marks), max_products, delta, progress, memory, columns, start)
     if bool(search.active.any()):
         if known is not None:
             rounds(search, known, room)
@@ -250,55 +281,73 @@ def bracket(
 
 def rounds(search: Search, known: Known, room: int) -> None:
     """Subspace rounds until the goal is certified, they are weak or certify no more, or products run out."""
-    sweeps = search.sweeps
-    reserve = search.max_products // 5
-
-    def affordable() -> bool:
-        return search.left >= search.columns + EXPLORING + reserve
-
     for _ in range(search.opening - 1):
-        if not affordable():
+        if not search.affordable:
             return
         search.sweep()
-    scaling = sweeps.scaling
-    for _ in range(SETTLED_FIRST):
-        if not affordable():
-            return
-        scaling, helped = search.settle(known)
-        if not helped:
+    weak, nearest = False, float("inf")
+    for number in range(ROUNDS):
+        least, most = (1, SETTLED_LEAST) if number else (SETTLED_LEAST, SETTLED_MOST)
+        scaling, steps = settled(search, known, least, most)
+        if not number and steps < least and search.affordable:
             search.start_again(COLUMNS)
             return
-    for _ in range(ROUNDS):
-        if search.left < EXPLORING + reserve:
+        if search.left < EXPLORING + search.reserve:
             return
-        together = sweeps.known.and_(known)
-        scaling = floored(scaling, search.active, floor_share(together, scaling, search.goal / (1 + search.gap / 2)))
-        total = search.total(scaling)
-        operator = Scaled(search.product, scaling)
-        found = explore(operator, together, search.generator, search.goal / total, search.left, search.delta, room)
+        together = search.sweeps.known.and_(known)
+        operator, goal = Scaled(search.product, scaling), search.goal / search.total(scaling)
+        found = explore(operator, together, search.generator, goal, search.left, search.delta, room)
         before = search.upper
         search.record(found.bound, scaling)
         if search.reached:
             return
-        # Sweeps of too few columns stall: then a round certifies no more than the one before.
-        if found.beyond > WEAK or search.upper == before:
+        # Where the scaling would do and the round does not certify it, the next will not either. One that misses the
+        # goal may be weak once: what is seen there makes the next. And sweeps of too few columns stall: then a round
+        # neither certifies more than the one before nor comes nearer.
+        again, weak = weak or steps == SETTLED_MOST, found.beyond > WEAK
+        stalls, nearest = search.upper == before and found.norm / goal >= nearest, min(nearest, found.norm / goal)
+        if found.norm <= goal or (weak and again) or stalls:
             if search.left >= search.max_products // 2:
                 search.start_again(COLUMNS)
             return
         known = found.known
-        if not affordable():
-            return
-        scaling, _ = search.settle(known)
+
+
+def settled(search: Search, known: Known, least: int, most: int) -> tuple[Tensor, int]:
+    """Steps within the known vectors until those let D certify the goal with half of the gap to spare, or gain little.
+
+    A round costs as much as four, and shows little but that a scaling is not there yet.
+
+    Returns:
+        D with its floor, and how many steps raised the lower bound.
+    """
+    scaling, done = search.sweeps.scaling, 0
+    share, ready = search.floor(known, scaling)
+    while search.affordable and done < most and not (done >= least and ready):
+        before = search.lower
+        scaling, helped = search.settle(known)
+        share, ready = search.floor(known, scaling)
+        ready = ready or search.lower <= (1 + SETTLED_TO * search.slack) * before
+        if not helped:
+            break
+        done += 1
+    return floored(scaling, search.active, share), done
+
+
+def history_in(memory: int) -> int:
+    """Past sweeps that fit beside the basis of a round, which they are a part of."""
+    most = ((memory - 3 * (LONGEST + REFINED)) // 7 - KEPT) // FEW
+    return min(max(most, LAST), HISTORY)
 
 
 def room_in(memory: int) -> int:
     """Basis vectors of a round that fit: each with its coupling and once more while they grow, beside what is known."""
-    return (memory - 4 * (KEPT + 2 * FEW)) // 3
+    return (memory - 4 * (KEPT + history_in(memory) * FEW)) // 3
 
 
 def attempts(search: Search) -> None:
     """Sweeps and plain certificates in turn until the goal is certified or products run out."""
-    wanted = steps_for(search.gap / 2, int(search.active.sum()), search.delta)
+    wanted = steps_for(search.target.gap / 2, int(search.active.sum()), search.delta)
     reserve = min(wanted, search.max_products // 3)
 
     def affordable() -> bool:
@@ -307,13 +356,13 @@ def attempts(search: Search) -> None:
     due = 0
     for attempt in range(ATTEMPTS):
         last = attempt == ATTEMPTS - 1
-        while affordable() and (last or due > 0 or search.sweeps.remaining > search.gap / 6):
+        while affordable() and (last or due > 0 or search.sweeps.remaining > search.slack / 6):
             search.sweep()
             due -= 1
         last = last or not affordable()
         if search.left < 1:
             return
-        search.certify(floored(search.sweeps.scaling, search.active, min(FLOOR, search.gap / 2)), missed=not last)
+        search.certify(floored(search.sweeps.scaling, search.active, min(FLOOR, search.slack / 2)), missed=not last)
         if search.reached or last:
             return
         due = 3
@@ -353,55 +402,3 @@ def certify(
 
     start = torch.where(active, random_start(scaling.numel(), generator, like), 0.0)
     return lanczos(scaled, start, int(active.sum()), steps, delta, generator, stop, check_from=8, local=local)
-
-
-def dense_bracket(matrix: Tensor, generator: torch.Generator, gap: float, max_sweeps: int = 4000) -> Bracket:
-    """The bracket of a formed symmetric matrix in float64; the upper bound is an eigenvalue, no probability."""
-    n = int((matrix.abs().sum(1) > 0).sum())
-    # Above sqrt(2n) columns the low-rank program has no spurious local maxima in general.
-    found = formed_bracket(matrix[None], generator, gap, min(n, int(2 * n**0.5) + 3), max_sweeps)
-    return Bracket(found.lower, found.upper, found.vector, matrix.norm(dim=1), matrix.shape[0])
-
-
-def formed_bracket(
-    matrices: Tensor, generator: torch.Generator, gap: float, columns: int, max_sweeps: int
-) -> JointBracket:
-    """One vector for several symmetric matrices (T, d, d) in float64; the upper bound is an eigenvalue.
-
-    Sweeps with ``columns`` for each matrix; they are certified from time to time until upper/lower - 1 <= gap or
-    ``max_sweeps`` are done.
-    """
-    alive = matrices.abs().sum((0, 2)) > 0
-    n, points = int(alive.sum()), len(matrices)
-    vector = torch.zeros(alive.numel(), dtype=torch.float64, device=alive.device)
-    if n == 0:
-        return JointBracket(0.0, 0.0, vector, (0.0,) * points)
-    scale = float(matrices.abs().max())
-    parts = matrices[:, alive][:, :, alive] / scale
-    sweeps = Sweeps(lambda z: _stacked(parts, z), n, columns * points, generator, parts)
-    upper, best, norms = float("inf"), vector, torch.zeros(points)
-    every = torch.ones(n, dtype=torch.bool, device=parts.device)
-    check = 16
-    for count in range(1, max_sweeps + 1):
-        sweeps.sweep()
-        if count < check and count < max_sweeps:
-            continue
-        check = int(1.5 * count)
-        for share in (gap / 4, gap / 40):
-            scaling = floored(sweeps.scaling, every, share)
-            root = scaling.rsqrt()
-            each = torch.linalg.eigvalsh(root[:, None] * parts * root).abs().amax(1) * (1 + 1e-13 * n)
-            norm = float(each.max())
-            if norm * float(scaling.sum()) < upper:
-                upper, best, norms = norm * float(scaling.sum()), norm * scaling, each / norm
-        if upper <= (1 + gap) * sweeps.lower:
-            break
-    vector[alive] = best * scale
-    return JointBracket(sweeps.lower * scale, upper * scale, vector, tuple(norms.tolist()))
-
-
-def _stacked(parts: Tensor, z: Tensor) -> Tensor:
-    """[H_1 Z_1, ..., H_T Z_T] for matrices (T, n, n) and columns (n, T k)."""
-    t, n, _ = parts.shape
-    blocks = z.reshape(n, t, -1).transpose(0, 1)
-    return (parts @ blocks).transpose(0, 1).reshape(n, -1)

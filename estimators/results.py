@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 Interval = tuple[float, float]
+Ending = Literal["gap", "thresholds", "products"]
+"""What ended a bracket."""
 Vector = Mapping[str, Any]
 """Parameter name -> tensor (as measured) or numpy array (as read back), each of the parameter's shape."""
 Progress = Callable[[str, float, float], None]
@@ -148,8 +150,13 @@ class Smoothness:
     with a 95% interval. All of these are of the ``samples`` measured; ``whole_data`` is the 95% interval for the
     smallest ||L||_1 of all rows of the data: {interval, mean, inflation, samples, rows, products}, see
     ``crossfit.Crossfit``; where all rows were measured it is the bracket.
+    ``density_interval`` is the bracket over d lambda with both ends of lambda. The bracket was to be ``gap_wanted``
+    wide (upper/lower - 1) at most; ``ended_by`` says what ended it: that gap, "thresholds" (it is told from every
+    value at which its reading changes) or the number of products. lambda was to be known to ``sharpness_wanted``,
+    relative; 0: exactly.
     ``points`` holds one row for each point along the runs: method, step, l1_lower, l1_upper, sharpness, density,
-    gradient_l1, gradient_l2, and for adagrad preconditioned = max|eig P^-1/2 H P^-1/2|, P = diag(sqrt(v)), with
+    density_interval, gap_wanted, ended_by, gradient_l1, gradient_l2, and for adagrad preconditioned =
+    max|eig P^-1/2 H P^-1/2|, P = diag(sqrt(v)), with
     preconditioned_interval.
     ``tensors`` holds one row for each parameter: name, parameters, l1. ``rows``, where they were asked for, are the
     unit rows with which the sweeps ended, by parameter: its entries in rows, k columns.
@@ -158,9 +165,13 @@ class Smoothness:
     l1_lower: float | None
     l1_upper: float | None
     confidence: float | None
+    gap_wanted: float | None
+    ended_by: Ending | None
     sharpness: float | None
     sharpness_interval: Interval | None
+    sharpness_wanted: float | None
     density: float | None
+    density_interval: Interval | None
     density_rotated: float | None
     diagonal_sum: float | None
     row_norm_sum: float | None

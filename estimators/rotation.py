@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from estimators.anisotropic import DENSE_GAP
-from estimators.max_cut import dense_bracket
+from estimators.formed import dense_bracket
 from estimators.problem import Parameters, Problem
 from estimators.products import dense_hessian
 from estimators.results import Finding

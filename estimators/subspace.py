@@ -264,8 +264,8 @@ def settle(known: Known, weights: Tensor, columns: int, steps: int = SETTLING_ST
     return (last.double() + before.double()) / 2, image
 
 
-def floor_share(known: Known, scaling: Tensor, wanted: float) -> float:
-    """The largest of FLOORS with which the known vectors let D certify ``wanted``, or what comes nearest.
+def floor_share(known: Known, scaling: Tensor, wanted: float) -> tuple[float, bool]:
+    """The largest of FLOORS with which the known vectors let D certify ``wanted``, and True; or what comes nearest.
 
     max|eig| of the pencil (S'HS, S'D_f S) times the sum of D_f: no product.
     """
@@ -278,5 +278,5 @@ def floor_share(known: Known, scaling: Tensor, wanted: float) -> float:
         basis = whitening(symmetric(weighted + share * mean * plain))
         reached[share] = largest(symmetric(basis.T @ inside @ basis)) * float(scaling.sum()) * (1 + share)
         if reached[share] <= wanted:
-            return share
-    return min(reached, key=lambda share: reached[share])
+            return share, True
+    return min(reached, key=lambda share: reached[share]), False

@@ -14,6 +14,8 @@ from estimators.compression import Known, gram, symmetric
 from estimators.lanczos import SLICE
 from estimators.products import Product
 
+LAST = 2
+"""Past sweeps that are held at least: momentum and scalings take two."""
 FRESH = 0.1
 """Length of the random vector that is added to each of the unit rows that sweeps are given to start from."""
 
@@ -26,6 +28,8 @@ class Sweeps:
 
     ``lean`` holds what the next sweep needs alone: no products of past sweeps (``known``), row norms in the vectors'
     own precision. Some six times the columns are in memory then, with two vectors of norms.
+
+    ``history``: how many of the last Z are held with their products, two or more.
 
     ``start``: rows of any length, shape (d, q), to begin with, say those that ended at a point nearby. A sweep gives a
     lower bound from any unit rows, so what they are decides how soon it is close, not whether it holds. HZ has no
@@ -42,8 +46,9 @@ class Sweeps:
         like: Tensor,
         lean: bool = False,
         start: Tensor | None = None,
+        history: int = LAST,
     ) -> None:
-        self.product, self.lean = product, lean
+        self.product, self.lean, self.history = product, lean, history
         self.z = torch.empty(columns, d, dtype=like.dtype, device=like.device).T
         given = None if start is None else torch.split(within(start, columns), SLICE)
         for number, rows in enumerate(torch.split(self.z, SLICE)):
@@ -62,7 +67,7 @@ class Sweeps:
         norms = self._row_norms(image)
         self.norms = [*self.norms[-1:], norms]
         if not self.lean:
-            self.done = [*self.done[-1:], Known(self.z, image)]
+            self.done = [*self.done[1 - self.history :], Known(self.z, image)]
         self.values.append(float(norms.sum(dtype=torch.float64)))
         self.lower = max(self.lower, self.values[-1])
         step = image
@@ -101,7 +106,7 @@ class Sweeps:
 
     @property
     def known(self) -> Known:
-        """The last two Z with their products."""
+        """The last Z, ``history`` of them, with their products."""
         return self.done[0].and_(*self.done[1:])
 
     @property

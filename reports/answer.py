@@ -158,7 +158,7 @@ def _shown(quantity: str, value: float | None, pair: Sequence[float] | None) -> 
         return ratio(value), "" if pair is None else f"95% interval {ratio_interval(pair)}"
     if "share" in quantity:
         return percent(value), ""
-    if "R_L" in quantity and pair is not None:
+    if ("R_L" in quantity or "‖L‖₁" in quantity) and pair is not None:
         return number(value), "certified between {} and {}".format(*bracket(*pair))
     head, _, tail = measured(value, pair).partition(", ")
     return head, tail

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+NARROW = 0.06
+"""Up to this width, relative, the upper end stands for a bracket: 5%, and what lambda is known to."""
 NOT_MEASURED = "not measured"
 SMALL, LARGE = 1e-3, 1e7
 """Outside this range a number is written in scientific notation."""
@@ -80,6 +82,13 @@ def bracket(lower: float | None, upper: float | None) -> tuple[str, str]:
     floor = math.floor(lower / scale * step + 1e-9) / step
     ceiling = math.ceil(upper / scale * step - 1e-9) / step
     return _fixed(floor, decimals) + tail, _fixed(ceiling, decimals) + tail
+
+
+def certified(value: float | None, pair: Sequence[float] | None, digits: int = 4) -> str:
+    """The upper end of a narrow bracket alone, and a wide one as what it is: "0.203", "0.15 to 0.24"."""
+    if value is None or pair is None or pair[1] <= (1 + NARROW) * pair[0]:
+        return number(value, digits)
+    return "{} to {}".format(*bracket(*pair))
 
 
 def ratio(value: float | None) -> str:

@@ -260,6 +260,8 @@ def along(prefix: str, points: Sequence[Mapping[str, Any]]) -> Markup:
                 steps = [max(float(p["step"]), 0.7) for p in known]
                 tops = [float(p[high]) for p in known]
                 lows = [float(p[low]) for p in known]
+                if high == "density":
+                    lows = [float((p.get("density_interval") or (p[low],))[0]) for p in known]
                 look = looks[method]
                 axes.fill_between(steps, lows, tops, color=look.colour, alpha=0.25, linewidth=0)
                 axes.plot(

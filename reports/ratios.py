@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Diagnosis
 from reports import figures
 from reports.figures import Reading, Zone
-from reports.numbers import interval, number
+from reports.numbers import certified, interval, number
 from reports.sections.parts import Figure
 from reports.tables import Table
 from reports.text import drawn, scaled_sharpness
@@ -28,6 +28,7 @@ def readings(diagnosis: Diagnosis) -> tuple[Reading, ...]:
     if smooth.density:
         whole = scaled_sharpness(smooth)
         low = smooth.l1_lower / whole if smooth.l1_lower and whole else smooth.density
+        pair = smooth.density_interval or (low, smooth.density)
         neutral = (
             SMOOTHNESS_SIDES[1] if smooth.density_rotated is None else min(SMOOTHNESS_SIDES[1], smooth.density_rotated)
         )
@@ -36,8 +37,8 @@ def readings(diagnosis: Diagnosis) -> tuple[Reading, ...]:
             _box(
                 "curvature R_L" + (" of the draw" if drawn(smooth) else ""),
                 smooth.density,
-                (low, smooth.density),
-                number(smooth.density, 3),
+                pair,
+                certified(smooth.density, pair, 3),
                 neutral,
                 sides,
             )

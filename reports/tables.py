@@ -9,7 +9,7 @@ from typing import Any
 from reports.curves import Curve, Rate
 from reports.deciles import group_name, is_output, occurrences
 from reports.layers import Layer
-from reports.numbers import bracket, interval, number, percent, rate, ratio, ratio_interval, rounded
+from reports.numbers import bracket, certified, interval, number, percent, rate, ratio, ratio_interval, rounded
 from reports.text import method_name, printable, reason
 
 MOST_ROWS = 60
@@ -247,7 +247,7 @@ def of_points(caption: str, points: Sequence[Mapping[str, Any]]) -> Table:
                 low,
                 high,
                 number(point.get("sharpness")),
-                number(point.get("density"), 3),
+                certified(point.get("density"), point.get("density_interval"), 3),
                 number(point.get("gradient_l1")),
                 number(point.get("gradient_l2")),
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnose.continuation import ADDING
 from diagnose.schema import NOISE_SIDES, PAIR, SMOOTHNESS_SIDES
-from reports.numbers import bracket, interval, measured, number, percent, ratio, ratio_interval
+from reports.numbers import bracket, certified, interval, measured, number, percent, ratio, ratio_interval
 
 if TYPE_CHECKING:
     from diagnose.schema import Diagnosis
@@ -241,12 +241,13 @@ def noise_reading(density: float) -> str:
     return f"noise {said[_zone(density, NOISE_SIDES)]} (φ {number(density, 2)})"
 
 
-def smoothness_reading(density: float, rotated: float | None = None) -> str:
+def smoothness_reading(part: Any) -> str:
     """What R_L says about curvature alone, with its number."""
+    density, rotated = part.density, part.density_rotated
     how = ("strongly", "partly", "hardly")[_zone(density, SMOOTHNESS_SIDES)]
     turned = rotated is not None and density >= rotated
     said = NOT_ALIGNED if turned else f"{how} aligned with the coordinates"
-    return f"curvature is {said} (R_L {number(density, 2)})"
+    return f"curvature is {said} (R_L {certified(density, part.density_interval, 2)})"
 
 
 def drawn(smoothness: Any) -> tuple[int, int] | None:

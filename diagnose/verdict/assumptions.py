@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from diagnose.schema import Assumption
+from diagnose.verdict.changes import range_of, times
 from estimators.results import FAILS_MOSTLY, GeneralizedSmoothness, Interval, Noise, Smoothness, Spectrum
 from estimators.tail_error import relative_error
 from reports.numbers import number, percent
@@ -31,42 +31,44 @@ def assumptions(
 def _smoothness(part: Smoothness) -> Assumption:
     """Assumption 3.3: one L with -diag(L) <= H <= diag(L) everywhere."""
     points = part.points or ()
-    moved = {key: largest_over_smallest(points, key) for key in ("l1_upper", "sharpness")}
-    known = {key: found for key, found in moved.items() if found is not None}
-    value, n = max(known.values(), default=(None, len(points)))
+    moved = {key: range_of(points, key) for key in ("l1", "sharpness")}
+    known = {key: pair for key, pair in moved.items() if pair is not None}
+    # What moves most for certain, or could.
+    factor, n = max(known.values(), default=(None, len(points)))
+    most = max((pair[0][1] for pair in known.values()), default=0.0)
+    interval: Interval | None = None
     if part.global_l1 is not None:
         status: Status = "supported"
         says = f"holds for all w by construction, with ‖L‖₁ = {number(part.global_l1)} (linear model, convex loss)"
-    elif value is None:
+    elif factor is None:
         status = "not testable here"
         why = part.why.get("l1_upper", "curvature was not measured") if part.l1_upper is None else ""
         says = why or "curvature is certified at the start alone, and the assumption is about every w"
+    elif factor[0] < MOVES <= most:
+        status = "not testable here"
+        says = f"the brackets do not tell whether curvature moves by {MOVES:g} along the runs"
     else:
-        status = "supported" if value < MOVES else "not supported"
+        status = "supported" if most < MOVES else "not supported"
         says = (
             "certified at these points, and one L describes them"
-            if value < MOVES
+            if most < MOVES
             else "certified at these points, but an L that holds at all of them is far from tight at some"
         )
     if known:
-        by = {"l1_upper": "‖L‖₁", "sharpness": "λ"}
-        said = " and ".join(f"{by[key]} by {number(found[0], 2)}×" for key, found in known.items())
+        by = {"l1": "‖L‖₁", "sharpness": "λ"}
+        said = " and ".join(f"{by[key]} by {times(pair[0])}" for key, pair in known.items())
         says = f"{says}; along the runs {said}"
+    if factor is not None and factor[0] < factor[1]:
+        interval = factor
     return Assumption(
         assumption="smoothness by coordinate (3.3)",
         status=status,
         measure="largest over smallest ‖L‖₁ or λ along the runs",
-        value=value,
-        interval=None,
+        value=None if factor is None else factor[1],
+        interval=interval,
         n=n,
         says=says,
     )
-
-
-def largest_over_smallest(points: Sequence[Mapping[str, Any]], key: str) -> tuple[float, int] | None:
-    """How far a value moves over the points, and how many have it; None below two."""
-    values = [float(point[key]) for point in points if point.get(key)]
-    return (max(values) / min(values), len(values)) if len(values) > 1 else None
 
 
 def _noise(part: Noise) -> Assumption:

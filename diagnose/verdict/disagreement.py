@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diagnose.verdict.changes import change, times
 from diagnose.verdict.theory import Side
-from estimators.results import Noise, Smoothness
+from estimators.results import Interval, Noise, Smoothness
 from reports.numbers import number
 
 MOVED = 2.0
@@ -41,25 +42,23 @@ def _heavy(noise: Noise) -> bool:
 
 def _moved(points: Sequence[Mapping[str, Any]], grew: bool) -> str:
     factor = _furthest(points, "sharpness", grew)
-    if factor < MOVED:
+    if factor[0] < MOVED:
         return ""
     way = "grew up to" if grew else "fell by up to"
-    return f"curvature {way} {number(factor, 2)} times along the runs, and the bounds take the start's"
+    return f"curvature {way} {number(factor[0], 2)} times along the runs, and the bounds take the start's"
 
 
 def _turned(points: Sequence[Mapping[str, Any]], aligned: bool) -> str:
     factor = _furthest(points, "density", not aligned)
-    if factor < MOVED:
+    if factor[0] < MOVED:
         return ""
     way = "better" if aligned else "worse"
-    return (
-        f"along the runs curvature is {way} aligned with the coordinates than at the start (R_L {number(factor, 2)}×)"
-    )
+    return f"along the runs curvature is {way} aligned with the coordinates than at the start (R_L {times(factor)})"
 
 
-def _furthest(points: Sequence[Mapping[str, Any]], key: str, up: bool) -> float:
-    """How many times the value grew (or fell) from the first point to the furthest later one; 1 where unknown."""
-    values = [float(point[key]) for point in points if point.get(key)]
-    if len(values) < 2:
-        return 1.0
-    return max(values[1:]) / values[0] if up else values[0] / min(values[1:])
+def _furthest(points: Sequence[Mapping[str, Any]], key: str, up: bool) -> Interval:
+    """How many times the value grew (or fell) for certain from the first point to the furthest later one, and how many
+    times that may be; 1 where unknown."""
+    start, *later = points or [{}]
+    factors = [change(start, point, key) if up else change(point, start, key) for point in later]
+    return max((factor for factor in factors if factor is not None), default=(1.0, 1.0))

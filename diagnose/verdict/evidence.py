@@ -6,7 +6,7 @@ import math
 
 from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Answer, Bounds, Evidence, Prediction, Training
 from diagnose.verdict.theory import noise_side, smoothness_side
-from estimators.results import GeneralizedSmoothness, Interval, Noise, Smoothness
+from estimators.results import GeneralizedSmoothness, Noise, Smoothness
 from reports.numbers import number, percent
 from reports.text import drawn, unless_rare
 from reports.text import noise_side as noise_words
@@ -51,10 +51,6 @@ def _noise(noise: Noise) -> Evidence:
 
 
 def _smoothness(part: Smoothness) -> Evidence:
-    interval: Interval | None = None
-    if part.density is not None and part.l1_lower is not None and part.l1_upper:
-        loosest = part.sharpness / part.sharpness_interval[1] if part.sharpness and part.sharpness_interval else 1.0
-        interval = loosest * part.density * part.l1_lower / part.l1_upper, part.density
     neutral = f"{SMOOTHNESS_SIDES[1]:g}; strong below {SMOOTHNESS_SIDES[0]:g}"
     if part.density_rotated is not None:
         neutral = f"{number(part.density_rotated, 2)}, its value after a random rotation; {neutral}"
@@ -62,11 +58,13 @@ def _smoothness(part: Smoothness) -> Evidence:
     if part.density is not None:
         says = smoothness_words(part.density, part.density_rotated)
         some = drawn(part)
+        if part.ended_by == "thresholds":
+            says += ", and so it is wherever in its bracket R_L lies: that was narrowed no further"
         says += "" if some is None else f"; this is R_L of {number(some[0])} of the {number(some[1])} rows of the data"
     return Evidence(
         quantity="curvature density R_L",
         value=part.density,
-        interval=interval,
+        interval=part.density_interval,
         neutral=neutral,
         says=says,
         side=smoothness_side(part.density, part.density_rotated),

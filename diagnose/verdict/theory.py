@@ -121,7 +121,7 @@ def _sentence(noise: Noise, smoothness: Smoothness, side: Side) -> str:
     noisy = "noise was not measured" if noise.density is None else noise_reading(noise.density)
     curved = "curvature was not measured"
     if smoothness.density is not None:
-        curved = smoothness_reading(smoothness.density, smoothness.density_rotated)
+        curved = smoothness_reading(smoothness)
     said = f"{noisy}, {curved}: the theory {favours(side)}"
     half = noise.density is None or smoothness.density is None
     return f"{said[0].upper()}{said[1:]}{', as far as it was measured' if half else ''}."
@@ -138,7 +138,7 @@ def findings(theory: Theory, noise: Noise, smoothness: Smoothness, trained: bool
     """readings-disagree, where curvature and noise speak for different sides."""
     if theory.side != "undecided" or noise.density is None or smoothness.density is None:
         return ()
-    curved = smoothness_reading(smoothness.density, smoothness.density_rotated)
+    curved = smoothness_reading(smoothness)
     alone = "curvature" if theory.curvature == "adagrad" else "noise"
     return (
         Finding(

@@ -67,9 +67,18 @@ def fewer_samples(diagnosis: Diagnosis, used: int | None) -> str | None:
     if inflation is None:
         return f"{text} For all {what} ‖L‖₁ is likely to be lower."
     return (
-        f"{text} Fitted on one half of the draw and measured on the other, ‖L‖₁ comes out {ratio(inflation)} lower; "
-        f"the interval for all {what} allows for that."
+        f"{text} Fitted on one half of the draw and measured on the other, ‖L‖₁ comes out "
+        f"{_inflated(diagnosis.smoothness)} lower; the interval for all {what} allows for that."
     )
+
+
+def _inflated(part: Any) -> str:
+    """By how much the draw inflates its own Lambda, from both ends of the bracket where that is wide."""
+    most, mean = part.whole_data["inflation"], part.whole_data.get("mean")
+    if not mean or part.ended_by != "thresholds":
+        return ratio(most)
+    least = ratio(part.l1_lower / mean)
+    return ratio(most) if least == ratio(most) else f"{least} to {ratio(most)}"
 
 
 def tensor_figure(prefix: str, table: Sequence[Mapping[str, Any]] | None, key: str, symbol: str) -> tuple[Figure, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from diagnose.schema import Diagnosis
 from reports import figures, race
-from reports.numbers import bracket, interval, number, percent, rate, ratio
+from reports.numbers import NARROW, bracket, certified, interval, number, percent, rate, ratio
 from reports.sections.parts import (
     Figure,
     Section,
@@ -20,6 +20,12 @@ from reports.sections.parts import (
 )
 from reports.tables import Quantity, Table, by_tensor, entry, of_points, quantity
 from reports.text import drawn, method_name, of_all_rows, scaled_sharpness, smoothness_side, stage_line, unit
+
+_WANTED = {
+    "gap": "width of the bracket, upper/lower − 1, that was wanted and reached",
+    "thresholds": "width of the bracket, upper/lower − 1, at which it ends at the latest; its reading was certain",
+    "products": "width of the bracket, upper/lower − 1, that was wanted; the products ran out before",
+}
 
 
 def smoothness(diagnosis: Diagnosis) -> Section:
@@ -67,9 +73,22 @@ def _finding(part: Any, what: str) -> str:
     whose = "" if some is None else f" of the {number(some[0])} {what} drawn"
     said = (
         f"At the start the smallest ‖L‖₁{whose} {where}{sure}, d·λ is {number(scaled_sharpness(part))}, "
-        f"so R_L{whose} is at most {number(part.density, 3)}: {side}."
+        f"so R_L{whose} {_where(part)}: {side}.{_ended(part)}"
     )
     return said if some is None else f"{said} ‖L‖₁ {of_all_rows(part, what)}."
+
+
+def _where(part: Any) -> str:
+    pair = part.density_interval
+    if pair is None or pair[1] <= (1 + NARROW) * pair[0]:
+        return f"is at most {number(part.density, 3)}"
+    return "lies between {} and {}".format(*bracket(*pair))
+
+
+def _ended(part: Any) -> str:
+    """Why a wide bracket is no narrower."""
+    ended = part.ended_by == "thresholds"
+    return " The bracket ended there, since the reading is the same anywhere within." if ended else ""
 
 
 def _quantities(part: Any, what: str) -> tuple[Quantity, ...]:
@@ -78,8 +97,9 @@ def _quantities(part: Any, what: str) -> tuple[Quantity, ...]:
     sharpness = quantity(part, "sharpness", "λ", "largest |eigenvalue| of H, in SGD's bound")
     if known and part.sharpness_interval[0] != part.sharpness_interval[1]:
         ends = bracket(*part.sharpness_interval)
+        wanted = f"; wanted to {percent(part.sharpness_wanted)}" if part.sharpness_wanted else ""
         sharpness = Quantity(
-            "λ", number(part.sharpness), f"at most {ends[1]}", "largest |eigenvalue| of H, in SGD's bound"
+            "λ", number(part.sharpness), f"at most {ends[1]}{wanted}", "largest |eigenvalue| of H, in SGD's bound"
         )
     return (
         quantity(part, "l1_lower", "‖L‖₁ ≥", "lower bound, from a feasible point of the dual", show=lambda _: low),
@@ -94,7 +114,13 @@ def _quantities(part: Any, what: str) -> tuple[Quantity, ...]:
             show=percent,
         ),
         sharpness,
-        quantity(part, "density", "R_L", "‖L‖₁/(d·λ), from the upper bound; never above 1"),
+        quantity(
+            part,
+            "density",
+            "R_L",
+            "‖L‖₁/(d·λ), from the upper bound; never above 1",
+            show=lambda value: certified(value, part.density_interval),
+        ),
         quantity(part, "density_rotated", "R_L, rotated", "the same after a random rotation of the coordinates"),
         quantity(part, "diagonal_sum", "Σ|hⱼ|", "of the Hessian diagonal: a lower bound of ‖L‖₁, not a valid L"),
         quantity(part, "row_norm_sum", "Σ√(H²)ⱼⱼ", "norms of the rows: a lower bound of ‖L‖₁, not a valid L"),
@@ -105,6 +131,7 @@ def _quantities(part: Any, what: str) -> tuple[Quantity, ...]:
             part, "global_l1", "‖L‖₁, all w", "closed form of linear models: valid at every w, so it may be looser"
         ),
         _of_the_data(part, what),
+        quantity(part, "gap_wanted", "gap", _WANTED.get(part.ended_by, _WANTED["gap"]), show=percent),
         quantity(part, "products", "Hv", "Hessian-vector products spent on the bracket at the start"),
         quantity(part, "samples", "n", "samples that curvature was measured on"),
     )
@@ -237,6 +264,15 @@ def _data_bound(whole: Mapping[str, Any]) -> list[figures.Bound]:
     return [figures.Bound(f"‖L‖₁ of all {number(whole['rows'])}, 95% interval", low, high, interval((low, high)))]
 
 
+def _overlap(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Said of a change that wide brackets do not certify."""
+    one, other = first.get("density_interval"), last.get("density_interval")
+    if not one or not other or "thresholds" not in (first.get("ended_by"), last.get("ended_by")):
+        return ""
+    apart = one[1] < other[0] or other[1] < one[0]
+    return "" if apart else "; those of R_L overlap, so that it may not have moved at all"
+
+
 def _along(part: Any) -> tuple[Figure, ...]:
     """The bracket and R_L along the runs; nothing where only the start was measured."""
     points = [p for p in part.points or () if p.get("l1_upper") and p.get("l1_lower") and p.get("density")]
@@ -247,7 +283,7 @@ def _along(part: Any) -> tuple[Figure, ...]:
     caption = (
         f"From the start to step {number(last['step'])} of the {method_name(last.get('method'))} run "
         f"‖L‖₁ goes from {ends} and R_L from {number(first['density'], 3)} to {number(last['density'], 3)} "
-        "(upper bounds; bands reach down to the lower bounds)."
+        f"(upper bounds; bands reach down to the lower bounds{_overlap(first, last)})."
     )
     data = of_points("Along the runs, as drawn", points)
     return (Figure("smoothness-points", race.along("smoothness-points", points), caption, data),)

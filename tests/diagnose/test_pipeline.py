@@ -130,11 +130,11 @@ def test_on_all_rows_the_interval_is_the_bracket() -> None:
 def test_a_huge_network_and_a_tiny_draw_say_why_there_is_no_interval() -> None:
     problem = Problem(nn.Linear(2, 1), (torch.randn(3, 2), torch.randn(3, 1)), "squared")
     bracket = smoothness(problem)
-    found = whole_data(problem, bracket, 10, affordable=True, seed=0, progress=lambda *_: None)
+    found = whole_data(problem, bracket, 10, products=32, affordable=True, seed=0, progress=lambda *_: None)
     assert found["interval"] is None
     assert "samples are too few" in found["why"]["interval"]
     more = Problem(nn.Linear(2, 1), (torch.randn(8, 2), torch.randn(8, 1)), "squared")
-    found = whole_data(more, smoothness(more), 10, affordable=False, seed=0, progress=lambda *_: None)
+    found = whole_data(more, smoothness(more), 10, products=32, affordable=False, seed=0, progress=lambda *_: None)
     assert "so large a model" in found["why"]["interval"]
     assert found["products"] == 0
 

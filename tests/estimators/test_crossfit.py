@@ -12,7 +12,7 @@ from torch import Tensor
 
 from estimators import InputError, Problem, memory, smoothness
 from estimators.crossfit import COLUMNS, Crossfit, crossfit_smoothness
-from estimators.max_cut import dense_bracket
+from estimators.formed import dense_bracket
 from tests import oracles
 from tests.problems import BY_NAME, Scores
 from tests.statistics import assert_covers, fewest

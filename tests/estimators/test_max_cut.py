@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from estimators.errors import InputError
+from estimators.formed import dense_bracket
 from estimators.max_cut import (
     COLUMNS,
     FEWEST_PRODUCTS,
@@ -18,7 +19,6 @@ from estimators.max_cut import (
     bracket,
     certify,
     check_limits,
-    dense_bracket,
     floored,
 )
 from estimators.products import Counted

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from estimators.formed import dense_bracket
 from estimators.held_out import HeldOut, tighter
-from estimators.max_cut import dense_bracket
 from estimators.uncoupled import uncoupled
 from tests.problems import symmetric
 

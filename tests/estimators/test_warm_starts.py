@@ -17,7 +17,8 @@ import estimators.held_out
 import estimators.sweeps
 from estimators import InputError, Problem, generalized_smoothness, smoothness
 from estimators.anisotropic import _apart, _rows
-from estimators.max_cut import Bracket, bracket, dense_bracket
+from estimators.formed import dense_bracket
+from estimators.max_cut import Bracket, bracket
 from estimators.products import Counted
 from estimators.results import Smoothness, stored
 from estimators.sweeps import Sweeps, within

@@ -15,7 +15,14 @@ from diagnose.training.speedup import FEW_ORDERS, around
 from estimators.results import GeneralizedSmoothness, Noise, Smoothness, Spectrum
 
 NOISE = replace(absent(Noise, "not measured"), density=0.4, l1=14.0, l2=1.7)
-SMOOTH = replace(absent(Smoothness, "not measured"), density=0.25, l1_lower=46.0, l1_upper=48.0, sharpness=1.6)
+SMOOTH = replace(
+    absent(Smoothness, "not measured"),
+    density=0.25,
+    density_interval=(0.25 * 46 / 48, 0.25),
+    l1_lower=46.0,
+    l1_upper=48.0,
+    sharpness=1.6,
+)
 SPECTRUM = absent(Spectrum, "not measured")
 GENERAL = absent(GeneralizedSmoothness, "too narrow a range of gradients")
 NOTHING = absent(Prediction, NOT_YET)

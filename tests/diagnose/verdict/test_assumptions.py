@@ -105,3 +105,16 @@ def test_convexity_is_spoken_of_only_where_it_can_be() -> None:
     assert (row.status, row.value) == ("not supported", -0.2)
     linear = rows(smoothness=replace(SMOOTH, global_l1=52.0))["convexity"]
     assert (linear.status, linear.value) == ("supported", None)
+
+
+def test_brackets_too_wide_to_tell_support_nothing() -> None:
+    """Lambda moves by 1.4 to 2.7: which side of 2 that is no bracket says, unless the sharpness does."""
+    start = {"sharpness": 1.0, "l1_lower": 9.0, "l1_upper": 13.0, "density": 0.13}
+    later = {"sharpness": 1.2, "l1_lower": 18.0, "l1_upper": 24.0, "density": 0.2}
+    row = smooth(replace(SMOOTH, points=[start, later]))
+    assert (row.status, row.n) == ("not testable here", 2)
+    assert row.interval == pytest.approx((18 / 13, 24 / 9))
+    assert "do not tell whether curvature moves by 2" in row.says
+    assert row.says.endswith("along the runs ‖L‖₁ by 1.4× to 2.7× and λ by 1.2×")
+    assert smooth(replace(SMOOTH, points=[start, {**later, "sharpness": 2.1}])).status == "not supported"
+    assert smooth(replace(SMOOTH, points=[start, {**later, "l1_upper": 17.9, "l1_lower": 17.0}])).status == "supported"

@@ -49,3 +49,15 @@ def test_heavy_tails_explain_a_win_of_adagrad_alone(noise: Noise) -> None:
 def test_a_rotated_control_is_no_reason_for_a_win() -> None:
     turned = replace(SMOOTH, density=0.7, density_rotated=0.66)
     assert likely_reasons("adagrad", replace(NOISE, tail_index={"median": 4.2}), turned) == []
+
+
+def test_a_turn_is_a_reason_only_where_the_brackets_certify_it() -> None:
+    def along(low: float, high: float) -> list[str]:
+        start = {"sharpness": 1.0, "density": 0.24, "density_interval": (0.15, 0.24)}
+        later = {"sharpness": 1.0, "density": high, "density_interval": (low, high)}
+        return likely_reasons("sgd", NOISE, replace(SMOOTH, points=[start, later]))
+
+    assert along(0.4, 0.42) == []
+    (reason,) = along(0.5, 0.6)
+    assert "worse aligned" in reason
+    assert "(R_L 2.1× to 4×)" in reason
