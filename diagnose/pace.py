@@ -232,7 +232,7 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
     together = step_of(runs, brief)
     looked = max(taken(runs, SHORT, SHORT) - brief, 0.0) / (len(evaluation_steps(SHORT, SHORT)) - 2)
     ending = max(brief - SHORT * together - looked, 0.0)
-    looked *= 1 if len(runs) > 1 else 1 + 2 * share  # stacks always take the gradient
+    looked *= 1 + 2 * share
     count = len(runs) if len(runs) > 1 else max(1.0, SHARED * at_once)
     step, wave, alone = together / count, 0.0, together
     if len(runs) > 1:

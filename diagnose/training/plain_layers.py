@@ -55,12 +55,21 @@ class PlainLayers:
             weight: of every sample.
         """
         leaf = w.detach().requires_grad_()
-        parts = zip(self.problem.shapes.items(), torch.split(leaf, self.problem.sizes, 2), strict=True)
-        output = self.outputs({name: part.reshape(*w.shape[:2], *shape) for (name, shape), part in parts}, samples[0])
+        output = self.outputs(self._parameters(leaf), samples[0])
         slopes, losses = output_slopes(self.problem, output.detach(), samples[1], weight)
         # Runs share nothing: the gradient of the sum over runs holds each run's own.
         (gradients,) = torch.autograd.grad(output, leaf, slopes)
         return gradients, losses
+
+    def losses(self, w: Tensor, samples: tuple[Tensor, Tensor]) -> Tensor:
+        """The l_i alone, (g, k, m)."""
+        with torch.no_grad():
+            output = self.outputs(self._parameters(w), samples[0])
+            return output_slopes(self.problem, output, samples[1], 1.0)[1]()
+
+    def _parameters(self, w: Tensor) -> Parameters:
+        parts = zip(self.problem.shapes.items(), torch.split(w, self.problem.sizes, 2), strict=True)
+        return {name: part.reshape(*w.shape[:2], *shape) for (name, shape), part in parts}
 
     def outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
         """What forward returns for the samples of each run, (g, k, m, ...).

@@ -26,6 +26,8 @@ DIVERGED = 1e6
 in every coordinate: at its best rate they may overshoot several hundredfold and recover, so only the absurd stops."""
 GRADIENT_LIMIT = 100_000
 """Up to this many parameters evaluations take the gradient of the whole sample set, not its loss alone."""
+LEAST_SLOPES = 16
+"""Evaluations of a stacked run that take the gradient, at least."""
 TIMED = 3
 """Steps of each method that are timed."""
 SMALL_BATCH = 1 << 13
@@ -50,7 +52,7 @@ class Course:
         held_out: samples that the last iterates are scored on.
         rows: the same over all rows that batches are drawn from; None: the sample set.
         processes: how many runs that train alone go on at once, each on one thread; 1: one after another.
-        gradients: the evaluated steps at which runs that train alone take the gradient too; None: all.
+        gradients: the evaluated steps at which the gradient is taken too; None: all.
     """
 
     problem: Problem
@@ -120,15 +122,14 @@ class Trace:
 
 
 def gradient_steps(settings: RaceSettings, d: int, samples: int) -> tuple[int, ...]:
-    """The evaluated steps at which the gradient of so many samples is taken too: all in stacks, where it costs little;
-    elsewhere as many, evenly spaced up to the last, as leave evaluations no more passes than the steps take."""
+    """The evaluated steps at which the gradient of so many samples is taken too: as many, evenly spaced up to the last,
+    as leave evaluations no more passes than the steps take; at least LEAST_SLOPES in stacks, where passes cost less."""
     evaluated = evaluation_steps(settings.steps, settings.evaluations)[1:]
     if d > GRADIENT_LIMIT:
         return ()
-    if settings.stacked:
-        return evaluated
     steps = settings.steps * min(settings.batch_size, settings.rows) / samples
-    count = min(len(evaluated), int(1.5 * (steps - len(evaluated) / 3)))
+    least = LEAST_SLOPES if settings.stacked else 0
+    count = min(len(evaluated), max(least, int(1.5 * (steps - len(evaluated) / 3))))
     return tuple(evaluated[-1 - place * len(evaluated) // count] for place in reversed(range(count)))
 
 

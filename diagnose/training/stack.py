@@ -72,11 +72,13 @@ class Stack:
         for part, own in zip(self._parts, torch.split(g, [len(part.w) for part in self._parts]), strict=True):
             part.move(own, factor, self._origin, self._box)
 
-    def look(self) -> list[Seen]:
+    def look(self, gradient: bool) -> list[Seen]:
         """What :func:`running.look` sees, for each run."""
-        value, gradient = self._sums(self._problem)
-        self._problem.passes.add(len(self.alive))
-        columns = (value, gradient.abs().sum(1), torch.linalg.vector_norm(gradient, dim=1))
+        self._problem.passes.add(len(self.alive) if gradient else len(self.alive) / 3)
+        if not gradient:
+            return [(loss, None, None) for loss in self._losses(self._problem).tolist()]
+        value, slope = self._sums(self._problem)
+        columns = (value, slope.abs().sum(1), torch.linalg.vector_norm(slope, dim=1))
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def end(self, run: int) -> tuple[Parameters, float, float]:
@@ -101,17 +103,28 @@ class Stack:
         """The mean loss of all samples of a problem, (runs,), and its gradients, (runs, d), summed in float64."""
         gradient = torch.zeros_like(self._w, dtype=torch.float64)
         value = torch.zeros_like(gradient[:, 0])
+        for rows, samples in self._pieces(problem):
+            g, losses = self._layers.gradients(self._w[None, rows], samples, 1 / problem.n)
+            gradient[rows] += g[0]
+            value[rows] += losses()[0].double().sum(1)
+        return value / problem.n, gradient
+
+    def _losses(self, problem: Problem) -> Tensor:
+        """The mean loss of all samples of a problem, (runs,) float64."""
+        value = torch.zeros(len(self._w), dtype=torch.float64, device=self._w.device)
+        for rows, samples in self._pieces(problem):
+            value[rows] += self._layers.losses(self._w[None, rows], samples)[0].double().sum(1)
+        return value / problem.n
+
+    def _pieces(self, problem: Problem) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+        """Some of the runs and some of a problem's samples, in one group, that go through the model at once."""
         width = min(problem.n, EVALUATED_SAMPLES)
         runs = max(1, EVALUATED // (width * self._layers.widest))
         for first in range(0, problem.n, width):
             samples = problem.take(slice(first, first + width))
             assert not isinstance(samples, dict)
-            inputs, targets = (tensor[None] for tensor in samples)
-            for rows in (slice(start, start + runs) for start in range(0, len(self._w), runs)):
-                g, losses = self._layers.gradients(self._w[None, rows], (inputs, targets), 1 / problem.n)
-                gradient[rows] += g[0]
-                value[rows] += losses()[0].double().sum(1)
-        return value / problem.n, gradient
+            for start in range(0, len(self._w), runs):
+                yield slice(start, start + runs), (samples[0][None], samples[1][None])
 
 
 class _Part:

@@ -73,7 +73,8 @@ def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg
             stack.move(g, settings.factor(step))
             if step not in when:
                 continue
-            for run, seen in zip(stack.alive, stack.look(), strict=True):
+            gradient = course.gradients is None or step in course.gradients
+            for run, seen in zip(stack.alive, stack.look(gradient), strict=True):
                 traces[run].see(step, seen)
             tick(step / settings.steps)
             over = [run for run in stack.alive if traces[run].diverged or step == settings.steps]

@@ -129,8 +129,14 @@ def numbers(leg: Leg) -> list[float]:
     return [math.nan if value is None else value for value in columns]
 
 
-def assert_the_same(problem: Problem, how: RaceSettings, runs: list[Contender], tolerance: float) -> list[Leg]:
-    course = Course(problem, how, look(problem, problem.parameters))
+def assert_the_same(
+    problem: Problem,
+    how: RaceSettings,
+    runs: list[Contender],
+    tolerance: float,
+    gradients: frozenset[int] | None = None,
+) -> list[Leg]:
+    course = Course(problem, how, look(problem, problem.parameters), gradients=gradients)
     stacked = run_stack(course, runs, lambda _: None)
     for run, one in zip(runs, stacked, strict=True):
         alone = run_alone(course, run, lambda _: None)
@@ -151,6 +157,18 @@ def test_runs_of_a_stack_are_the_runs_alone(kind: str, batch_size: int, dtype: t
     runs = [Contender(method, *run) for run in RUNS for method in methods]
     how = settings(steps=12, batch_size=batch_size, evaluations=4)
     assert_the_same(problem, how, runs, 1e-9 if dtype == torch.float64 else 2e-4)
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_without_gradients(kind: str) -> None:
+    problem, runs = KINDS[kind](), [Contender("adagrad", *run) for run in RUNS]
+    before = problem.passes.total
+    legs = assert_the_same(problem, settings(steps=12, batch_size=8, evaluations=4), runs, 1e-9, frozenset({12}))
+    for leg in legs:
+        assert [norm is not None for norm in leg.gradient_l1] == [True, *[False] * (len(leg.steps) - 2), True]
+    looks = (len(legs[0].steps) - 1 + 2) / 3
+    assert problem.passes.total - before == pytest.approx(1 + 2 * len(runs) * (12 * 8 / N + looks + 2 / 3))
 
 
 @pytest.mark.usefixtures("in_float64")
