@@ -168,7 +168,7 @@ def test_losses_without_gradients(kind: str) -> None:
     for leg in legs:
         assert [norm is not None for norm in leg.gradient_l1] == [True, *[False] * (len(leg.steps) - 2), True]
     looks = (len(legs[0].steps) - 1 + 2) / 3
-    assert problem.passes.total - before == pytest.approx(1 + 2 * len(runs) * (12 * 8 / N + looks + 2 / 3))
+    assert problem.passes.total - before == pytest.approx(1 + 2 * len(runs) * (12 * 8 / problem.n + looks + 2 / 3))
 
 
 @pytest.mark.usefixtures("in_float64")
