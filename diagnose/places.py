@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import numpy as np
 from diagnose.limits import POINTS
 from diagnose.schema import PAIR
 from diagnose.settings import LARGE_NETWORK
-from diagnose.training import RaceSettings, replay
+from diagnose.training import RaceSettings
 from diagnose.training.legs import Contender
-from diagnose.training.running import loss_limit
+from diagnose.training.running import Visited, loss_limit
+from diagnose.training.stacking import replays
 from diagnose.training.update_rules import State
 from estimators.problem import Problem
 from estimators.sphere_points import sphere
@@ -72,8 +74,8 @@ def places(
     known = {name: float(best) for name, best in tuned.items() if best is not None}
     found = []
     limit = loss_limit(problem.loss())
-    for run in runs(known, settings, problem.d, trained.n, points):
-        for visit in replay(trained, run.contender, run.settings, run.steps):
+    for run, visits in _visited(trained, runs(known, settings, problem.d, trained.n, points)):
+        for visit in visits:
             # Another rate or batch size than the best may diverge.
             if not run.best and not problem.at(visit.parameters).loss() <= limit:
                 break
@@ -82,6 +84,13 @@ def places(
                 found.append(Place(run.contender.method, visit.step, there, visit.state, run.group, run.best))
     around = problem.d <= SMALL and points >= POINTS and found
     return [*found, *(_around(curvature, found, seed) if around else [])]
+
+
+def _visited(trained: Problem, chosen: Sequence[Run]) -> Iterator[tuple[Run, list[Visited]]]:
+    """Each run with its points; those that share settings are walked together."""
+    for (settings, steps), group in groupby(chosen, key=lambda run: (run.settings, run.steps)):
+        own = list(group)
+        yield from zip(own, replays(trained, settings, [run.contender for run in own], steps), strict=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from diagnose.training.legs import Contender, RaceSettings
 from diagnose.training.plain_layers import PlainLayers
 from diagnose.training.running import Seen, box_ends
-from diagnose.training.update_rules import RULES, State
+from diagnose.training.update_rules import RULES, State, Tensors
 from estimators.problem import Parameters, Problem
 
 EVALUATED, EVALUATED_SAMPLES = 1 << 17, 1 << 10
@@ -53,8 +53,21 @@ class Stack:
             part.w, part.d_inf, part.d_2 = rows
         self._groups = _groups(self._orders, self._w.device)
 
-    def batch_gradients(self, trained: Problem, index: Tensor) -> Tensor:
-        """Each run's gradient, (runs, d), of the mean loss of its batch; ``index``: of all orders, (orders, m)."""
+    def step(self, trained: Problem, index: Tensor | None, factor: float) -> None:
+        """Take every run to its next iterate.
+
+        Args:
+            trained: the rows that batches are drawn from.
+            index: the batch of each order, (orders, m); None: all rows.
+            factor: of the learning rates.
+        """
+        g = self._gradients(trained) if index is None else self._batch_gradients(trained, index)
+        trained.passes.add(len(self.alive) * (1.0 if index is None else index.shape[1] / trained.n))
+        for part, own in zip(self._parts, torch.split(g, [len(part.w) for part in self._parts]), strict=True):
+            part.move(own, factor, self._origin, self._box)
+
+    def _batch_gradients(self, trained: Problem, index: Tensor) -> Tensor:
+        """Each run's gradient, (runs, d), of the mean loss of its batch."""
         groups = self._groups
         samples = trained.take(index[groups.orders])
         assert not isinstance(samples, dict)
@@ -63,14 +76,9 @@ class Stack:
         g, _ = self._layers.gradients(w, samples, 1 / index.shape[1])
         return g.flatten(0, 1) if groups.rows is None else g.flatten(0, 1)[groups.rows]
 
-    def gradients(self, problem: Problem) -> Tensor:
+    def _gradients(self, problem: Problem) -> Tensor:
         """Each run's gradient, (runs, d), of the mean loss of all samples of a problem."""
         return self._sums(problem)[1].to(self._w.dtype)
-
-    def move(self, g: Tensor, factor: float) -> None:
-        """Take every run to its next iterate."""
-        for part, own in zip(self._parts, torch.split(g, [len(part.w) for part in self._parts]), strict=True):
-            part.move(own, factor, self._origin, self._box)
 
     def look(self, gradient: bool) -> list[Seen]:
         """What :func:`running.look` sees, for each run."""
@@ -85,6 +93,24 @@ class Stack:
         """Where a run is, and how far from the start it went, in the max and the Euclidean norm."""
         row = self.alive.index(run)
         return self._problem.unflatten(self._w[row]), self._d_inf[row].item(), self._d_2[row].item()
+
+    def visit(self, run: int) -> tuple[Parameters, State]:
+        """Where a run is, with the state of its rule, in the shapes of the parameters."""
+        row, first = self.alive.index(run), 0
+        part = self._parts[0]
+        for part in self._parts:
+            if row < first + len(part.rates):
+                break
+            first += len(part.rates)
+        state = {kind: self._shaped(parts, row - first) for kind, parts in part.state.items()}
+        return self._problem.unflatten(self._w[row].clone()), state
+
+    def _shaped(self, parts: Tensors, row: int) -> Tensors:
+        shaped = {name: each[row].clone() for name, each in parts.items()}
+        whole = shaped.pop(WHOLE, None)
+        return {name: each.reshape(()) for name, each in shaped.items()} | (
+            {} if whole is None else self._problem.unflatten(whole)
+        )
 
     def drop(self, over: Collection[int]) -> None:
         """Take runs out."""

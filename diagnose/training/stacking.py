@@ -24,7 +24,9 @@ from diagnose.training.running import (
     Course,
     Tick,
     Trace,
+    Visited,
     batch_numbers,
+    replay,
     stream,
     threads,
 )
@@ -65,12 +67,9 @@ def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg
     traces = [Trace(course, run) for run in runs]
     legs: dict[int, Leg] = {}
     stack = Stack(problem, settings, runs)
-    share = 1.0 if batches is None else settings.batch_size / trained.n
     with problem.measuring(), threads(trained, settings):
         for step in range(1, settings.steps + 1):
-            g = stack.gradients(trained) if batches is None else stack.batch_gradients(trained, next(batches))
-            trained.passes.add(len(stack.alive) * share)
-            stack.move(g, settings.factor(step))
+            stack.step(trained, None if batches is None else next(batches), settings.factor(step))
             if step not in when:
                 continue
             gradient = course.gradients is None or step in course.gradients
@@ -83,6 +82,23 @@ def run_stack(course: Course, runs: Sequence[Contender], tick: Tick) -> list[Leg
             if not stack.alive:
                 break
     return [legs[run] for run in range(len(runs))]
+
+
+def replays(
+    trained: Problem, settings: RaceSettings, runs: Sequence[Contender], steps: Sequence[int]
+) -> list[list[Visited]]:
+    """What :func:`running.replay` gives for each of the runs, but for rounding: in a stack where they may be in one."""
+    if not settings.stacked or any(run.method in settings.own for run in runs):
+        return [replay(trained, run, settings, steps) for run in runs]
+    batches, stack = _batches(trained, settings, runs), Stack(trained, settings, runs)
+    visited: list[list[Visited]] = [[] for _ in runs]
+    with trained.measuring(), threads(trained, settings):
+        for step in range(max(steps) + 1):
+            if step:
+                stack.step(trained, None if batches is None else next(batches), settings.factor(step))
+            for run in range(len(runs)) if step in steps else ():
+                visited[run].append(Visited(step, *stack.visit(run)))
+    return visited
 
 
 def _batches(trained: Problem, settings: RaceSettings, runs: Sequence[Contender]) -> Iterator[Tensor] | None:

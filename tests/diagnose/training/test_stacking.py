@@ -13,8 +13,8 @@ from torch.nn.utils import prune
 
 from diagnose.training.legs import Contender, Leg, RaceSettings
 from diagnose.training.plain_layers import PlainLayers
-from diagnose.training.running import Course, look, run_alone
-from diagnose.training.stacking import run_stack, stackable
+from diagnose.training.running import Course, look, replay, run_alone
+from diagnose.training.stacking import replays, run_stack, stackable
 from diagnose.training.update_rules import RULES
 from estimators.output_slopes import output_slopes
 from estimators.problem import Problem
@@ -169,6 +169,23 @@ def test_losses_without_gradients(kind: str) -> None:
         assert [norm is not None for norm in leg.gradient_l1] == [True, *[False] * (len(leg.steps) - 2), True]
     looks = (len(legs[0].steps) - 1 + 2) / 3
     assert problem.passes.total - before == pytest.approx(1 + 2 * len(runs) * (12 * 8 / problem.n + looks + 2 / 3))
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("batch_size", [8, 10_000])
+def test_points_of_runs_that_are_walked_together(batch_size: int) -> None:
+    problem, steps = network(), (0, 3, 7)
+    runs = [Contender(method, 0.03, seed) for seed in (1, 0) for method in (*RULES, "sgd")]
+    how = settings(steps=9, batch_size=batch_size)
+    before = problem.passes.total
+    together = replays(problem, how, runs, steps)
+    assert problem.passes.total - before == pytest.approx(len(runs) * 7 * min(batch_size / problem.n, 1))
+    for run, visits in zip(runs, together, strict=True):
+        alone = replay(problem, run, how, steps)
+        assert [visit.step for visit in visits] == list(steps)
+        for one, other in zip(visits, alone, strict=True):
+            torch.testing.assert_close(one.parameters, other.parameters)
+            torch.testing.assert_close(one.state, other.state)
 
 
 @pytest.mark.usefixtures("in_float64")
