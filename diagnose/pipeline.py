@@ -35,8 +35,10 @@ from diagnose.settings import (
 )
 from diagnose.stages import NO_TRAINING, STAGES, Bench, Stage, Update
 from diagnose.store import Store
+from diagnose.threads import one_thread, short
 from diagnose.training.identity import digests
 from diagnose.training.legs import LegStore, MemoryStore
+from estimators.memory import DENSE_LIMIT
 from estimators.results import Finding
 from reports.text import stage_line
 
@@ -129,6 +131,7 @@ class _Attempt:
         self.seconds = dict(known.cost.stages or {})
         self.step_seconds = dict(known.cost.step_seconds or {})
         self.bench = Bench.build(opened, resolved, legs, self._progress, own)
+        self.short = short(self.bench.problem, self.bench.problem.d <= DENSE_LIMIT)
         # Of a stage that was stopped while it was stored files may hold more than the result names.
         for stage in STAGES:
             known = known if stage in known.stages else without(stage, known)
@@ -145,7 +148,8 @@ class _Attempt:
                     self.known = without(stage, self.known)
                     self._save("started")
                 self.stage, self.stage_began = stage, time.perf_counter()
-                update = self._within_budget(stage, measure) if self.budget else measure(self.bench, self.known)
+                with one_thread(stage != "training" and self.short):  # which has a rule of its own
+                    update = self._within_budget(stage, measure) if self.budget else measure(self.bench, self.known)
                 spent = time.perf_counter() - self.stage_began
                 self._take(stage, update)
                 if update.amount:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diagnose.threads import one_thread
 from diagnose.training.batches import batches
 from diagnose.training.legs import Contender, Leg, RaceSettings, evaluation_steps
 from diagnose.training.steppers import state_of, stepper
@@ -239,8 +240,7 @@ def step_seconds(trained: Problem, settings: RaceSettings, method: str, learning
     return min(steps[1:] or steps)
 
 
-@contextlib.contextmanager
-def threads(problem: Problem, settings: RaceSettings, processes: int = 1) -> Iterator[None]:
+def threads(problem: Problem, settings: RaceSettings, processes: int = 1) -> contextlib.AbstractContextManager[None]:
     """One CPU thread where several processes train, and while steps are short: stacks, and small networks on small
     batches.
 
@@ -248,17 +248,8 @@ def threads(problem: Problem, settings: RaceSettings, processes: int = 1) -> Ite
     another process on one of two cores, steps of the MLP took 20 times and those of the stacks 25 times as long with
     two threads as with one.
     """
-    before = torch.get_num_threads()
-    if (
-        processes > 1
-        or settings.stacked
-        or (problem.d <= GRADIENT_LIMIT and batch_numbers(problem, settings) <= SMALL_BATCH)
-    ):
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    small = problem.d <= GRADIENT_LIMIT and batch_numbers(problem, settings) <= SMALL_BATCH
+    return one_thread(processes > 1 or settings.stacked or small)
 
 
 class Counted(NamedTuple):
