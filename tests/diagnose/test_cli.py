@@ -93,7 +93,7 @@ BAD: list[tuple[str, str, str]] = [
     ("logreg --data iris --skip noise", "unknown value `noise`: --skip", "one of smoothness, spectrum, hessian-diag"),
     ("logreg --data iris --skip=,", "unknown value `,`: --skip", "one of smoothness"),
     ("logreg --data iris --gap x", "`x` is not a number: --gap", ""),
-    ("logreg --data iris --gap nan", "`nan` is not a finite number above 0: --gap", ""),
+    ("logreg --data iris --gap nan", "`nan` is not auto or a finite number above 0: --gap", ""),
     ("logreg --data iris --learning-rates 1,,x", "`x` is not a number: --learning-rates", ""),
     ("logreg --data iris --learning-rates=,", "no value given: --learning-rates", ""),
     ("logreg --data iris --loss hinge", "unknown value `hinge`: --loss", "cross-entropy, logistic, squared"),

@@ -118,7 +118,8 @@ def test_in_a_metric(case: Case, dense: bool, monkeypatch: pytest.MonkeyPatch) -
     assert found.interval[1] >= wanted * (1 - 1e-9)
     assert found.confidence == (1 if dense else pytest.approx(0.999))
     assert found.warnings == ()
-    assert found.cost.passes == pytest.approx(1 + 2 * found.products)
+    at_once = dense and case.name in ("softmax", "regression", "mlp")  # formed layer by layer
+    assert found.cost.passes == pytest.approx(1 + (problem.d / 3 if at_once else 2 * found.products))
     huge = preconditioned_sharpness(problem, {name: 1e30 * part for name, part in scale.items()})
     assert huge.value == pytest.approx(1e-30 * found.value, rel=1e-9)
 

@@ -178,7 +178,8 @@ def test_runs_begin_in_their_order_and_each_ends_once() -> None:
 
 
 SCRIPT = """
-import sys, time, torch
+import signal, sys, time, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits one that ignores it
 from pathlib import Path
 from diagnose.training.legs import Contender
 from diagnose.training.processes import side_by_side
