@@ -228,6 +228,7 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
     def step_of(group: Sequence[Contender], brief: float) -> float:
         return max(taken(group, LONG, 1) - brief, 0.0) / (LONG - SHORT)
 
+    taken(runs[:2], 1, 1)  # what the first run of all pays once
     brief = taken(runs, SHORT, 1)
     together = step_of(runs, brief)
     looked = max(taken(runs, SHORT, SHORT) - brief, 0.0) / (len(evaluation_steps(SHORT, SHORT)) - 2)
