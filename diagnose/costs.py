@@ -40,7 +40,7 @@ CONTENDERS = 5
 """Rates of a method that go on to further orders."""
 GOING_ON = 3
 """Methods that do: the pair and the best other."""
-NOISE_VECTORS = 10
+NOISE_VECTORS = 14
 """Vectors of d numbers in float64 that moments take beside those of groups."""
 REPORT = 2.0
 """Seconds for the verdict, the files and the page."""

@@ -163,8 +163,8 @@ def _undecided(training: Training, raced: Raced) -> str:
         why = training.why.get("steps", "")
         if "--budget" in why:
             return "A larger `--budget` lets both train: this one left no time for it."
-        off = "--no-training" in why
-        return f"Train both: the same command {'without `--no-training`' if off else 'with the training'}."
+        how = "without `--no-training` or `training` in `--skip`" if "--no-training" in why else "with the training"
+        return f"Train both: the same command {how}."
     if not all(method in (training.methods or {}) for method in PAIR):
         return "Let both race, with `sgd` and `adagrad` among `--optimizers`: the question is about them."
     if training.speedup is None:

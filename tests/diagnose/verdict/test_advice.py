@@ -114,7 +114,8 @@ def test_the_final_loss_alone_is_no_advice() -> None:
 
 
 def test_without_training_the_command_that_trains() -> None:
-    assert advice("undecided", OFF, NOISE, None, AT_32) == "Train both: the same command without `--no-training`."
+    trains = "Train both: the same command without `--no-training` or `training` in `--skip`."
+    assert advice("undecided", OFF, NOISE, None, AT_32) == trains
     methods = {"sgd": entry(1.0)}
     assert "`sgd` and `adagrad` among" in advice("undecided", raced(methods=methods), NOISE, None, AT_32)
 
