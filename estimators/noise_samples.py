@@ -50,12 +50,13 @@ def gradients(problem: Problem, rows: int, seed: int, progress: Progress | None)
     """
     n, d = problem.n, problem.d
     room = memory.vectors(problem) if problem.memory_bytes is not None else math.inf
-    part = thinned(problem.sizes, MOST, seed) if d > MOST else None
+    drawn = FEWEST <= n < rows
+    part = thinned(problem.sizes, MOST, seed) if drawn and d > MOST else None
     kept_at = d if part is None else len(part.at)
     # Moments are float64, and held once more while they are merged; so are rows while their moments are taken.
     fit = room * d / kept_at // 10
     number = int(min(n, GROUPS, max(FEW_GROUPS, GROUP_NUMBERS // (2 * kept_at)), fit))
-    by_group = FEWEST <= n < rows and number >= min(n, FEW_GROUPS)
+    by_group = drawn and number >= min(n, FEW_GROUPS)
     if n > 1 and n * d <= KEPT and 8 * n <= room:
         kept, moments, findings = gradient_rows(problem, progress)
         return Drawn(moments, Groups.of_rows(kept) if by_group else None, kept, findings)

@@ -119,7 +119,7 @@ def plain_network(problem: Problem) -> PlainNetwork | None:
     if isinstance(problem.samples, dict) or problem._loss is not losses.select(problem.loss_name, problem.model):
         return None
     chain = list(_chain(problem.model, ""))
-    if not all(type(module) in (nn.Flatten, nn.Linear, *BY_NUMBER) and _bare(module) for _, module in chain):
+    if not all(type(module) in (nn.Flatten, nn.Linear, *BY_NUMBER) and as_its_class(module) for _, module in chain):
         return None
     starts = [i for i, (_, module) in enumerate(chain) if type(module) is nn.Linear]
     if not starts:
@@ -154,7 +154,7 @@ def _places(problem: Problem) -> dict[str, slice]:
 
 def _chain(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     """The modules that a sequence runs through, in order; the module itself where it is none, or has hooks."""
-    if type(module) is not nn.Sequential or not _bare(module):
+    if type(module) is not nn.Sequential or not as_its_class(module):
         yield path, module
         return
     for name, part in module._modules.items():
@@ -162,7 +162,7 @@ def _chain(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
         yield from _chain(part, f"{path}{name}.")
 
 
-def _bare(module: nn.Module) -> bool:
+def as_its_class(module: nn.Module) -> bool:
     """Whether the module does what its class does."""
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return not any(hooks) and "forward" not in vars(module)

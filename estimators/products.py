@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from estimators import memory, stagewise
 from estimators.errors import InputError
@@ -34,8 +34,6 @@ TOGETHER = 8
 """Products of so many chunks are added in the parameters' precision, if that is no 16-bit format, before they go into
 a float64 sum: with 4 samples in a chunk, GPT-2 spent a fifth of a product on that sum."""
 BLOCK = 256
-PLAIN = (nn.Sequential, nn.Flatten, nn.Identity, nn.Linear, nn.Tanh, nn.ReLU, nn.Sigmoid, nn.GELU, nn.Softplus)
-"""Modules that several vectors go through together at less than their number of times the work."""
 ASYMMETRIC = 0.05
 """Share of a formed Hessian's norm that rounding alone never parts it from its transpose by."""
 

@@ -23,6 +23,17 @@ def require_all() -> bool:
     return os.environ.get("DIAGNOSE_REQUIRE_ALL") == "1"
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch works on two threads of the processor, whatever the environment says."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def skip(reason: str) -> None:
     """Skip the test, or fail it where every test is required."""
     if require_all():

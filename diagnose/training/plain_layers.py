@@ -15,23 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators.output_slopes import Sloped, output_slopes
+from estimators.plain_networks import as_its_class
 from estimators.problem import Parameters, Problem
-from estimators.products import PLAIN
 
-LAYERS = (*PLAIN, nn.SiLU)
+LAYERS = (
+    *(nn.Sequential, nn.Flatten, nn.Identity, nn.Linear),
+    *(nn.Tanh, nn.ReLU, nn.Sigmoid, nn.GELU, nn.Softplus, nn.SiLU),
+)
 """Linear layers, what goes between them number by number, and how they are put in sequence."""
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def plain(problem: Problem) -> bool:
     """Whether the model is nothing but layers of LAYERS that do what their class says, with inputs in one tensor."""
-    return not isinstance(problem.samples, dict) and all(map(_as_its_class, problem.model.modules()))
+    return not isinstance(problem.samples, dict) and all(map(_is_layer, problem.model.modules()))
 
 
-def _as_its_class(module: nn.Module) -> bool:
-    hooked = "forward" in vars(module) or any(getattr(module, hooks) for hooks in HOOKS)
+def _is_layer(module: nn.Module) -> bool:
     replaced = isinstance(module, nn.Linear) and set(module._parameters) != {"weight", "bias"}
-    return type(module) in LAYERS and not hooked and not replaced
+    return type(module) in LAYERS and as_its_class(module) and not replaced
 
 
 class PlainLayers:

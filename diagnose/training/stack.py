@@ -96,14 +96,13 @@ class Stack:
 
     def visit(self, run: int) -> tuple[Parameters, State]:
         """Where a run is, with the state of its rule, in the shapes of the parameters."""
-        row, first = self.alive.index(run), 0
-        part = self._parts[0]
+        row = self.alive.index(run)
         for part in self._parts:
-            if row < first + len(part.rates):
+            if row < len(part.rates):
                 break
-            first += len(part.rates)
-        state = {kind: self._shaped(parts, row - first) for kind, parts in part.state.items()}
-        return self._problem.unflatten(self._w[row].clone()), state
+            row -= len(part.rates)
+        state = {kind: self._shaped(parts, row) for kind, parts in part.state.items()}
+        return self._problem.unflatten(part.w[row].clone()), state
 
     def _shaped(self, parts: Tensors, row: int) -> Tensors:
         shaped = {name: each[row].clone() for name, each in parts.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,15 +16,8 @@ from diagnose.threads import one_thread, short
 from estimators.problem import Problem
 
 
-@pytest.fixture
-def two() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_the_number_of_threads_is_put_back(two: None) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_the_number_of_threads_is_put_back() -> None:
     with contextlib.suppress(ValueError), one_thread():
         assert torch.get_num_threads() == 1
         raise ValueError
@@ -48,7 +40,8 @@ def test_what_is_short() -> None:
     assert not short(Problem(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2)), images), formed=True)
 
 
-def test_stages_of_a_small_model_work_on_one_thread(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_stages_of_a_small_model_work_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, int] = {}
 
     def watched(stage: str) -> Any:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,6 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or torch.accelerator.is_available() or len(os.sched_getaffinity(0)) < 2,
     reason="processes are forked on Linux without an accelerator, where there are two cores",
 )
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def convolution(size: int = 6, memory: int | None = None) -> Problem:

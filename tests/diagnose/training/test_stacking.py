@@ -323,18 +323,6 @@ def _with_hook(kind: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "forward hook",
-        "pre-hook",
-        "backward hook",
-        "instance's forward",
-        "subclass",
-        "parametrized",
-        "pruned",
-        "dropout",
-    ],
-)
+@pytest.mark.parametrize("kind", OTHERS)
 def test_modules_that_do_anything_else_are_not_stacked(kind: str) -> None:
     assert not stackable(Problem(_with_hook(kind), (_inputs(5), _classes(2))))
