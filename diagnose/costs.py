@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from diagnose.limits import DENSITY_STEPS, EXTRA_PASSES, WHOLE_DATA, Work
+from diagnose.limits import DENSITY_STEPS, EXTRA_PASSES, Work, whole_data_products
 from diagnose.pace import Pace
 from diagnose.places import expected
 from diagnose.settings import Resolved
@@ -244,7 +244,7 @@ class _Curvature:
         resolved, limits = self.work.resolved, self.work.limits
         found = self.bracket(READ if resolved.gap is None else BRACKET)
         if limits.whole_data and resolved.curvature_samples < self.shape.rows and self.shape.d <= HUGE_NETWORK:
-            found += self.products(min(WHOLE_DATA, (LAMBDA + limits.products) // 2))
+            found += self.products(whole_data_products(limits))
         if not self.shape.formed and self.shape.d <= HUGE_NETWORK:
             found += self.products(limits.one_norm)
         return found
