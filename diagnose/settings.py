@@ -303,7 +303,7 @@ def resolve(settings: Settings, family: Family, parameters: int, rows: int, cost
     elif family == "language" and (costly or parameters > LARGE_LANGUAGE):
         samples, batch, steps, probes, curvature, evaluations = 32, 2, 80, 32, 8, 12
     elif family == "language":
-        samples, batch, steps, probes, curvature, evaluations = 32, 4, 120, 32, 16, 20
+        samples, batch, steps, probes, curvature, evaluations = 32, 8, 120, 32, 16, 20
     elif large:
         samples, batch, steps, probes, curvature, evaluations = 256, 16, 140, 64, 64, 20
     else:

@@ -57,11 +57,16 @@ class Entrants:
                     self._runner.finish(method)
 
     def settle(self) -> None:
-        """Run the neighbours that the best rates lack with all orders, until each best rate lies inside its grid."""
+        """Run the neighbours that the best rates lack with all orders, until each best rate lies inside its grid.
+
+        Where runs train alone, one that was out after the first block or a later one stays out.
+        """
         for _ in range(GROWTHS):
             wanted: Rates = {}
             for method, rates in self._best().items():
                 wanted[method] = {near for rate in rates for near in neighbours(rate, self.settings, method)}
+                if not self.settings.stacked:
+                    wanted[method] -= set(self.race.judged(method))
             runs = [run for method in wanted for run in self._lacking(method, wanted[method], self.race.count(method))]
             if not runs:
                 break
@@ -69,11 +74,13 @@ class Entrants:
 
     def next_block(self, orders: int) -> list[Contender]:
         """The runs up to so many orders: at the rates that are best on all orders so far or on one of their halves, and
-        at the neighbours of the best."""
+        in stacks, where they cost next to nothing, at the neighbours of the best."""
         rates = self._contenders()
         for method, best in self._best().items():
-            beside = {near for rate in best for near in neighbours(rate, self.settings, method)}
-            rates[method] = rates.get(method, set()) | best | (beside & set(self.race.rates(method)))
+            rates[method] = rates.get(method, set()) | best
+            if self.settings.stacked:
+                beside = {near for rate in best for near in neighbours(rate, self.settings, method)}
+                rates[method] |= beside & set(self.race.rates(method))
         return [run for method in self._going_on() for run in self._lacking(method, rates.get(method, set()), orders)]
 
     def run_block(self, runs: Sequence[Contender], orders: int) -> None:

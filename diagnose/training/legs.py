@@ -231,9 +231,10 @@ class Race:
         return {rate: legs for rate in self.rates(method) if len(legs := self.at(method, rate)) >= self.count(method)}
 
     def judged(self, method: str) -> list[float]:
-        """The rates whose mean over seeds is known, ascending: run with all seeds, or diverged in one."""
-        full = self.full(method)
-        return [r for r in self.rates(method) if r in full or any(leg.diverged for leg in self.at(method, r))]
+        """The rates that had their chance, ascending: run with all orders of the first block, or diverged in one."""
+        first = min(self.settings.first_orders(method), self.count(method))
+        runs = {rate: self.at(method, rate) for rate in self.rates(method)}
+        return [rate for rate, legs in runs.items() if len(legs) >= first or any(leg.diverged for leg in legs)]
 
     def best(self, method: str) -> tuple[Leg, ...]:
         """The legs at the rate of the lowest mean final loss; empty where every rate diverged in some order."""

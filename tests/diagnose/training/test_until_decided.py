@@ -68,13 +68,15 @@ def test_it_ends_at_the_first_look_that_decides(every_rate: bool) -> None:
     assert [row["orders"] for row in part.looks or ()] == list(LOOKS[: len(ended.looks)])
 
 
-def undecided() -> Race:
+def undecided(**changes: Any) -> Race:
     """Two orders of magnitude of noise: four orders say nothing."""
-    return race(quadratic(torch.ones(4), 3 * torch.ones(4), seed=1), auto(), MemoryStore())
+    return race(quadratic(torch.ones(4), 3 * torch.ones(4), seed=1), auto(**changes), MemoryStore())
 
 
-def test_further_orders_are_run_by_the_pair_and_the_best_other_at_rates_that_may_be_best() -> None:
-    ended = undecided()
+@pytest.mark.parametrize("stacked", [False, True])
+def test_further_orders_are_run_by_the_pair_and_the_best_other_at_rates_that_may_be_best(stacked: bool) -> None:
+    """In stacks the neighbours of the best go on too; alone they have the first block, unless they may be best."""
+    ended = undecided(stacked=stacked)
     assert len(ended.looks) > 1
     last = ended.looks[-1].orders
     assert ended.count("sgd") == ended.count("adagrad") == last
@@ -88,7 +90,9 @@ def test_further_orders_are_run_by_the_pair_and_the_best_other_at_rates_that_may
         # Each best rate lies inside: its neighbours have all orders too, or diverged.
         for rate in {best_rates(ended)[name], lowest_rate(ended, name) or 0.0}:
             assert rate in full
-            assert set(neighbours(rate, ended.settings, name)) <= full
+            assert set(neighbours(rate, ended.settings, name)) <= (full if stacked else set(ended.judged(name)))
+    if not stacked:
+        assert len(ended.full("sgd")) < 3
     assert best_other(ended) in METHODS
 
 
