@@ -175,7 +175,8 @@ class Budget:
         self.cuts: Cuts = dict(recorded[CUTS]) if recorded and CUTS in recorded else {}
         self.enough: float | None = recorded.get(ENOUGH) if recorded else None
         self._race_began, self._race_passes, self.blocks = 0.0, 0.0, 0
-        self._strict = True
+        # What a race that was ended takes from the store is taken however late it is.
+        self._strict = "race_blocks" not in self.cuts
 
     @property
     def spent(self) -> float:
@@ -200,13 +201,15 @@ class Budget:
                 self.enough = LATEST * self.seconds + (self.spent + whole) / FILLED
         return work.with_cuts(self.cuts)
 
-    def overrun(self, stage: str) -> None:
+    def overrun(self, stage: str, complete: Cuts | None = None) -> None:
         """The stage was still running when the time had been spent: what is cut then.
 
-        Of a race the blocks that are done are stored, and it ends with them; all else is left out.
+        Of a race the blocks that are done are stored, and it ends with them; in the first block with what is
+        ``complete`` (``racing.finished``) as cuts of the race. All else is left out.
         """
-        if stage == "training" and self.blocks:
-            self.cuts["race_blocks"] = self.blocks - 1
+        if stage == "training" and (self.blocks or complete):
+            self.cuts |= complete or {}
+            self.cuts["race_blocks"] = max(self.blocks - 1, 0)
             self._strict = False
         else:
             self.cuts["left_out"] = [*self.cuts.get("left_out", ()), stage]

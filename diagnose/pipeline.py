@@ -33,11 +33,12 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
-from diagnose.stages import NO_TRAINING, STAGES, Bench, Stage, Update
+from diagnose.stages import NO_TRAINING, STAGES, Bench, Stage, Update, race_settings
 from diagnose.store import Store
 from diagnose.threads import one_thread, short
 from diagnose.training.identity import digests
 from diagnose.training.legs import LegStore, MemoryStore
+from diagnose.training.racing import finished
 from estimators.memory import DENSE_LIMIT
 from estimators.results import Finding
 from reports.text import stage_line
@@ -180,7 +181,7 @@ class _Attempt:
         try:
             update = measure(self.bench, self.known)
         except OutOfTime:
-            self.budget.overrun(stage)
+            self.budget.overrun(stage, self._complete() if stage == "training" and not self.budget.blocks else None)
             self.bench = self.bench.at(whole.with_cuts(self.budget.cuts))
             self._record()
             update = measure(self.bench, self.known)
@@ -190,6 +191,16 @@ class _Attempt:
         if stage == list(STAGES)[-1] and self.budget.cuts:
             update = replace(update, findings=(*update.findings, budget_cut(whole, self.budget)))
         return update
+
+    def _complete(self) -> dict[str, Any] | None:
+        """What of a race that was stopped in its first block is complete, as cuts of the race; None where nothing is."""
+        bench, whole = self.bench, race_settings(self.bench, self.known.smoothness.sharpness)
+        if (race := finished(bench.problem, whole, bench.legs, bench.trained)) is None:
+            return None
+        cuts: dict[str, Any] = {"seeds": race.seeds}
+        if race.optimizers != whole.optimizers:
+            cuts["optimizers"] = list(race.optimizers)
+        return cuts | ({"batch_sizes": None} if bench.resolved.batch_sizes else {})
 
     def _record(self) -> None:
         assert self.budget is not None

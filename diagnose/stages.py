@@ -332,6 +332,8 @@ def training(bench: Bench, known: Diagnosis) -> Update:
         return Update(off, runs=[])
     settings = race_settings(bench, known.smoothness.sharpness)
     ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.trained, bench.affordable)
+    if bench.limits.race_blocks is not None and ended.decided_by == "orders":
+        ended = replace(ended, decided_by="budget")
     ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
     if bench.resolved.batch_sizes is not None:

@@ -202,8 +202,10 @@ class _Runner:
     def _alone(self, runs: Sequence[Contender]) -> dict[Contender, Leg]:
         """Runs that train alone, several at once where there are processes for it.
 
-        Where one failed its run is made here, and what that raises is told.
+        The first orders go first, so that a race that is stopped has some of them complete. Where one failed its run is
+        made here, and what that raises is told.
         """
+        runs = sorted(runs, key=lambda run: run.seed)
         ended: dict[Contender, Counted] = {}
         shares: dict[Contender, float] = {}
 

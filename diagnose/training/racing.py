@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from diagnose.schema import PAIR
 from diagnose.training.entrants import Entrants, passes_of_a_run
-from diagnose.training.legs import DecidedBy, LegStore, Look, Race, RaceSettings
+from diagnose.training.legs import DecidedBy, Leg, LegStore, Look, Race, RaceSettings
 from diagnose.training.looks import look
 from diagnose.training.pairs import compared
 from diagnose.training.processes import processes
@@ -94,6 +95,45 @@ def race(
         looks.append(_look(entrants.race))
     entrants.finish()
     return replace(entrants.race, looks=tuple(looks), decided_by=decided_by)
+
+
+class Unfinished(Exception):
+    """A race needs a run that was not made."""
+
+
+class _Finished:
+    """Stored runs alone."""
+
+    def __init__(self, legs: LegStore) -> None:
+        self.legs = legs
+
+    def get(self, key: str) -> Leg:
+        if (leg := self.legs.get(key)) is None:
+            raise Unfinished(key)
+        return leg
+
+    def put(self, leg: Leg) -> None:
+        raise Unfinished(leg.key)
+
+
+def finished(
+    problem: Problem, settings: RaceSettings, legs: LegStore, trained: Problem | None = None
+) -> RaceSettings | None:
+    """The largest race all of whose runs are in ``legs``, of a race that was stopped in its first block: on as many
+    orders as SGD and AdaGrad have complete, of all methods or of these two; None where no grid of the first order is.
+
+    Cost: an evaluation for each race that is tried.
+    """
+    pair = tuple(method for method in settings.optimizers if method in PAIR)
+    for orders in range(settings.blocks[0], 0, -1):
+        for methods in dict.fromkeys((settings.optimizers, pair)):
+            smaller = replace(settings, optimizers=methods, seeds=orders, auto=False)
+            try:
+                race(problem, smaller, _Finished(legs), trained=trained)
+            except Unfinished:
+                continue
+            return smaller
+    return None
 
 
 def _look(race: Race) -> Look:

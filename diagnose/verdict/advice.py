@@ -9,6 +9,7 @@ from typing import Any
 
 from diagnose.schema import CLEAR, PAIR, Answer, Training
 from diagnose.training.looks import seeds_that_tell
+from diagnose.training.speedup import FEWEST_ORDERS
 from diagnose.verdict.best import Best
 from estimators.results import Interval, Noise
 from reports.numbers import number, percent, rate, ratio, steps, steps_that_divide
@@ -170,6 +171,8 @@ def _undecided(training: Training, raced: Raced) -> str:
     if training.speedup is None:
         return f"First get both to train: {training.why.get('speedup', 'one of them did not')}."
     if training.speedup_interval is None:
+        if training.decided_by == "budget":
+            return f"A larger `--budget` lets it race on {FEWEST_ORDERS} orders or more: fewer give no interval."
         needed = seeds_that_tell(training)
         if needed is None:
             return f"Take smaller rates or more steps: {training.why.get('speedup_interval', 'there is no interval')}."

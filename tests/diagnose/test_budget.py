@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import diagnose
 from diagnose import pipeline, plan
@@ -17,7 +20,7 @@ from diagnose.costs import Shape, planned, seconds_of
 from diagnose.errors import InputError
 from diagnose.limits import STAGE_OF, Work, budget_reason, cuts_of, recorded, typed
 from diagnose.pace import Pace
-from diagnose.schema import Diagnosis
+from diagnose.schema import PAIR, Diagnosis
 from diagnose.settings import Settings, resolve
 from diagnose.stages import STAGES, Bench, Update
 from diagnose.training.legs import RaceSettings
@@ -209,6 +212,24 @@ def test_a_race_that_runs_past_the_time_ends_with_the_blocks_that_are_done() -> 
     assert [budget.affordable(1.0) for _ in range(2)] == [True, False]
 
 
+def test_a_race_that_runs_past_the_time_in_its_first_block_keeps_what_is_complete() -> None:
+    clock = Clock()
+    budget = Budget(10.0, clock=clock)
+    budget.begin("training")
+    clock.now += 12.0
+    with pytest.raises(OutOfTime):
+        budget.progress("training", 3.0)
+    budget.overrun("training", {"seeds": 2})
+    assert budget.cuts == {"seeds": 2, "race_blocks": 0}
+    for late in (budget, Budget(10.0, 1e3, {"cuts": budget.cuts}, clock)):
+        late.begin("training")
+        late.progress("training", 3.0)
+    budget = Budget(10.0, clock=clock)
+    budget.begin("training")
+    budget.overrun("training", None)
+    assert budget.cuts == {"left_out": ["training"]}
+
+
 # -- runs --------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +292,71 @@ def test_a_budget_that_is_enough_changes_nothing(monkeypatch: pytest.MonkeyPatch
     one, two = with_budget.to_json(), without.to_json()
     for key in ("noise", "smoothness", "spectrum", "hessian_diagonal", "training", "generalized_smoothness", "verdict"):
         assert one[key] == two[key]
+
+
+class Alone(nn.Module):
+    """A forward of its own, so that runs train one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.last(self.first(x).tanh())
+
+
+def complete(folder: Path) -> int:
+    """Orders of the batches that SGD and AdaGrad have run at three rates or more."""
+    legs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    have = [{(leg["seed"], leg["learning_rate"]) for leg in legs if leg["method"] == name} for name in PAIR]
+    return min(sum(sum(seed == order for seed, _ in runs) >= 3 for order in range(4)) for runs in have)
+
+
+@pytest.mark.parametrize(("runs", "least"), [(25, 1), (4, None)])
+def test_a_race_stopped_in_its_first_block_shows_the_orders_that_are_complete(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs: int, least: int | None
+) -> None:
+    """And goes on, with a larger budget, to the same as a run that was never stopped."""
+    seen, latest = [0.0], [math.inf]
+
+    class Late(Budget):
+        def progress(self, stage: str, done: float) -> None:
+            if stage == "training":
+                seen.append(done)
+                if done > latest[0]:
+                    latest[0] = math.inf
+                    raise OutOfTime(stage)
+            super().progress(stage, done)
+
+    monkeypatch.setattr(plan, "pace_of", lambda *_: PACE)
+    monkeypatch.setattr(pipeline, "Budget", partial(Late, clock=Clock()))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(60, 4, generator=generator)
+    data = x, (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
+    how: dict[str, Any] = {"steps": 40, "batch_size": 4, "optimizers": ("sgd", "adagrad")}
+    how |= {"skip": ("smoothness", "spectrum", "hessian-diagonal", "generalized-smoothness")}
+    fresh = diagnose.run(Alone(), data, budget="20h", **how)
+    latest[0] = runs * max(seen) / len({(row["method"], row["learning_rate"], row["seed"]) for row in fresh.runs})
+    folder = str(tmp_path / "late")
+    found = diagnose.run(Alone(), data, out=folder, budget="10h", **how)
+    assert latest == [math.inf]
+    orders = found.settings["cuts"].get("seeds")
+    if least is None:
+        assert found.settings["cuts"]["left_out"] == ["training"]
+        assert found.training.why["speedup"] == budget_reason(36_000)
+    else:
+        assert found.settings["cuts"] == {"seeds": orders, "race_blocks": 0}
+        assert least <= orders <= complete(tmp_path / "late") < 4
+        assert found.training.speedup is not None
+        assert found.training.speedup_interval is None
+        assert found.training.decided_by == "budget"
+        assert found.task.seeds == orders
+        assert "A larger `--budget` lets it race" in (found.verdict.advice or "")
+        assert f"orders of the batches auto → {orders}" in cut_finding(found)[0].found
+    grown = diagnose.run(Alone(), data, out=folder, budget="20h", **how)
+    assert grown.to_json()["training"] == fresh.to_json()["training"]
+    assert grown.settings["cuts"] == {}
 
 
 def test_without_a_budget_no_pace_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from diagnose.training import MemoryStore, Race, RaceSettings, race
 from diagnose.training.legs import LOOKS, Leg
 from diagnose.training.looks import SPENT, level, seeds_that_tell
 from diagnose.training.pairs import best_other, best_rates, lowest_rate
+from diagnose.training.racing import finished
 from diagnose.training.summary import summarise
 from diagnose.training.tuning import neighbours
 from estimators.problem import Problem
@@ -139,6 +141,35 @@ def test_where_no_further_block_can_be_afforded_the_race_ends() -> None:
     assert [look.orders for look in ended.looks] == [4]
     fixed = race(noisy, settings(seeds=16), MemoryStore(), affordable=never)
     assert (fixed.decided_by, [look.orders for look in fixed.looks]) == ("budget", [4])
+
+
+def test_of_a_race_that_was_stopped_the_orders_are_left_that_every_run_has() -> None:
+    whole, how = MemoryStore(), auto()
+    race(network(), how, whole)
+
+    def left(away: Callable[[Leg], bool]) -> tuple[MemoryStore, RaceSettings | None]:
+        store = MemoryStore()
+        store.legs = {key: leg for key, leg in whole.legs.items() if not away(leg)}
+        return store, finished(network(), how, store)
+
+    store, three = left(lambda leg: leg.seed > 2)
+    assert three is not None
+    assert (three.blocks, three.optimizers) == ((3,), METHODS)
+    ended = race(network(), three, store)
+    assert ended == race(network(), three, MemoryStore())
+    assert ended.looks[-1].interval is None
+    assert summarise(ended).speedup is not None
+
+    store, one = left(lambda leg: leg.seed > 0 and leg.method == "adagrad")
+    assert one is not None
+    assert one.blocks == (1,)
+    assert race(network(), one, store) == race(network(), one, MemoryStore())
+    _, pair = left(lambda leg: leg.method == "adam")
+    assert pair is not None
+    assert pair.optimizers == ("sgd", "adagrad")
+    lowest = min(leg.learning_rate for leg in whole.legs.values() if leg.method == "adagrad")
+    _, none = left(lambda leg: leg.method == "adagrad" and leg.learning_rate == lowest)
+    assert none is None
 
 
 def test_full_batches_are_raced_once_on_a_grid_of_quarter_decades() -> None:
