@@ -193,7 +193,7 @@ class _Attempt:
         return update
 
     def _complete(self) -> dict[str, Any] | None:
-        """What of a race that was stopped in its first block is complete, as cuts of the race; None where nothing is."""
+        """What is complete of a race that was stopped in its first block, as cuts of it; None where nothing is."""
         bench, whole = self.bench, race_settings(self.bench, self.known.smoothness.sharpness)
         if (race := finished(bench.problem, whole, bench.legs, bench.trained)) is None:
             return None
