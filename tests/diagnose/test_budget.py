@@ -310,7 +310,7 @@ def complete(folder: Path) -> int:
     """Orders of the batches that SGD and AdaGrad have run at three rates or more."""
     legs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     have = [{(leg["seed"], leg["learning_rate"]) for leg in legs if leg["method"] == name} for name in PAIR]
-    counts = [[sum(seed == order for seed, _ in runs) for order in range(4)] for runs in have]
+    counts: list[list[int]] = [[sum(seed == order for seed, _ in runs) for order in range(4)] for runs in have]
     return min(sum(count >= 3 for count in row) for row in counts)
 
 
