@@ -166,7 +166,11 @@ def test_stored_runs_are_not_trained_again(tmp_path: Path) -> None:
     assert len(four) == 2 * 2 * 4
     eight = run(8)
     assert eight[: len(four)] == four
-    assert len(eight) == 2 * len(four)
+    further = [json.loads(line) for line in eight[len(four) :]]
+    assert {leg["seed"] for leg in further} == {4, 5, 6, 7}
+    rates = {(leg["method"], leg["learning_rate"]) for leg in further}
+    assert {method for method, _ in rates} == {"sgd", "adagrad"}
+    assert len(further) == 4 * len(rates), "every rate that may still be best, once with each further order"
 
 
 @pytest.mark.parametrize("stage", ["training", "generalized_smoothness", "verdict"])
