@@ -61,7 +61,7 @@ def measure(
 
 def width(start: Smoothness) -> int:
     """Vectors of d numbers that a start holds."""
-    return next(iter(start.rows.values())).shape[1]
+    return len(next(iter(start.rows.values()))[0])
 
 
 def _bounded(problem: Problem, found: Smoothness) -> tuple[Smoothness, Tensor, Tensor]:

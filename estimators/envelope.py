@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 RANGE = 10.0
 """A slope is identified only where gradients span this factor."""
-TOGETHER = 1 << 14
+TOGETHER = 1 << 13
 """Columns that are fitted at once: as many as stay in a processor's cache."""
 NEAR = 1e-8
 

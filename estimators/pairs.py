@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from estimators.envelope import RANGE, TOGETHER, Array, Cloud, Lines, fit, span
 from estimators.resampling import PERMUTATIONS, REPLICATES, Index, block_samples, permutation_p, symmetric
 from estimators.results import Interval
 
+Rows = TypeVar("Rows", Array, Index)
 COORDINATES = 1000
 """Beyond so many coordinates, replicates repeat the fits of a seeded subset."""
 FEWEST_RESAMPLED = 8
@@ -171,10 +172,11 @@ def _replicates(cloud: Cloud, counts: Array) -> tuple[Array, Array]:
     # Whether gradients span a decade is a matter of where the points were put, not of which were drawn again.
     spanned = span(cloud.x) >= RANGE
     lines = [fit(cloud.held(own), np.repeat(own.T, c, 1), np.tile(spanned, len(own))) for own in _some(counts, c)]
-    return tuple(np.concatenate(each).reshape(-1, c) for each in zip(*((own.a, own.b) for own in lines), strict=True))
+    l0, l1 = (np.concatenate(each).reshape(-1, c) for each in ([own.a for own in lines], [own.b for own in lines]))
+    return l0, l1
 
 
-def _some(rows: Array | Index, c: int) -> list[Any]:
+def _some(rows: Rows, c: int) -> list[Rows]:
     """The rows in pieces whose fits of c columns each are made together."""
     each = max(1, TOGETHER // c)
     return [rows[start : start + each] for start in range(0, len(rows), each)]
@@ -197,6 +199,7 @@ def _permuted(cloud: Cloud, seed: int) -> float:
 
     def saved(orders: Index) -> Array:
         gains = [fit(cloud.reordered(own)).gain.reshape(-1, c) for own in _some(orders, c)]
-        return (np.concatenate(gains) / top).mean(1)
+        shares: Array = (np.concatenate(gains) / top).mean(1)
+        return shares
 
     return permutation_p(saved, len(cloud.x), PERMUTATIONS, seed)
