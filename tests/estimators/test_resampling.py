@@ -155,7 +155,9 @@ def test_replicates_and_orders_that_are_fitted_together_are_those_fitted_one_by_
     assert any(line.helps.any() for line in alone)
     for key in ("a", "b", "gain"):
         for found, wanted in ((together, apart), (ordered, alone)):
-            np.testing.assert_allclose(getattr(found, key), np.concatenate([getattr(w, key) for w in wanted]), atol=1e-12)
+            np.testing.assert_allclose(
+                getattr(found, key), np.concatenate([getattr(w, key) for w in wanted]), atol=1e-12
+            )
 
 
 # -- levels ----------------------------------------------------------------------------------------
