@@ -73,9 +73,10 @@ def generalized_smoothness(
     A point is a parameter dict, or ``problem.at`` of one: then a Hessian formed here stays with it, at the first points
     and as far as there is room (``memory.formed_points``). At the others it is formed again where it is wanted again.
     ``points`` is filled even where no fit is possible, as with a memory limit that the vectors of all points exceed
-    (``memory.too_many_points``). Cost: one bracket a point, and for the control one more, three where H is formed. Where it
-    is not, the sweeps of a point start from the rows of the point before it in its group, those of a group's first from
-    the rows of the first point of all; the control's start at random, since it measures what the start leaves free.
+    (``memory.too_many_points``). Cost: one bracket a point, and for the control one more, three where H is formed.
+    Where it is not, the sweeps of a point start from the rows of the point before it in its group, those of a group's
+    first from the rows of the first point of all; the control's start at random, since it measures what the start
+    leaves free.
 
     Args:
         problem: the task.

@@ -47,7 +47,8 @@ class Layer:
 @dataclass(frozen=True)
 class Passed:
     """What one pass of some samples leaves of each layer, samples in rows: ``inputs`` a_(l-1), ``slopes`` phi',
-    ``bends`` phi'' e and ``deltas``, in the letters of ``stagewise.py``; and the loss's curvature in the outputs, in float64.
+    ``bends`` phi'' e and ``deltas``, in the letters of ``stagewise.py``; and the loss's curvature in the outputs, in
+    float64.
 
     Slopes and bends are None where nothing lies behind the layer, bends also where all are 0.
     """

@@ -24,8 +24,8 @@ from torch import Tensor
 from estimators.plain_networks import Layer, Passed, PlainNetwork
 
 CACHED = 1 << 20
-"""Numbers of all layers that are on the way at once in a product: more leave the cache. An MLP 61-64-64-10 takes 0.65 ms
-for each of 8 columns on 512 samples, 0.75 of 16 and 0.9 of 32 (one thread)."""
+"""Numbers of all layers that are on the way at once in a product: more leave the cache. An MLP 61-64-64-10 takes 0.65
+ms for each of 8 columns on 512 samples, 0.75 of 16 and 0.9 of 32 (one thread)."""
 
 # -- the diagonal ----------------------------------------------------------------------------------
 
