@@ -279,10 +279,10 @@ def closed_form(problem: Problem) -> float | None:
         return None
     if len(problem.parameters) != len(list(layer.parameters())):
         return None
-    x = problem.samples[0].flatten(1).double()
+    x = problem.samples[0].flatten(1)
     if x.shape[1] != layer.in_features:
         return None
-    length = x.abs().sum(1) + (1 if layer.bias is not None else 0)
+    length = x.abs().sum(1, dtype=torch.float64) + (1 if layer.bias is not None else 0)
     return float(bound * layer.out_features * length.square().mean())
 
 

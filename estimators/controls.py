@@ -18,6 +18,9 @@ from estimators.results import Smoothness
 from estimators.uncoupled import uncoupled
 
 STARTS = 3
+"""So often the first point is measured again where H is formed; once where it takes products, as many as the point."""
+RANGES = {2: 0.954, 4: 1.978}
+"""Median of the range of so many independent draws of a standard normal."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ def measure(
     return Measured(problem, gradient, *_bounded(problem, found)), replace(found, vectors={}) if found.rows else None
 
 
+def width(start: Smoothness) -> int:
+    """Vectors of d numbers that a start holds."""
+    return len(next(iter(start.rows.values()))[0])
+
+
 def _bounded(problem: Problem, found: Smoothness) -> tuple[Smoothness, Tensor, Tensor]:
     """The result without its vectors, the feasible L, and where it is |h_jj|."""
     bound = problem.flatten(found.vectors)
@@ -63,6 +71,11 @@ def _bounded(problem: Problem, found: Smoothness) -> tuple[Smoothness, Tensor, T
     if problem.d <= DENSE_LIMIT:
         return bare, *uncoupled(dense_hessian(problem), bound.double())
     return bare, bound, torch.zeros_like(bound, dtype=torch.bool)
+
+
+def repeated(d: int) -> int:
+    """How often the first point is measured again."""
+    return STARTS if d <= DENSE_LIMIT else 1
 
 
 def starts(
@@ -73,9 +86,9 @@ def starts(
     report: Callable[[int], None],
     beside: int = 0,
 ) -> list[Measured]:
-    """The first point measured again from STARTS other random starts; ``report`` is called with how many are done."""
+    """The first point measured again from other random starts; ``report`` is called with how many are done."""
     again = []
-    for number in range(1, STARTS + 1):
+    for number in range(1, repeated(first.problem.d) + 1):
         found = smoothness(first.problem, gap=gap, max_products=max_products, beside=beside, seed=seed + 7919 * number)
         curved, bound, exact = _bounded(first.problem, found)
         again.append(replace(first, smoothness=curved, bound=bound, exact=exact))
@@ -84,12 +97,13 @@ def starts(
 
 
 def spread(first: Measured, again: Sequence[Measured]) -> Array:
-    """Freedom of L_j at the first point, (d,): largest minus smallest over the starts.
+    """Freedom of L_j at the first point, (d,): largest minus smallest over four starts; of two starts as much as four
+    would be apart, by what two and four draws of a normal usually are.
 
-    At least the median over coordinates of that relative to L_j, times L_j: four values may agree by chance.
+    At least the median over coordinates of that relative to L_j, times L_j: a few values may agree by chance.
     """
     bounds = _array([point.bound for point in (first, *again)])
-    apart, mean = bounds.max(0) - bounds.min(0), bounds.mean(0)
+    apart, mean = (bounds.max(0) - bounds.min(0)) * RANGES[1 + STARTS] / RANGES[len(bounds)], bounds.mean(0)
     alive = mean > 0
     usual = float(np.median(apart[alive] / mean[alive])) if alive.any() else 0.0
     at_least: Array = np.maximum(apart, usual * mean)
@@ -99,15 +113,16 @@ def spread(first: Measured, again: Sequence[Measured]) -> Array:
 def frozen(first: Measured, again: Sequence[Measured], path: Sequence[Measured]) -> Points:
     """The path on the quadratic frozen at the first point.
 
-    Gradients g_0 + H_0 (w_t - w_0); the curvature H_0 as the repeated starts measured it, in turn, so that the
+    Gradients g_0 + H_0 (w_t - w_0); the curvature H_0 as it was measured from each of the starts, in turn, so that the
     control carries the same measurement error.
     """
+    measured = (*again, first)
     origin = first.problem.flatten(first.problem.parameters)
     with hessian(first.problem) as product:
         return gathered(
             [
                 replace(
-                    again[number % len(again)],
+                    measured[number % len(measured)],
                     gradient=first.gradient
                     + product((point.problem.flatten(point.problem.parameters) - origin)[:, None])[:, 0].double(),
                 )

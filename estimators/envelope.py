@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 RANGE = 10.0
 """A slope is identified only where gradients span this factor."""
-TOGETHER = 1 << 14
+TOGETHER = 1 << 13
 """Columns that are fitted at once: as many as stay in a processor's cache."""
 NEAR = 1e-8
 
@@ -36,6 +36,28 @@ class Cloud:
     def columns(self, index: NDArray[np.intp]) -> Cloud:
         """Some of the fits."""
         return Cloud(self.x[:, index], self.y[:, index], self.slack[:, index])
+
+    def reordered(self, orders: NDArray[np.intp]) -> Cloud:
+        """x of the points in each of the orders (m, T), y in its own: m fits for each one."""
+        return self._repeated(self.x[orders.T], len(orders))
+
+    def held(self, counts: Array) -> Cloud:
+        """The points that are left where the others are (0, 0), which hold down no line: m fits for each one.
+
+        Args:
+            counts: (m, T), above 0 for a point that is left.
+        """
+        left = (counts > 0).T[:, :, None]
+        return Cloud(*(_flat(left * part[:, None]) for part in (self.x, self.y, self.slack)))
+
+    def _repeated(self, x: Array, count: int) -> Cloud:
+        shape = (len(x), count, x.shape[2])
+        y, slack = (_flat(np.broadcast_to(part[:, None], shape)) for part in (self.y, self.slack))
+        return Cloud(_flat(x), y, slack)
+
+
+def _flat(values: Array) -> Array:
+    return values.reshape(len(values), -1)
 
 
 @dataclass(frozen=True)
@@ -61,7 +83,7 @@ def fit(cloud: Cloud, weights: Array | None = None, spanned: NDArray[np.bool_] |
 
     Args:
         cloud: the points.
-        weights: (T,), how often each point counts in the mean.
+        weights: (T, c), how often each point counts in the mean of each fit.
         spanned: (c,), whether x spans a decade where these points stand for more than themselves.
     """
     x, y = cloud.x, cloud.y
@@ -84,18 +106,16 @@ def envelope(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, A
 
     Args:
         x, y: (T, c), not negative.
-        weights: (T,), above 0; how often each point counts in the mean.
+        weights: (T, c), how often each point counts in the mean of each fit.
     """
-    parts = [
-        _envelope(x[:, start : start + TOGETHER], y[:, start : start + TOGETHER], weights)
-        for start in range(0, x.shape[1], TOGETHER)
-    ]
+    pieces = [slice(start, start + TOGETHER) for start in range(0, x.shape[1], TOGETHER)]
+    parts = [_envelope(x[:, own], y[:, own], None if weights is None else weights[:, own]) for own in pieces]
     return np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])
 
 
 def mean_of(x: Array, weights: Array | None) -> Array:
     """The mean of each column, (c,)."""
-    found: Array = x.mean(0) if weights is None else weights @ x / weights.sum()
+    found: Array = x.mean(0) if weights is None else (weights * x).sum(0) / weights.sum(0)
     return found
 
 

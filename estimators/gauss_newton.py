@@ -20,7 +20,7 @@ from torch import Tensor
 
 from estimators import memory
 from estimators.heads import IGNORED, head
-from estimators.losses import LossFunction, prediction
+from estimators.losses import LossFunction, curved, prediction
 from estimators.problem import Problem
 
 GROUPS = 16
@@ -139,18 +139,13 @@ def root(problem: Problem, values: Tensor, targets: Tensor, z: Tensor) -> Tensor
     """S^(1/2) z for the outputs of some samples, z of their shape, or several such: its covariance is S for z of
     independent signs.
 
-    Squared: S = I. Logistic: S = p(1 - p). Cross-entropy: S = w (diag p - pp') with w = 1/(number of labels), whose
-    root is diag(sqrt p) - p sqrt(p)'.
+    Cross-entropy: S = w (diag p - pp') with w = 1/(number of labels).
     """
-    if problem.loss_name == "squared":
-        return z
-    if problem.loss_name == "logistic":
-        p = values.sigmoid()
-        return z * (p * (1 - p)).sqrt()
-    p = values.softmax(-1, dtype=torch.promote_types(values.dtype, torch.float32))
-    u = p.sqrt() * z
-    u = u - p * u.sum(-1, keepdim=True)
-    return (u * _label_weights(problem, values, targets).sqrt()[..., None]).to(values.dtype)
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    u = curved(problem.loss_name or "", wide).root(z)
+    if problem.loss_name == "cross-entropy":
+        u = u * _label_weights(problem, values, targets).sqrt()[..., None]
+    return u.to(values.dtype)
 
 
 def _label_weights(problem: Problem, values: Tensor, targets: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from estimators import memory
 from estimators.anisotropic import DENSE_GAP, GAP, MAX_PRODUCTS, norms, rounded_up
-from estimators.controls import STARTS, Measured, frozen, gathered, measure, spread, starts
+from estimators.controls import Measured, frozen, gathered, measure, repeated, spread, starts, width
 from estimators.envelope import RANGE, Array, span
 from estimators.errors import InputError
 from estimators.group_slopes import by_group, l1_moves
@@ -73,9 +73,10 @@ def generalized_smoothness(
     A point is a parameter dict, or ``problem.at`` of one: then a Hessian formed here stays with it, at the first points
     and as far as there is room (``memory.formed_points``). At the others it is formed again where it is wanted again.
     ``points`` is filled even where no fit is possible, as with a memory limit that the vectors of all points exceed
-    (``memory.too_many_points``). Cost: one bracket a point, and three more for the control. Where H is not formed, the
-    sweeps of a point start from the rows of the point before it in its group; those of the control start at random,
-    since they measure what the start leaves free.
+    (``memory.too_many_points``). Cost: one bracket a point, and for the control one more, three where H is formed.
+    Where it is not, the sweeps of a point start from the rows of the point before it in its group, those of a group's
+    first from the rows of the first point of all; the control's start at random, since it measures what the start
+    leaves free.
 
     Args:
         problem: the task.
@@ -93,7 +94,7 @@ def generalized_smoothness(
         raise InputError(f"{len(groups)} labels for {len(trajectory)} points", "groups", "give one for each point")
     began, before = time.perf_counter(), problem.passes.total
     goal = gap if gap is not None else (DENSE_GAP if problem.d <= DENSE_LIMIT else GAP)
-    total = len(trajectory) + (STARTS if len(trajectory) >= FEWEST else 0)
+    total = len(trajectory) + (repeated(problem.d) if len(trajectory) >= FEWEST else 0)
 
     def report(done: int) -> None:
         if progress:
@@ -107,21 +108,23 @@ def generalized_smoothness(
     found: dict[int, Measured] = {}
     rows: list[dict[str, Any]] = [{} for _ in labels]
     keeping = memory.formed_points(problem)
-    before_it, start = "", None
+    before_it: str | None = None
+    start = first = None
     for done, number in enumerate(order, 1):
         where = trajectory[number]
         there = where if isinstance(where, Problem) else problem.at(where)
-        start = start if labels[number] == before_it else None
-        beside = memory.POINT * len(found)
+        start = start if labels[number] == before_it else first
+        beside = memory.POINT * len(found) + (0 if first is None or start is first else width(first))
         with contextlib.nullcontext() if number < keeping else passing(there):
             point, start = measure(there, gap, max_products, seed + number, start, beside)
+        first = start if done == 1 else first
         rows[number] = _row(point, fitted=number in fitted) | ({"group": labels[number]} if groups is not None else {})
         if no_room is None:
             found[number] = point
         before_it = labels[number]
         del point, there
         report(done)
-    start = None
+    start = first = None
     measured = [found[number] for number in sorted(found)]
     reason = no_room or _unfit(measured, fitted)
     if reason:
@@ -133,7 +136,7 @@ def generalized_smoothness(
             cost=Cost(problem.passes.total - before, time.perf_counter() - began),
         )
     with passing(measured[0].problem):
-        beside = memory.POINT * (len(measured) + STARTS)
+        beside = memory.POINT * (len(measured) + repeated(problem.d))
         again = starts(measured[0], gap, max_products, seed, lambda done: report(len(measured) + done), beside)
         control = frozen(measured[0], again, [measured[i] for i in fitted])
     free = spread(measured[0], again)

@@ -91,44 +91,53 @@ def squared(output: Any, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Curved:
-    """First and second derivatives of a named loss in the outputs of each sample, in float64: the slope, (n, outputs),
-    and the curvature diag(weight) - less less', ``less`` None where it is 0."""
+    """Second derivatives of a named loss in the outputs of each sample: diag(weight) - less less', both (..., outputs),
+    ``less`` None where it is 0."""
 
-    slope: Tensor
     weight: Tensor
     less: Tensor | None = None
 
     def matrix(self) -> Tensor:
-        """The curvature, (n, outputs, outputs)."""
+        """The curvature, (..., outputs, outputs)."""
         whole = torch.diag_embed(self.weight)
-        return whole if self.less is None else whole - self.less[:, :, None] * self.less[:, None, :]
+        return whole if self.less is None else whole - self.less[..., :, None] * self.less[..., None, :]
 
-    def root(self) -> Tensor:
-        """R with RR' = the curvature, (n, outputs, outputs); for cross-entropy diag(sqrt p) - p sqrt(p)'."""
-        root = self.weight.sqrt()
-        whole = torch.diag_embed(root)
-        return whole if self.less is None else whole - self.less[:, :, None] * root[:, None, :]
+    def root(self, z: Tensor) -> Tensor:
+        """R z, R with RR' = the curvature; for cross-entropy diag(sqrt p) - p sqrt(p)'.
+
+        Args:
+            z: (..., outputs), or several such in front.
+        """
+        u = self.weight.sqrt() * z
+        return u if self.less is None else u - self.less * u.sum(-1, keepdim=True)
 
     def times(self, vectors: Tensor) -> Tensor:
-        """The curvature times k vectors for each sample, (n, k, outputs), in float64."""
-        wide = vectors.double()
+        """The curvature times k vectors for each of n samples, (n, k, outputs), in its own format."""
+        wide = vectors.to(self.weight.dtype)
         if self.less is None:
             return self.weight[:, None] * wide
         return self.weight[:, None] * wide - self.less[:, None] * (wide * self.less[:, None]).sum(-1, keepdim=True)
 
 
-def curved(loss: str, values: Tensor, targets: Tensor) -> Curved:
-    """What a named loss does at the outputs (n, outputs), targets (n,) or of as many numbers as there are outputs."""
-    values = values.double()
+def curved(loss: str, values: Tensor) -> Curved:
+    """What a named loss does at the outputs (..., outputs), in their format; it is the same for all targets."""
     if loss == "cross-entropy":
-        p = values.softmax(1)
-        slope = p.scatter_add(1, targets[:, None], p.new_full((len(p), 1), -1.0))
-        return Curved(slope, p, p)
-    wanted = targets.reshape(values.shape)
+        p = values.softmax(-1)
+        return Curved(p, p)
     if loss == "squared":
-        return Curved(values - wanted, torch.ones_like(values))
-    rate = (-wanted * values).sigmoid()
-    return Curved(-wanted * rate, rate * (wanted * values).sigmoid())
+        return Curved(torch.ones_like(values))
+    return Curved(values.sigmoid() * (-values).sigmoid())
+
+
+def slopes(loss: str, values: Tensor, targets: Tensor) -> Tensor:
+    """First derivatives of a named loss in the outputs (n, outputs), in their format.
+
+    Targets are (n,), or of as many numbers as there are outputs.
+    """
+    if loss == "cross-entropy":
+        return values.softmax(1).scatter_add_(1, targets[:, None], values.new_full((len(values), 1), -1.0))
+    wanted = targets.reshape(values.shape)
+    return values - wanted if loss == "squared" else -wanted * (-wanted * values).sigmoid()
 
 
 def check_output(output: Any, n: int) -> None:

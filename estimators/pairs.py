@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.envelope import RANGE, Array, Cloud, Lines, fit, span
+from estimators.envelope import RANGE, TOGETHER, Array, Cloud, Lines, fit, span
 from estimators.resampling import PERMUTATIONS, REPLICATES, Index, block_samples, permutation_p, symmetric
 from estimators.results import Interval
 
+Rows = TypeVar("Rows", Array, Index)
 COORDINATES = 1000
 """Beyond so many coordinates, replicates repeat the fits of a seeded subset."""
 FEWEST_RESAMPLED = 8
@@ -55,10 +56,6 @@ class Levels:
     def subset(self, index: Index) -> Levels:
         """Some of the coordinates; the other levels stay."""
         return Levels(self.coordinates.columns(index), self.tensors, self.whole, self.isotropic)
-
-    def reordered(self, order: Index) -> Levels:
-        """Gradients of the points in another order, curvature in its own."""
-        return self._each(lambda cloud: Cloud(cloud.x[order], cloud.y, cloud.slack))
 
     def _each(self, change: Callable[[Cloud], Cloud]) -> Levels:
         return Levels(change(self.coordinates), change(self.tensors), change(self.whole), change(self.isotropic))
@@ -114,10 +111,9 @@ def levels(points: Points, sizes: Sequence[int], gap: float, spread: Array) -> L
     )
 
 
-def fit_levels(clouds: Levels, weights: Array | None = None) -> Pairs:
+def fit_levels(clouds: Levels) -> Pairs:
     """The pairs of all levels."""
-    parts = (clouds.coordinates, clouds.tensors, clouds.whole, clouds.isotropic)
-    return Pairs(*(fit(cloud, weights) for cloud in parts))
+    return Pairs(*(fit(cloud) for cloud in (clouds.coordinates, clouds.tensors, clouds.whole, clouds.isotropic)))
 
 
 def some_coordinates(d: int, seed: int) -> NDArray[np.intp]:
@@ -155,23 +151,35 @@ class Intervals(NamedTuple):
 def intervals(clouds: Levels, groups: Sequence[Hashable], found: Summary, seed: int) -> Intervals:
     """Intervals of ``found``, which is the summary of all coordinates, from replicates of at most COORDINATES."""
     few = clouds.subset(some_coordinates(clouds.coordinates.x.shape[1], seed))
-    # Whether gradients span a decade is a matter of where the points were put, not of which were drawn again.
-    spans = [span(cloud.x) >= RANGE for cloud in (few.coordinates, few.isotropic)]
-
-    def of(cloud: Levels, weights: Array | None) -> Summary:
-        return summary(fit(cloud.coordinates, weights, spans[0]), fit(cloud.isotropic, weights, spans[1]))
-
-    center = of(few, None)
+    lines = fit_levels(few)
+    center = summary(lines.coordinates, lines.isotropic)
     samples = block_samples(groups, REPLICATES, seed)
-    replicates = np.array([of(few.rows(index), weights) for index, weights in samples])
+    (l0, l1), (isotropic_l0, isotropic_l1) = (_replicates(each, samples) for each in (few.coordinates, few.isotropic))
+    replicates = (l0.sum(1), np.median(l1, 1), isotropic_l0[:, 0], isotropic_l1[:, 0])
     # Of a subset of the coordinates the sum is scaled to that of all.
     scale = np.array([found.l0_l1 / center.l0_l1 if center.l0_l1 > 0 else 1.0, 1.0, 1.0, 1.0])
     return Intervals(
         *(
             symmetric(own, middle * factor, column * factor)
-            for own, middle, factor, column in zip(found, center, scale, replicates.T, strict=True)
+            for own, middle, factor, column in zip(found, center, scale, replicates, strict=True)
         )
     )
+
+
+def _replicates(cloud: Cloud, counts: Array) -> tuple[Array, Array]:
+    """L0 and L1 of each replicate, (m, c), where it holds the points so often, (m, T)."""
+    c = cloud.x.shape[1]
+    # Whether gradients span a decade is a matter of where the points were put, not of which were drawn again.
+    spanned = span(cloud.x) >= RANGE
+    lines = [fit(cloud.held(own), np.repeat(own.T, c, 1), np.tile(spanned, len(own))) for own in _some(counts, c)]
+    l0, l1 = (np.concatenate(each).reshape(-1, c) for each in ([own.a for own in lines], [own.b for own in lines]))
+    return l0, l1
+
+
+def _some(rows: Rows, c: int) -> list[Rows]:
+    """The rows in pieces whose fits of c columns each are made together."""
+    each = max(1, TOGETHER // c)
+    return [rows[start : start + each] for start in range(0, len(rows), each)]
 
 
 def permutation_test(clouds: Levels, seed: int) -> tuple[float, float]:
@@ -181,16 +189,17 @@ def permutation_test(clouds: Levels, seed: int) -> tuple[float, float]:
     help the same share of coordinates differ in it.
     """
     few = clouds.subset(some_coordinates(clouds.coordinates.x.shape[1], seed))
-    points = len(few.isotropic.x)
-    top = np.maximum(few.coordinates.y.max(0), 1e-300)
+    by_coordinate, by_norm = (_permuted(cloud, seed) for cloud in (few.coordinates, few.isotropic))
+    return by_coordinate, by_norm
 
-    def saved(order: Index) -> float:
-        return float((fit(few.reordered(order).coordinates).gain / top).mean())
 
-    def gain(order: Index) -> float:
-        return float(fit(few.reordered(order).isotropic).gain[0])
+def _permuted(cloud: Cloud, seed: int) -> float:
+    c = cloud.x.shape[1]
+    top = np.maximum(cloud.y.max(0), 1e-300)
 
-    return (
-        permutation_p(saved, points, PERMUTATIONS, seed),
-        permutation_p(gain, points, PERMUTATIONS, seed),
-    )
+    def saved(orders: Index) -> Array:
+        gains = [fit(cloud.reordered(own)).gain.reshape(-1, c) for own in _some(orders, c)]
+        shares: Array = (np.concatenate(gains) / top).mean(1)
+        return shares
+
+    return permutation_p(saved, len(cloud.x), PERMUTATIONS, seed)

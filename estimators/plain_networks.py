@@ -47,7 +47,8 @@ class Layer:
 @dataclass(frozen=True)
 class Passed:
     """What one pass of some samples leaves of each layer, samples in rows: ``inputs`` a_(l-1), ``slopes`` phi',
-    ``bends`` phi'' e and ``deltas``, in the letters of ``stagewise.py``; and the loss's curvature in the outputs.
+    ``bends`` phi'' e and ``deltas``, in the letters of ``stagewise.py``; and the loss's curvature in the outputs, in
+    float64.
 
     Slopes and bends are None where nothing lies behind the layer, bends also where all are 0.
     """
@@ -97,15 +98,15 @@ class PlainNetwork:
             x, slope, second = _through(layer.behind, z)
             slopes.append(slope)
             seconds.append(second)
-        top = losses.curved(problem.loss_name or "", x, targets)
-        e = top.slope.to(dtype)
+        loss, wide = problem.loss_name or "", x.double()
+        e = losses.slopes(loss, wide, targets).to(dtype)
         bends: list[Tensor | None] = []
         deltas: list[Tensor] = []
         for weight, slope, second in zip(reversed(weights), reversed(slopes), reversed(seconds), strict=True):
             bends.append(None if second is None else second * e)
             deltas.append(e if slope is None else slope * e)
             e = deltas[-1] @ weight
-        return Passed(inputs, slopes, bends[::-1], deltas[::-1], top)
+        return Passed(inputs, slopes, bends[::-1], deltas[::-1], losses.curved(loss, wide))
 
 
 def plain_network(problem: Problem) -> PlainNetwork | None:

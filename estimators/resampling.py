@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,22 +26,23 @@ def members(labels: Sequence[Hashable]) -> dict[Hashable, Index]:
     return {label: np.array(own, dtype=np.intp) for label, own in places.items()}
 
 
-def block_samples(labels: Sequence[Hashable], count: int, seed: int) -> Iterator[tuple[Index, NDArray[np.float64]]]:
-    """Block bootstrap (Kuensch, Annals of Statistics 1989): which points a replicate holds, and how often each.
+def block_samples(labels: Sequence[Hashable], count: int, seed: int) -> NDArray[np.float64]:
+    """Block bootstrap (Kuensch, Annals of Statistics 1989): how often each replicate holds each point, (count, points).
 
     Each group keeps its number of points n: ceil(n / l) blocks of l = n^(1/3) consecutive ones of its own, rounded,
     the last block cut.
     """
-    generator = np.random.default_rng(seed)
     groups = list(members(labels).values())
-    for _ in range(count):
-        drawn = []
-        for own in groups:
-            length = round(len(own) ** (1 / 3))
-            starts = generator.integers(len(own) - length + 1, size=-(-len(own) // length))
-            drawn.append(own[(starts[:, None] + np.arange(length)).ravel()[: len(own)]])
-        index, counts = np.unique(np.concatenate(drawn), return_counts=True)
-        yield index, counts.astype(np.float64)
+    lengths = [round(len(own) ** (1 / 3)) for own in groups]
+    blocks = [-(-len(own) // length) for own, length in zip(groups, lengths, strict=True)]
+    ends = [len(own) - length + 1 for own, length in zip(groups, lengths, strict=True)]
+    starts = np.random.default_rng(seed).integers(np.repeat(ends, blocks), size=(count, sum(blocks)))
+    held = np.zeros((count, len(labels)))
+    rows = np.arange(count)[:, None]
+    for own, length, drawn in zip(groups, lengths, np.split(starts, np.cumsum(blocks)[:-1], 1), strict=True):
+        places = (drawn[:, :, None] + np.arange(length)).reshape(count, -1)[:, : len(own)]
+        np.add.at(held, (rows, own[places]), 1)
+    return held
 
 
 def symmetric(estimate: float, center: float, replicates: NDArray[np.float64]) -> Interval:
@@ -55,16 +56,22 @@ def symmetric(estimate: float, center: float, replicates: NDArray[np.float64]) -
     return max(estimate - half, 0.0), estimate + half
 
 
-def permutation_p(statistic: Callable[[Index], float], points: int, count: int, seed: int) -> float:
+def permutation_p(statistic: Callable[[Index], NDArray[np.float64]], points: int, count: int, seed: int) -> float:
     """Share of orders in which the statistic is at least that of the given order, which counts as one of them.
 
     All orders where they are no more than ``count``, else so many random ones.
+
+    Args:
+        statistic: of orders (m, points), (m,).
+        points: how many are put in order.
+        count: of the random orders.
+        seed: of the random orders.
     """
     given = np.arange(points)
     if math.factorial(points) <= count:
-        orders: list[Index] = [np.array(order, dtype=np.intp) for order in itertools.permutations(range(points))]
+        orders: Index = np.array(list(itertools.permutations(range(points))), dtype=np.intp)
     else:
         generator = np.random.default_rng(seed)
-        orders = [given, *(generator.permutation(points) for _ in range(count))]
-    observed = statistic(given)
-    return sum(statistic(order) >= observed for order in orders) / len(orders)
+        orders = np.array([given, *(generator.permutation(points) for _ in range(count))])
+    values = statistic(orders)  # the given order is the first
+    return float((values >= values[0]).mean())

@@ -21,7 +21,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from estimators.plain_networks import HELD, Layer, Passed, PlainNetwork
+from estimators.plain_networks import Layer, Passed, PlainNetwork
+
+CACHED = 1 << 20
+"""Numbers of all layers that are on the way at once in a product: more leave the cache. An MLP 61-64-64-10 takes 0.65
+ms for each of 8 columns on 512 samples, 0.75 of 16 and 0.9 of 32 (one thread)."""
 
 # -- the diagonal ----------------------------------------------------------------------------------
 
@@ -62,7 +66,8 @@ def _own_diagonals(passed: Passed, weights: Sequence[Tensor]) -> Iterator[tuple[
 
     C goes down as the loss's root R, C = R'R, of as many rows as there are outputs, until a function has bent.
     """
-    root, whole = passed.top.root().mT.to(weights[-1].dtype), None
+    eye = torch.eye(passed.top.weight.shape[1], dtype=torch.float64, device=passed.top.weight.device)
+    root, whole = passed.top.root(eye[:, None]).transpose(0, 1).contiguous().to(weights[-1].dtype), None
     own = root.square().sum(1)
     for number in range(len(weights) - 1, -1, -1):
         weight, slope, bend = weights[number], passed.slopes[number], passed.bends[number]
@@ -217,34 +222,33 @@ def products(network: PlainNetwork) -> Callable[[Tensor], Tensor]:
     weights = network.weights(problem.dtype)
     widest = sum(max(shape) for shape in network.shapes)
     parts = list(network.passed(problem.dtype, widest))
-    most = max(1, HELD // (widest * max(len(passed.inputs[0]) for passed in parts)))
+    most = max(1, CACHED // (widest * max(len(passed.inputs[0]) for passed in parts)))
 
     def apply(block: Tensor) -> Tensor:
-        image = torch.zeros_like(block, dtype=torch.float64 if len(parts) > 1 else None)
-        for start in range(0, block.shape[1], most):
-            columns, into = block[:, start : start + most], image[:, start : start + most]
+        dtype = torch.float64 if len(parts) > 1 else block.dtype
+        image = torch.zeros(block.shape[1], block.shape[0], dtype=dtype, device=block.device)
+        for columns, into in zip(torch.split(block.T.contiguous(), most), torch.split(image, most), strict=True):
             for passed in parts:
                 _add_images(network.layers, weights, passed, columns, into)
-        return image
+        return image.T
 
     return apply
 
 
-def _add_images(
-    layers: Sequence[Layer], weights: Sequence[Tensor], passed: Passed, columns: Tensor, into: Tensor
-) -> None:
-    """Adds the sum over some samples of H times the columns (d, k); samples and columns stand in rows on the way."""
-    n, k = len(passed.deltas[0]), columns.shape[1]
-    along = [columns[layer.weight_at].reshape(*layer.shape, k).mT for layer in layers]  # (outputs, k, inputs)
-    moved: list[Tensor | None] = []  # along the columns: inputs of each layer, None for the network's, then outputs
+def _add_images(layers: Sequence[Layer], weights: Sequence[Tensor], passed: Passed, rows: Tensor, into: Tensor) -> None:
+    """Adds the sum over some samples of H times each of the rows (k, d); on the way they lie in (samples, k, numbers),
+    side by side for every product of two matrices."""
+    n, k = len(passed.deltas[0]), len(rows)
+    along = [rows[:, layer.weight_at].reshape(k, *layer.shape) for layer in layers]
+    moved: list[Tensor | None] = []  # along the rows: inputs of each layer, None for the network's, then outputs
     turned, r = [], None
     for layer, weight, x, slope, v in zip(layers, weights, passed.inputs, passed.slopes, along, strict=True):
         moved.append(r)
-        z = (x @ v.reshape(-1, x.shape[1]).T).reshape(n, -1, k).mT
+        z = (x @ v.reshape(-1, x.shape[1]).T).reshape(n, k, -1)
         if layer.bias_at is not None:
-            z = z + columns[layer.bias_at].T
+            z += rows[:, layer.bias_at]
         if r is not None:
-            z = z + r @ weight.T
+            z += r @ weight.T
         turned.append(z)
         r = z if slope is None else z * slope[:, None]
     assert r is not None
@@ -253,13 +257,14 @@ def _add_images(
         layer, weight, delta, r = layers[number], weights[number], passed.deltas[number], moved[number]
         slope, bend = passed.slopes[number], passed.bends[number]
         if slope is not None:
-            e = e * slope[:, None]
+            e *= slope[:, None]
         if bend is not None:
-            e = e + turned[number] * bend[:, None]
+            e += turned[number].mul_(bend[:, None])
         if layer.bias_at is not None:
-            into[layer.bias_at] += e.sum(0).T
-        own = (passed.inputs[number].T @ e.reshape(n, -1)).reshape(-1, k, len(weight)).permute(2, 0, 1)
+            into[:, layer.bias_at] += e.sum(0)
+        own = (e.reshape(n, -1).T @ passed.inputs[number]).reshape(k, *layer.shape)
         if r is not None:
-            own = own + (delta.T @ r.reshape(n, -1)).reshape(len(weight), k, -1).mT
-            e = e @ weight + (delta @ along[number].reshape(len(weight), -1)).reshape(n, k, -1)
-        into[layer.weight_at] += own.reshape(-1, k)
+            own += (delta.T @ r.reshape(n, -1)).reshape(len(weight), k, -1).transpose(0, 1)
+            e = e @ weight
+            e += (delta @ along[number].transpose(0, 1).reshape(len(weight), -1)).reshape(n, k, -1)
+        into[:, layer.weight_at] += own.reshape(k, -1)

@@ -34,13 +34,13 @@ def clouds(points: int, seed: int) -> tuple[Array, Array]:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_line_is_that_of_a_linear_program(points: int, weighted: bool) -> None:
     x, y = clouds(points, seed=points)
-    weights = np.random.default_rng(1).integers(1, 4, points).astype(float) if weighted else None
+    weights = np.random.default_rng(1).integers(1, 4, x.shape).astype(float) if weighted else None
     a, b = envelope(x, y, weights)
     assert (a >= 0).all()
     assert (b >= 0).all()
     assert (a + b * x >= y * (1 - 1e-12)).all()
     heights = a + b * np.average(x, 0, weights)
-    wanted = [program(x[:, j], y[:, j], weights) for j in range(x.shape[1])]
+    wanted = [program(x[:, j], y[:, j], None if weights is None else weights[:, j]) for j in range(x.shape[1])]
     np.testing.assert_allclose(heights, wanted, rtol=1e-8)
 
 

@@ -15,9 +15,10 @@ import estimators.controls
 import estimators.generalized
 import estimators.held_out
 from estimators import InputError, Problem, generalized_smoothness, smoothness, sphere
+from estimators.controls import Measured, spread
 from estimators.envelope import envelope
 from estimators.products import dense_hessian
-from estimators.results import GeneralizedSmoothness, stored_keys
+from estimators.results import GeneralizedSmoothness, Smoothness, stored_keys
 from tests import oracles
 from tests.diagnose.training.tasks import Shift
 from tests.problems import BY_NAME, Parts, mlp, orthogonal, quadratic, symmetric, value
@@ -457,17 +458,37 @@ def test_few_fitted_points_have_no_interval() -> None:
     assert "7 fitted points" in result.isotropic["why"]["l1_interval"]
 
 
-def test_one_bracket_for_each_point_and_three_for_the_control(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
+def test_one_bracket_for_each_point_and_one_or_three_for_the_control(
+    route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By products the sweeps of a point start from those of the one before, of a group from those of the first point;
+    the control's at random."""
+    starts = []
 
-    def counted(*args: Any, **kind: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return smoothness(*args, **kind)
+    def counted(problem: Problem, start: Smoothness | None = None, **kind: Any) -> Smoothness:
+        starts.append(start)
+        found.append(smoothness(problem, start=start, **kind))
+        return found[-1]
 
+    found: list[Smoothness] = []
     monkeypatch.setattr(estimators.controls, "smoothness", counted)
-    generalized_smoothness(_two_sided(), _points(np.outer(np.linspace(0.2, 4, 10), [1.0, 1.0])))
-    assert calls == 13
+    points = _points(np.outer(np.linspace(0.2, 4, 10), [1.0, 1.0]))
+    generalized_smoothness(_two_sided(), points, groups=["a"] * 5 + ["b"] * 5)
+    if route == "dense":
+        assert starts == [None] * 13
+        return
+    rows = [None if start is None else start.rows for start in starts]
+    assert rows == [None, *(one.rows for one in found[:4]), found[0].rows, *(one.rows for one in found[5:9]), None]
+
+
+def test_the_freedom_at_the_first_point_from_two_starts_is_that_from_four() -> None:
+    """Median over many coordinates of independent draws; the tenth of them that agree by chance have the median too."""
+    bounds = 1000 + torch.randn(4, 20_000, generator=torch.Generator().manual_seed(0)).double()
+    problem = _two_sided()
+    first, *again = (Measured(problem, bound, smoothness(problem), bound, bound > 0) for bound in bounds)
+    two, four = spread(first, again[:1]), spread(first, again)
+    np.testing.assert_allclose(np.median(two), np.median(four), rtol=0.02)
+    assert np.quantile(two, 0.1) > 0.9 * np.median(two)
 
 
 # -- where it cannot be told -----------------------------------------------------------------------

@@ -135,9 +135,10 @@ def test_against_differences_of_written_out_gradients(shape: str, loss: str, mon
     wanted = _differences(problem, shape, loss)
     block = torch.randn(problem.d, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     tolerance = 1e-8 * np.abs(wanted).max()
-    for chunk, held in ((N, plain_networks.HELD), (4, plain_networks.HELD), (N, 1)):
-        for module in (stagewise, plain_networks):
-            monkeypatch.setattr(module, "HELD", held)
+    whole = plain_networks.HELD, stagewise.CACHED
+    for chunk, (held, cached) in ((N, whole), (4, whole), (N, (1, 1))):
+        monkeypatch.setattr(plain_networks, "HELD", held)
+        monkeypatch.setattr(stagewise, "CACHED", cached)
         fresh = problem.at(problem.parameters)
         fresh._chunk = chunk
         with hessian(fresh) as product:
