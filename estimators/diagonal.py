@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from estimators.deflation import deflation
@@ -160,7 +160,7 @@ def _bounds(found: Estimate) -> tuple[Tensor, Tensor, Tensor]:
         variance = total
     error = variance.sqrt()
     most = int(freedom.max()) + 1
-    quantiles = torch.from_numpy(student.ppf(0.5 + LEVEL / 2, np.arange(1, most + 1))).to(error)
+    quantiles = torch.from_numpy(stdtrit(np.arange(1, most + 1), 0.5 + LEVEL / 2)).to(error)
     return found.groups.mean(0), error, quantiles[(freedom + 1e-6).long() - 1] * error
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
-from scipy.optimize import brentq
 from torch import Tensor
 
 from estimators import memory
@@ -136,6 +135,8 @@ def edge(
         n: dimension of the sphere that the start was drawn from.
         theta: largest Ritz value.
     """
+    from scipy.optimize import brentq
+
     wanted = math.log(2 * n / (math.pi * delta * delta))
 
     def log_sum(x: float) -> float:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from estimators import tails
 from estimators.group_sums import Groups, GroupSums, cross_fitted, group_sums
+from estimators.intervals import quantile
 from estimators.results import Interval
 from estimators.thinning import Weights
 
@@ -177,9 +177,7 @@ class _Draw:
 
     @staticmethod
     def of(sums: GroupSums) -> _Draw:
-        return _Draw(
-            len(sums.counts), 1 - sums.n / sums.rows, float(student.ppf(0.5 + LEVEL / 2, len(sums.counts) - 1))
-        )
+        return _Draw(len(sums.counts), 1 - sums.n / sums.rows, quantile(len(sums.counts) - 1, LEVEL))
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from diagnose.schema import CLEAR
-from estimators.intervals import LEVEL
+from estimators.intervals import LEVEL, quantile
 from estimators.results import Interval
 
 Array = NDArray[np.float64]
@@ -114,7 +113,7 @@ def around(speedup: float, error: float | None, orders: int, level: float = LEVE
     """The t interval of a speed-up whose logarithm has this standard error; None without one."""
     if error is None:
         return None
-    half = float(stats.t.ppf((1 + level) / 2, orders - 1)) * error
+    half = quantile(orders - 1, level) * error
     return speedup * math.exp(-half), speedup * math.exp(half)
 
 

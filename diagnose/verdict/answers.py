@@ -41,7 +41,7 @@ def confidence(answer: Answer, speedup: float, standard_error: float, orders: in
         standard_error: that of its logarithm; 0 where all orders ran alike.
         orders: two or more.
     """
-    from scipy import stats
+    from scipy.special import stdtr
 
     low, high = {
         "adagrad": (0.0, math.inf),
@@ -51,5 +51,5 @@ def confidence(answer: Answer, speedup: float, standard_error: float, orders: in
     center = math.log(speedup)
     if not standard_error:
         return float(low <= center <= high)
-    spread = stats.t(orders - 1, loc=center, scale=standard_error)
-    return float(spread.cdf(high) - spread.cdf(low))
+    below, above = (float(stdtr(orders - 1, (end - center) / standard_error)) for end in (low, high))
+    return above - below

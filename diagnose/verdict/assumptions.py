@@ -132,10 +132,10 @@ def _generalized(part: GeneralizedSmoothness) -> Assumption:
 
 def share_interval(count: int, n: int) -> Interval:
     """95% interval of a share by Clopper and Pearson (1934)."""
-    from scipy import stats
+    from scipy.special import betaincinv
 
-    low = float(stats.beta.ppf(0.025, count, n - count + 1)) if count else 0.0
-    high = float(stats.beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0
+    low = float(betaincinv(count, n - count + 1, 0.025)) if count else 0.0
+    high = float(betaincinv(count + 1, n - count, 0.975)) if count < n else 1.0
     return low, high
 
 
