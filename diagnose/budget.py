@@ -20,6 +20,8 @@ FILLED = 0.85
 """Share of the time that is left which a plan may fill: a plan is right within 30%."""
 LATEST = 1.1
 """Budgets after which a stage that is still running is left out."""
+TIMED = 1.0
+"""Seconds of the noise from which what it takes tells the pace of the machine."""
 CERTAIN = ("noise", "verdict")
 """Stages that every run has: no budget is too small for an answer or a measurement."""
 WORDS = {
@@ -175,6 +177,7 @@ class Budget:
         self.cuts: Cuts = dict(recorded[CUTS]) if recorded and CUTS in recorded else {}
         self.enough: float | None = recorded.get(ENOUGH) if recorded else None
         self._race_began, self._race_passes, self.blocks = 0.0, 0.0, 0
+        self._began_stage, self._expected, self._slower = 0.0, dict[str, float](), 1.0
         # What a race that was ended takes from the store is taken however late it is.
         self._strict = "race_blocks" not in self.cuts
 
@@ -194,7 +197,9 @@ class Budget:
         """The work with the cuts that what is left of the time takes; without a pace, with those that were recorded."""
         if pace is not None:
             before = {name: value for name, value in self.cuts.items() if name == "race_blocks"}
-            self.cuts = choose(work, shape, pace, FILLED * self.left, done, self.cuts) | before
+            self.cuts = choose(work, shape, pace, FILLED * self.left / self._slower, done, self.cuts) | before
+            rows = planned(work.with_cuts(self.cuts), shape, pace)
+            self._expected = {row.stage: self._slower * row.seconds for row in rows if row.stage not in done}
             if self.enough is None:
                 # To the end of every race, in the same folder, where what this attempt takes counts too.
                 whole = sum(max(row.seconds, row.most_seconds or 0.0) for row in planned(work, shape, pace))
@@ -216,8 +221,22 @@ class Budget:
 
     def begin(self, stage: str) -> None:
         """A stage begins."""
+        self._began_stage = self.clock()
         if stage == "training":
             self._race_began, self._race_passes, self.blocks = self.clock(), 0.0, 0
+
+    def ended(self, stage: str) -> None:
+        """A stage has ended. What the noise took beside its plan, a fixed number of passes, is the machine's pace since
+        that was taken: other work on it, or memory that ran short."""
+        planned_seconds = self._expected.pop(stage, 0.0)
+        if stage == "noise" and planned_seconds >= TIMED:
+            self._slower = max((self.clock() - self._began_stage) / planned_seconds, 1.0)
+
+    def late(self, stage: str) -> bool:
+        """Whether what is left of the time is what the stages after this one are planned to take: then one that can
+        stop anywhere stops."""
+        rest = sum(seconds for name, seconds in self._expected.items() if name != stage)
+        return bool(self._expected) and FILLED * self.left < rest
 
     def progress(self, stage: str, done: float) -> None:
         """So much of a stage is done, of the race so many passes.

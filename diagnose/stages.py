@@ -70,6 +70,7 @@ class Bench:
     held_out: Problem | None = None
     limits: Limits = field(default_factory=Limits)
     affordable: Affordable | None = None
+    late: Callable[[], bool] | None = None
 
     @classmethod
     def build(
@@ -117,7 +118,9 @@ class Bench:
             return None
         if "spectrum" not in self.kept:
             seed = stream(self.resolved.seed, "spectrum")
-            self.kept["spectrum"] = extremes(self.curvature, seed=seed, progress=self.progress, keep=True)
+            self.kept["spectrum"] = extremes(
+                self.curvature, seed=seed, progress=self.progress, keep=True, late=self.late
+            )
         return self.kept["spectrum"]
 
     @property
@@ -250,7 +253,7 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
     seed = stream(bench.resolved.seed, "spectrum")
     runs = bench.lanczos_run()
     if runs is None and bench.curvature.d > DENSE_LIMIT:
-        runs = extremes(bench.curvature, seed=seed, progress=bench.progress)
+        runs = extremes(bench.curvature, seed=seed, progress=bench.progress, late=bench.late)
     run = None if runs is None else runs.whole
     part = estimators.spectrum(bench.curvature, run=run, seed=seed, progress=bench.progress)
     amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"

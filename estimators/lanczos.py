@@ -323,7 +323,13 @@ class Extremes:
 
 
 def extremes(
-    problem: Problem, *, steps: int = MAX_STEPS, seed: int = 0, progress: Progress | None = None, keep: bool = False
+    problem: Problem,
+    *,
+    steps: int = MAX_STEPS,
+    seed: int = 0,
+    progress: Progress | None = None,
+    keep: bool = False,
+    late: Callable[[], bool] | None = None,
 ) -> Extremes:
     """Lanczos on H from a random start until both ends are known to 0.5% of max|eig H|, or steps are used up.
 
@@ -331,6 +337,7 @@ def extremes(
 
     Args:
         keep: leave basis and residual in both runs, which share them.
+        late: asked after every other step; where it says so the run ends there, with the bounds that it has.
     """
     first: list[Ritz] = []
 
@@ -339,7 +346,7 @@ def extremes(
             progress("spectrum", run.steps, steps)
         if run.norm_known and not first:
             first.append(run)
-        return run.norm_known and run.ends_known
+        return (run.norm_known and run.ends_known) or (late is not None and late())
 
     generator = torch.Generator().manual_seed(seed)
     start = random_start(problem.d, generator, next(iter(problem.parameters.values())))
@@ -378,7 +385,7 @@ def spectrum(
         values, bottom, top = run.values, run.smallest_interval, run.largest_interval
         used, confidence, rounding = run.steps, 1 - DELTA, rounding_share(problem) * run.norm
         if not run.ends_known:
-            warnings = (not_converged("spectrum", run, steps),)
+            warnings = (not_converged("spectrum", run, run.steps),)
     return Spectrum(
         largest=float(values[-1]),
         smallest=float(values[0]),

@@ -230,6 +230,41 @@ def test_a_race_that_runs_past_the_time_in_its_first_block_keeps_what_is_complet
     assert budget.cuts == {"left_out": ["training"]}
 
 
+def test_a_machine_that_became_slower_is_seen_by_the_noise() -> None:
+    """What follows is cut as if everything took as many times as long as planned as the noise did."""
+    work, shape = network()
+    slow = Pace(**{name: 1000 * value for name, value in vars(PACE).items()})
+    seconds = 3 * whole(work, shape) * 1000
+
+    def cuts(factor: float) -> dict[str, Any]:
+        clock = Clock()
+        budget = Budget(seconds, clock=clock)
+        budget.cut(work, shape, slow, ())
+        budget.begin("noise")
+        clock.now += factor * next(row.seconds for row in planned(work, shape, slow) if row.stage == "noise")
+        budget.ended("noise")
+        budget.cut(work, shape, slow, ("noise",))
+        return budget.cuts
+
+    assert cuts(0.5) == cuts(1.0) == {}
+    assert "generalized_smoothness" in cuts(6.0)["left_out"]
+
+
+def test_a_stage_is_late_when_those_after_it_need_what_is_left() -> None:
+    work, shape = network()
+    rows = planned(work, shape, PACE)
+    rest = seconds_of([row for row in rows if row.stage not in ("noise", "spectrum")])
+    clock = Clock()
+    budget = Budget(2 * seconds_of(rows), clock=clock)
+    assert not budget.late("spectrum")
+    budget.cut(work, shape, PACE, ("noise",))
+    assert not budget.late("spectrum")
+    clock.now += budget.left - rest / 0.84
+    assert not budget.late("spectrum")
+    clock.now += budget.left - rest / 0.86
+    assert budget.late("spectrum")
+
+
 # -- runs --------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +300,20 @@ def test_a_small_budget_ends_with_what_can_be_had_and_says_what_was_cut(slow: li
     assert "without generalized smoothness" in finding.found
     assert finding.action.startswith("`--budget ")
     assert found.settings["uncut_seconds"] > 1200
+
+
+def test_a_spectrum_that_is_late_keeps_its_bounds(slow: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Linear(30, 80), nn.Tanh(), nn.Linear(80, 3)), torch.randn(40, 30)
+    how: dict[str, Any] = {"training": False, "skip": ("smoothness", "hessian-diagonal"), "seed": 0}
+    y = torch.arange(40) % 3
+    monkeypatch.setattr(Budget, "late", lambda self, stage: stage == "spectrum")
+    late = diagnose.run(model, (x, y), "cross-entropy", budget=1e6, **how).spectrum
+    whole = diagnose.run(model, (x, y), "cross-entropy", **how).spectrum
+    assert late.largest_lower is not None
+    assert late.largest_upper is not None
+    assert whole.largest is not None
+    assert (late.steps or 0) < (whole.steps or 0)
+    assert late.largest_lower <= whole.largest <= late.largest_upper
 
 
 def test_the_least_is_a_measurement(slow: list[str]) -> None:

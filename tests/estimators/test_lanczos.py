@@ -284,6 +284,27 @@ def test_too_few_steps_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.largest_upper >= values[-1] > (result.largest or 0.0)
 
 
+def test_a_run_that_is_late_ends_with_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    matrix = symmetric(200, 6)
+    problem = Problem(*quadratic(matrix))
+    asked: list[None] = []
+
+    def late() -> bool:
+        asked.append(None)
+        return len(asked) == 3
+
+    run = extremes(problem, late=late).whole
+    values = np.linalg.eigvalsh(matrix.numpy())
+    assert run.steps < extremes(problem).whole.steps
+    assert run.lower <= values[0]
+    assert run.upper >= values[-1]
+    result = spectrum(problem, run=run)
+    (warning,) = result.warnings
+    assert warning.code == "not-converged"
+    assert f"after {run.steps} Lanczos steps" in warning.found
+
+
 def test_progress_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DENSE_LIMIT", 0)
     problem = BY_NAME["mlp"].problem()
