@@ -32,7 +32,7 @@ from diagnose.verdict.rule import decide
 from diagnose.verdict.theory import bounds
 from estimators.anisotropic import norms
 from estimators.generalized import FEWEST
-from estimators.lanczos import Extremes, extremes
+from estimators.lanczos import MAX_STEPS, Extremes, extremes
 from estimators.memory import DENSE_LIMIT, vectors
 from estimators.problem import Parameters, Problem
 from estimators.results import Finding, GeneralizedSmoothness, HessianDiagonal, Progress, Smoothness, Spectrum
@@ -258,6 +258,9 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
     part = estimators.spectrum(bench.curvature, run=run, seed=seed, progress=bench.progress)
     amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"
     found, why, findings = dict[str, Any](), dict(part.why), list(part.warnings)
+    if bench.late is not None and run is not None and run.steps < MAX_STEPS:
+        longer = "use a larger `--budget`: this one left no time for more steps"
+        findings = [replace(finding, action=longer) for finding in findings]
     starts = bench.limits.density_starts
     if bench.curvature.d <= HUGE_NETWORK and starts:
         seed = stream(bench.resolved.seed, "density")

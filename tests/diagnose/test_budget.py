@@ -307,7 +307,10 @@ def test_a_spectrum_that_is_late_keeps_its_bounds(slow: list[str], monkeypatch: 
     how: dict[str, Any] = {"training": False, "skip": ("smoothness", "hessian-diagonal"), "seed": 0}
     y = torch.arange(40) % 3
     monkeypatch.setattr(Budget, "late", lambda self, stage: stage == "spectrum")
-    late = diagnose.run(model, (x, y), "cross-entropy", budget=1e6, **how).spectrum
+    ended = diagnose.run(model, (x, y), "cross-entropy", budget=1e6, **how)
+    late = ended.spectrum
+    (finding,) = (warning for warning in ended.warnings if warning.code == "not-converged")
+    assert "larger `--budget`" in finding.action
     whole = diagnose.run(model, (x, y), "cross-entropy", **how).spectrum
     assert late.largest_lower is not None
     assert late.largest_upper is not None
