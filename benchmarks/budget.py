@@ -27,7 +27,8 @@ KEPT = 1.2
 SCRIPT = """
 import json, sys, time
 import diagnose
-from diagnose import pipeline, plan
+from diagnose import pipeline
+from diagnose.planning import plan
 from diagnose.settings import Settings
 model, data, budget, planned = json.loads(sys.argv[1])
 rows = [vars(row) for row in plan.plan(Settings(budget=budget), model, data).rows] if planned else []

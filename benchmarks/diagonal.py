@@ -11,7 +11,7 @@ from benchmarks import operators
 from benchmarks.estimates import Benchmark, Found, off
 from benchmarks.tasks import FORMED, Task
 from estimators import hessian_diagonal
-from estimators.products import hessian
+from estimators.task.products import hessian
 
 PRODUCTS = 64
 

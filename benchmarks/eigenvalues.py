@@ -12,9 +12,10 @@ from scipy.stats import wasserstein_distance
 from benchmarks import operators
 from benchmarks.estimates import Benchmark, Found, off_number
 from benchmarks.tasks import FORMED, Task
-from estimators import eigenvalue_density, memory, spectrum
-from estimators.anisotropic import sharpness_run
-from estimators.products import hessian
+from estimators import eigenvalue_density, spectrum
+from estimators.smoothness_vector.at_a_point import sharpness_run
+from estimators.task import memory_limit
+from estimators.task.products import hessian
 
 TOLERANCE = 5e-3
 """What ours stops at."""
@@ -31,7 +32,7 @@ def ours(task: Task, seed: int) -> Found:
     problem, generator = task.problem, torch.Generator().manual_seed(seed)
     like = next(iter(problem.parameters.values()))
     with hessian(problem) as product:
-        run = sharpness_run(product, problem.d, generator, like, memory.vectors(problem))
+        run = sharpness_run(product, problem.d, generator, like, memory_limit.vectors(problem))
     return Found(run.norm, run.steps, run.norm_interval, "0.99975")
 
 

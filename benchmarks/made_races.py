@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diagnose.training.legs import evaluation_steps
+from diagnose.training.runs import evaluation_steps
 from diagnose.training.speedup import Curves
 
 Array = NDArray[np.float64]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from benchmarks.tasks import Task, token_loss
-from estimators.per_sample import gradient_moments
+from estimators.per_sample.gradients import gradient_moments
 
 CHUNK = 16
 

@@ -7,7 +7,7 @@ import torch
 from benchmarks.estimates import Benchmark, Found, off_number
 from benchmarks.tasks import FORMED, Task
 from estimators import hessian_one_norm
-from estimators.products import hessian
+from estimators.task.products import hessian
 
 PRODUCTS = 50
 

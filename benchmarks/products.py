@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, jvp
 
 from benchmarks import operators
 from benchmarks.tasks import Task, token_loss
-from estimators.products import hessian
+from estimators.task.products import hessian
 
 Product = Callable[[Task, Tensor], Tensor]
 """The task and a block V (d, k) to H V (d, k)."""

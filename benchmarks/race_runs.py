@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diagnose.schema import PAIR
-from diagnose.training.legs import Contender, Leg, RaceSettings
 from diagnose.training.resolution import resolution
+from diagnose.training.runs import Contender, Leg, RaceSettings
 from diagnose.training.speedup import Curves
+from reports.record.diagnosis import PAIR
 
 Array = NDArray[np.float64]
 ORDERS = 64
@@ -115,7 +115,7 @@ def runs_of(name: str, folder: Path) -> Runs:
 
 def trained(task: RaceTask, orders: int = ORDERS) -> Runs:
     """Train every rate with every order, by the package."""
-    from diagnose.inputs.opened import open_task
+    from diagnose.inputs.opening import open_task
     from diagnose.settings import Settings
     from diagnose.training.running import Course, look, run_alone
     from diagnose.training.stacking import run_stack, stackable

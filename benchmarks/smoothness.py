@@ -15,9 +15,9 @@ from torch import Tensor
 from benchmarks.estimates import Benchmark, Found, off_number
 from benchmarks.tasks import FORMED, TINY, Task
 from estimators import hessian_one_norm, smoothness, spectrum
-from estimators.formed import dense_bracket
-from estimators.problem import Problem
-from estimators.products import dense_hessian
+from estimators.smoothness_vector.formed import dense_bracket
+from estimators.task.problem import Problem
+from estimators.task.products import dense_hessian
 
 REFERENCE_GAP = 1e-3
 

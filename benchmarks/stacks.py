@@ -19,11 +19,11 @@ from torch import nn
 from benchmarks.clock import seconds
 from benchmarks.table import RESULTS
 from diagnose.inputs.data import embedded
-from diagnose.schema import PAIR
-from diagnose.training.legs import Contender, RaceSettings, evaluation_steps
 from diagnose.training.running import Course, look, run_alone
+from diagnose.training.runs import Contender, RaceSettings, evaluation_steps
 from diagnose.training.stacking import run_stack
 from estimators import Problem
+from reports.record.diagnosis import PAIR
 
 NAME = "stacks"
 RUNS, ORDERS = (1, 8, 32, 128), 4

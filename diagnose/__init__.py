@@ -14,7 +14,7 @@ from diagnose.errors import InputError
 if TYPE_CHECKING:
     from diagnose.inputs.models.save import save
     from diagnose.pipeline import run
-    from diagnose.schema import Diagnosis
+    from reports.record.diagnosis import Diagnosis
 
 __version__ = "0.1.0"
 __all__ = ["Diagnosis", "InputError", "__version__", "run", "save"]
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
         return run
     if name == "Diagnosis":
-        from diagnose.schema import Diagnosis
+        from reports.record.diagnosis import Diagnosis
 
         return Diagnosis
     if name == "save":

@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from diagnose.cli import main as run
+    from diagnose.command.cli import main as run
 
     sys.exit(run())
 

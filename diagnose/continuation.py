@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from diagnose.limits import CUTS, cuts_of
-from diagnose.schema import PAIR, PARTS, Diagnosis, absent
+from reports.record.diagnosis import PAIR, PARTS, Diagnosis, absent
 
 NOT_REACHED = "the run has not reached this stage"
 TRAINING = "training"

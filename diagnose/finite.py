@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from diagnose.stored_values import LARGEST
 from estimators.results import Finding, stored_keys
+from reports.record.checks import LARGEST
 
 LISTED = 6
 """Places that a finding names, at most."""

@@ -15,17 +15,16 @@ import numpy as np
 from torch import Tensor
 
 from diagnose import __version__
-from diagnose.budget import Budget, OutOfTime, advised, budget_cut
 from diagnose.continuation import NOT_REACHED, going_on, holds, inputs, no_orders, without
-from diagnose.costs import Shape
 from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.finite import finite, not_finite, storable
 from diagnose.inputs import Opened, open_task
 from diagnose.limits import Work, recorded
-from diagnose.pace import Pace
-from diagnose.plan import measured
-from diagnose.schema import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
+from diagnose.planning.budget import Budget, OutOfTime, advised, budget_cut
+from diagnose.planning.costs import Shape
+from diagnose.planning.pace import Pace
+from diagnose.planning.plan import measured
 from diagnose.settings import (
     Optimizer,
     Resolved,
@@ -34,15 +33,16 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
-from diagnose.stages import NO_TRAINING, STAGES, Bench, Stage, Update, race_settings
+from diagnose.stages.stages import NO_TRAINING, STAGES, Bench, Stage, Update, race_settings
 from diagnose.store import Store
 from diagnose.threads import one_thread, short
-from diagnose.training.identity import digests
-from diagnose.training.legs import LegStore, MemoryStore
+from diagnose.training.optimizer_digest import digests
 from diagnose.training.racing import finished
-from estimators.memory import DENSE_LIMIT
+from diagnose.training.runs import LegStore, MemoryStore
 from estimators.results import Finding
-from reports.text import stage_line
+from estimators.task.memory_limit import DENSE_LIMIT
+from reports.record.diagnosis import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
+from reports.words.sentences import stage_line
 
 LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
 NOTE_EVERY = 1.0

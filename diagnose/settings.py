@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from diagnose.errors import InputError
-from diagnose.schema import PAIR
+from reports.record.diagnosis import PAIR
 
 Family = Literal["linear", "network", "language"]
 Schedule = Literal["constant", "inverse-sqrt"]

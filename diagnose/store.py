@@ -19,8 +19,8 @@ from typing import Any
 
 from diagnose.continuation import refused
 from diagnose.errors import InputError
-from diagnose.schema import RESULT, RUN_COLUMNS, Costs, Diagnosis, read_part, unreadable
-from diagnose.training.legs import Leg
+from diagnose.training.runs import Leg
+from reports.record.diagnosis import RESULT, RUN_COLUMNS, Costs, Diagnosis, read_part, unreadable
 
 VECTORS, RUNS, REPORT, LEGS = "vectors.safetensors", "runs.csv", "report.html", "runs.jsonl"
 SPENT = "spent.json"
@@ -136,7 +136,7 @@ class Store:
     def reported(self) -> bool:
         return (self.directory / REPORT).is_file()
 
-    # -- legs of the race (diagnose.training.legs.LegStore) ------------------------------------------
+    # -- legs of the race (diagnose.training.runs.LegStore) ------------------------------------------
 
     def get(self, key: str) -> Leg | None:
         if self._legs is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from diagnose.training.plain_layers import plain
-from estimators.problem import Problem
+from estimators.task.problem import Problem
 
 SHORT_PASS = 1 << 29
 """A pass of fewer multiplications is made of pieces of less than a millisecond or two."""

@@ -6,22 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from estimators.anisotropic import smoothness
-    from estimators.crossfit import crossfit_smoothness
-    from estimators.diagonal import hessian_diagonal
-    from estimators.directional import directional_sharpness, preconditioned_sharpness, update_sharpness
+    from estimators.curvature.along_updates import directional_sharpness, preconditioned_sharpness, update_sharpness
+    from estimators.curvature.density import eigenvalue_density
+    from estimators.curvature.kinks import finite_step_curvature
+    from estimators.curvature.lanczos import spectrum
+    from estimators.curvature.one_norm import hessian_one_norm
+    from estimators.diagonal.estimate import hessian_diagonal
     from estimators.errors import InputError
-    from estimators.generalized import generalized_smoothness
-    from estimators.gradient_noise import noise
-    from estimators.joint import joint_smoothness
-    from estimators.kinks import finite_step_curvature
-    from estimators.lanczos import spectrum
-    from estimators.one_norm import hessian_one_norm
-    from estimators.problem import Problem
-    from estimators.rotation import rotated
-    from estimators.spectral_density import eigenvalue_density
-    from estimators.sphere_points import sphere
-    from estimators.step_ratios import secants
+    from estimators.gradient_noise.sigma import noise
+    from estimators.growth.generalized import generalized_smoothness
+    from estimators.growth.secant_ratios import secants
+    from estimators.growth.sphere_points import sphere
+    from estimators.smoothness_vector.at_a_point import smoothness
+    from estimators.smoothness_vector.several_points import joint_smoothness
+    from estimators.smoothness_vector.whole_data import crossfit_smoothness
+    from estimators.task.problem import Problem
+    from estimators.task.rotation import rotated
 
 _HOME = {
     "InputError": "errors",

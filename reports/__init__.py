@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reports.page import render
+    from reports.page.page import render
 
 __all__ = ["render"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "render":
-        from reports.page import render
+        from reports.page.page import render
 
         return render
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from estimators import losses
-from estimators.problem import Problem, Samples
+from estimators.task import losses
+from estimators.task.problem import Problem, Samples
 from tests.problems import Case, Parts
 
 Values = dict[str, Any]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.losses import LossFunction
-from estimators.problem import Problem, Samples
+from estimators.task.losses import LossFunction
+from estimators.task.problem import Problem, Samples
 
 Loss = str | LossFunction
 Parts = tuple[nn.Module, Samples, Loss]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import estimators.anisotropic
-import estimators.diagonal
-import estimators.lanczos
-import estimators.one_norm
-import estimators.spectral_density
+import estimators.curvature.density
+import estimators.curvature.lanczos
+import estimators.curvature.one_norm
+import estimators.diagonal.estimate
+import estimators.smoothness_vector.at_a_point
 from benchmarks import diagonal, eigenvalues, noise, one_norm, products, smoothness, table, trace
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.estimates import Benchmark, Found, bound_in_words, off, off_number
@@ -36,11 +36,11 @@ def task() -> Task:
 def unformed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a model too large to form its Hessian."""
     for module in (
-        estimators.anisotropic,
-        estimators.diagonal,
-        estimators.lanczos,
-        estimators.one_norm,
-        estimators.spectral_density,
+        estimators.smoothness_vector.at_a_point,
+        estimators.diagonal.estimate,
+        estimators.curvature.lanczos,
+        estimators.curvature.one_norm,
+        estimators.curvature.density,
     ):
         monkeypatch.setattr(module, "DENSE_LIMIT", 0)
 
@@ -54,7 +54,7 @@ def test_sums_of_squares(task: Task, method: str) -> None:
 @pytest.mark.parametrize("method", ["diagnose", "double backward", "torch.func"])
 def test_products(task: Task, method: str) -> None:
     block = torch.randn(task.problem.d, 2)
-    from estimators.products import dense_hessian
+    from estimators.task.products import dense_hessian
 
     assert off(products.METHODS[method](task, block), dense_hessian(task.problem) @ block.double()) < 1e-5
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from diagnose.schema import PARTS
 from diagnose.settings import METHODS, Settings
+from reports.record.diagnosis import PARTS
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for package in ("diagnose", "estimators", "reports") for path in (ROOT / package).rglob("*.py")]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.losses import LossFunction
+from estimators.task.losses import LossFunction
 from tests.module_kinds import N, moved
 from tests.problems import Parts
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diagnose.inputs.opened import Opened, open_task
+    from diagnose.inputs.opening import Opened, open_task
 
 __all__ = ["Opened", "open_task"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from diagnose.inputs import opened
+        from diagnose.inputs import opening
 
-        return getattr(opened, name)
+        return getattr(opening, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

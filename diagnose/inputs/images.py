@@ -17,7 +17,7 @@ from diagnose.inputs.data.tables import SCALED, Table
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.reading import plain_json
 from diagnose.inputs.sampling import floating
-from estimators.heads import transformer
+from estimators.task.model_kinds import transformer
 
 PROCESSOR, NESTED = "preprocessor_config.json", "processor_config.json"
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diagnose.inputs.data.objects import Samples
 from estimators.results import Finding
-from reports.numbers import number
+from reports.words.numbers import number
 
 LARGEST = 30.0
 """A column this many times larger than the middle one outweighs all others in noise (30) and curvature (900)."""

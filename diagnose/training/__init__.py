@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from diagnose.training.legs import Leg, LegStore, MemoryStore, Race, RaceSettings, rows
+from diagnose.training.runs import Leg, LegStore, MemoryStore, Race, RaceSettings, rows
 
 if TYPE_CHECKING:
     from diagnose.training.racing import race

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from diagnose.schema import PAIR
-from diagnose.training.legs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
 from diagnose.training.pairs import best_other, best_rates, compared, lowest_rate
 from diagnose.training.processes import side_by_side
 from diagnose.training.running import Counted, Course, counted, gradient_steps
+from diagnose.training.runs import Contender, Leg, LegStore, Race, RaceSettings, evaluation_steps
 from diagnose.training.stacking import grouped, run_stack
-from diagnose.training.steppers import state_bytes
+from diagnose.training.steps import state_bytes
 from diagnose.training.tuning import GROWTHS, Tuning, expected_runs, neighbours, tune
 from estimators.results import Progress
+from reports.record.diagnosis import PAIR
 
 STAGE = "training"
 Rates = dict[str, set[float]]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagnose.schema import Training
-from diagnose.training.legs import Race
 from diagnose.training.pairs import compared
+from diagnose.training.runs import Race
 from diagnose.training.speedup import overshoot_limit
 from estimators.results import Finding
-from reports.numbers import number, rate
+from reports.record.diagnosis import Training
+from reports.words.numbers import number, rate
 
 STAGE = "training"
 DISAGREEING = 0.1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from diagnose.schema import CLEAR, Training
-from diagnose.schema import LEVEL as NO_DIFFERENCE
-from diagnose.training.legs import Look, RaceSettings
+from diagnose.training.runs import Look, RaceSettings
 from diagnose.training.speedup import FEWEST_ORDERS, Comparison
 from diagnose.verdict.answers import answer_of, answer_of_one_run
-from estimators.intervals import LEVEL
+from estimators.numbers.t_intervals import LEVEL
+from reports.record.diagnosis import CLEAR, Training
+from reports.record.diagnosis import LEVEL as NO_DIFFERENCE
 
 SPENT = {4: (0.005, 0.005, 0.01, 0.03), 5: (0.005, 0.005, 0.005, 0.01, 0.025)}
 """What each of four and of five looks may spend of 5%: the last ones most, since they decide the close races."""

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diagnose.schema import PAIR
-from diagnose.training.legs import Leg, Race, mean_final
 from diagnose.training.resolution import lowest, resolution
+from diagnose.training.runs import Leg, Race, mean_final
 from diagnose.training.speedup import Comparison, Curves, compare, ends_lowest, steps_to
+from reports.record.diagnosis import PAIR
 
 
 def curves(race: Race, method: str, orders: int) -> Curves | None:

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from estimators.output_slopes import Sloped, output_slopes
-from estimators.plain_networks import as_its_class
-from estimators.problem import Parameters, Problem
+from estimators.task.output_slopes import Sloped, output_slopes
+from estimators.task.plain_networks import as_its_class
+from estimators.task.problem import Parameters, Problem
 
 LAYERS = (
     *(nn.Sequential, nn.Flatten, nn.Identity, nn.Linear),

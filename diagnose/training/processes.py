@@ -22,9 +22,9 @@ from typing import TypeVar
 
 import torch
 
-from diagnose.training.legs import Contender, RaceSettings
-from estimators.memory import gradient_bytes
-from estimators.problem import Problem
+from diagnose.training.runs import Contender, RaceSettings
+from estimators.task.memory_limit import gradient_bytes
+from estimators.task.problem import Problem
 
 Made = TypeVar("Made")
 Work = Callable[[Contender, Callable[[float], None]], Made]

@@ -6,18 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from diagnose.schema import PAIR
 from diagnose.training.entrants import Entrants, passes_of_a_run
-from diagnose.training.legs import DecidedBy, Leg, LegStore, Look, Race, RaceSettings
 from diagnose.training.looks import look
 from diagnose.training.pairs import compared
 from diagnose.training.processes import processes
 from diagnose.training.running import Course, gradient_steps, threads
 from diagnose.training.running import look as look_at
+from diagnose.training.runs import DecidedBy, Leg, LegStore, Look, Race, RaceSettings
 from diagnose.training.tuning import first_runs
 from estimators.errors import InputError
-from estimators.problem import Problem
 from estimators.results import Progress
+from estimators.task.problem import Problem
+from reports.record.diagnosis import PAIR
 
 Affordable = Callable[[float], bool]
 """Told the passes of the next block of orders; says whether they may be spent."""

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from diagnose.threads import one_thread
 from diagnose.training.batches import batches
-from diagnose.training.legs import Contender, Leg, RaceSettings, evaluation_steps
-from diagnose.training.steppers import state_of, stepper
+from diagnose.training.runs import Contender, Leg, RaceSettings, evaluation_steps
+from diagnose.training.steps import state_of, stepper
 from diagnose.training.update_rules import State
 from diagnose.training.validation import Score, score
-from estimators.problem import Parameters, Problem
+from estimators.task.problem import Parameters, Problem
 
 DIVERGED = 1e6
 """A loss above the starting one by this many times its size counts as diverged. AdaGrad's first steps have full size

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diagnose.schema import CLEAR
-from estimators.intervals import LEVEL, quantile
+from estimators.numbers.t_intervals import LEVEL, quantile
 from estimators.results import Interval
+from reports.record.diagnosis import CLEAR
 
 Array = NDArray[np.float64]
 WIDTH, REACH = 5, 0.5

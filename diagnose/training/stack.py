@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diagnose.training.legs import Contender, RaceSettings
 from diagnose.training.plain_layers import PlainLayers
 from diagnose.training.running import Seen, box_ends
+from diagnose.training.runs import Contender, RaceSettings
 from diagnose.training.update_rules import RULES, State, Tensors
-from estimators.problem import Parameters, Problem
+from estimators.task.problem import Parameters, Problem
 
 EVALUATED, EVALUATED_SAMPLES = 1 << 17, 1 << 10
 """Where all samples go through the model: so many outputs of its widest layer at once, of so many samples at most."""

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from diagnose.training.legs import Contender, Leg, RaceSettings, evaluation_steps
 from diagnose.training.plain_layers import plain
 from diagnose.training.running import (
     GRADIENT_LIMIT,
@@ -30,8 +29,9 @@ from diagnose.training.running import (
     stream,
     threads,
 )
+from diagnose.training.runs import Contender, Leg, RaceSettings, evaluation_steps
 from diagnose.training.stack import Stack
-from estimators.problem import Problem
+from estimators.task.problem import Problem
 
 STACK_NUMBERS = 1 << 24
 """The batches and the state of one stack hold at most this many numbers."""

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.schema import Training
-from diagnose.training.legs import Leg, Look, Race, mean_final
 from diagnose.training.looks import level
 from diagnose.training.pairs import Tuned, best_other, compared, lowest_rate, tuned
 from diagnose.training.resolution import resolution
+from diagnose.training.runs import Leg, Look, Race, mean_final
 from diagnose.training.speedup import FEW_ORDERS, FEWEST_ORDERS, SAME, Comparison, around
-from estimators.intervals import LEVEL, mean_interval
+from estimators.numbers.t_intervals import LEVEL, mean_interval
 from estimators.results import Interval
+from reports.record.diagnosis import Training
 
 CURVES_FILE = "runs.csv"
 NONE_HELD_OUT = "no samples are held out"

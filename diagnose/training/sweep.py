@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.schema import PAIR, Bounds
-from diagnose.training.legs import LOOKS, LegStore, Race, RaceSettings
 from diagnose.training.racing import expected_passes, race
 from diagnose.training.resolution import resolution
+from diagnose.training.runs import LOOKS, LegStore, Race, RaceSettings
 from diagnose.training.speedup import FEW_ORDERS, FEWEST_ORDERS
 from diagnose.training.summary import summarise, t_interval
-from estimators.problem import Problem
 from estimators.results import Noise, Progress
+from estimators.task.problem import Problem
+from reports.record.diagnosis import PAIR, Bounds
 
 FEWEST_SIZES = 3
 KEYS = ("learning_rate", "final_loss", "final_loss_interval")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
-from diagnose.training.legs import Leg, RaceSettings, best_rate, mean_finals
+from diagnose.training.runs import Leg, RaceSettings, best_rate, mean_finals
 
 Run = tuple[float, int]
 """Learning rate and seed."""

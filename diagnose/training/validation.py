@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from estimators.heads import IGNORED, head
-from estimators.losses import prediction
-from estimators.problem import Parameters, Problem
+from estimators.task.losses import prediction
+from estimators.task.model_kinds import IGNORED, head
+from estimators.task.problem import Parameters, Problem
 
 
 class Score(NamedTuple):

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diagnose.schema import CLEAR, PAIR, Answer, Training
 from diagnose.training.looks import seeds_that_tell
 from diagnose.training.speedup import FEWEST_ORDERS
 from diagnose.verdict.best import Best
 from estimators.results import Interval, Noise
-from reports.numbers import number, percent, rate, ratio, steps, steps_that_divide
-from reports.text import better_of_the_pair, loss_of, method_name
+from reports.record.diagnosis import CLEAR, PAIR, Answer, Training
+from reports.words.numbers import number, percent, rate, ratio, steps, steps_that_divide
+from reports.words.sentences import better_of_the_pair, loss_of, method_name
 
 FAR = 2.0
 """Batches this many times larger or smaller are worth a word."""

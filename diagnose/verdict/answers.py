@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from diagnose.schema import CLEAR, LEVEL, Answer
 from estimators.results import Interval
+from reports.record.diagnosis import CLEAR, LEVEL, Answer
 
 
 def answer_of(speedup: float | None, interval: Interval | None) -> Answer:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from diagnose.schema import Assumption
 from diagnose.verdict.changes import range_of, times
+from estimators.numbers.tail_error import relative_error
 from estimators.results import FAILS_MOSTLY, GeneralizedSmoothness, Interval, Noise, Smoothness, Spectrum
-from estimators.tail_error import relative_error
-from reports.numbers import number, percent
+from reports.record.diagnosis import Assumption
+from reports.words.numbers import number, percent
 
 Status = Literal["supported", "not supported", "not testable here"]
 MOVES = 2.0

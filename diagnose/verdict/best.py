@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from diagnose.schema import PAIR, Answer, Training
 from estimators.results import Interval
-from reports.text import loss_of
+from reports.record.diagnosis import PAIR, Answer, Training
+from reports.words.sentences import loss_of
 
 Entry = Mapping[str, Any]
 Loss = Literal["validation", "training"]

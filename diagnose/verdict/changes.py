@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from estimators.results import Interval
-from reports.numbers import number
+from reports.words.numbers import number
 
 Point = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 from diagnose.verdict.changes import change, times
 from diagnose.verdict.theory import Side
 from estimators.results import Interval, Noise, Smoothness
-from reports.numbers import number
+from reports.words.numbers import number
 
 MOVED = 2.0
 """Curvature along the runs that grew or fell by this factor is not that of the start."""

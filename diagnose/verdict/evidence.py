@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Answer, Bounds, Evidence, Prediction, Training
 from diagnose.verdict.theory import noise_side, smoothness_side
 from estimators.results import GeneralizedSmoothness, Noise, Smoothness
-from reports.numbers import number, percent
-from reports.text import drawn, unless_rare
-from reports.text import noise_side as noise_words
-from reports.text import smoothness_side as smoothness_words
+from reports.record.diagnosis import NOISE_SIDES, SMOOTHNESS_SIDES, Answer, Bounds, Evidence, Prediction, Training
+from reports.words.numbers import number, percent
+from reports.words.sentences import drawn, unless_rare
+from reports.words.sentences import noise_side as noise_words
+from reports.words.sentences import smoothness_side as smoothness_words
 
 
 def evidence(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from diagnose.schema import CLEAR, LEVEL, Answer, Bounds, Prediction, Training, Verdict
 from diagnose.verdict import theory as theories
 from diagnose.verdict.advice import UNSAID, Raced, advice
 from diagnose.verdict.answers import answer_of, answer_of_one_run, confidence
@@ -16,9 +15,10 @@ from diagnose.verdict.evidence import evidence
 from diagnose.verdict.targets import race_is_over, turning
 from diagnose.verdict.theory import Side
 from estimators.results import Finding, GeneralizedSmoothness, Noise, Smoothness, Spectrum
-from reports.numbers import ratio
-from reports.text import FULL_BATCHES, spread
-from reports.text import best_of_all as best_words
+from reports.record.diagnosis import CLEAR, LEVEL, Answer, Bounds, Prediction, Training, Verdict
+from reports.words.numbers import ratio
+from reports.words.sentences import FULL_BATCHES, spread
+from reports.words.sentences import best_of_all as best_words
 
 RATES = "a quarter of a decade"
 """How fine the grid of rates is: all that is uncertain where nothing is random."""

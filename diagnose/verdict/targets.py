@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diagnose.schema import Answer, Training
-from reports.numbers import number
-from reports.text import method_name
+from reports.record.diagnosis import Answer, Training
+from reports.words.numbers import number
+from reports.words.sentences import method_name
 
 WINNERS: tuple[Answer, Answer] = ("sgd", "adagrad")
 PERFECT = 0.01

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diagnose.schema import NOISE_SIDES, SMOOTHNESS_SIDES, Bounds
-from diagnose.training.legs import Race
 from diagnose.training.pairs import best_rates
+from diagnose.training.runs import Race
 from estimators.results import Finding, Noise, Smoothness
-from reports.text import method_name, noise_reading, smoothness_reading
+from reports.record.diagnosis import NOISE_SIDES, SMOOTHNESS_SIDES, Bounds
+from reports.words.sentences import method_name, noise_reading, smoothness_reading
 
 Side = Literal["adagrad", "sgd", "neither", "undecided", "unknown"]
 OFF = "needs trained runs, and training was off"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from diagnose import pipeline
-from diagnose.console import closing
-from diagnose.schema import Diagnosis
+from diagnose.command.console import closing
 from diagnose.settings import Settings
+from reports.record.diagnosis import Diagnosis
 
 LOWEST = 0.319270
 """The smallest value of f on a4a, computed to convergence."""

@@ -16,13 +16,13 @@ import reports
 from diagnose import pipeline
 from diagnose.continuation import ADDING, going_on, inputs, refused, without
 from diagnose.errors import InputError
-from diagnose.schema import PARTS, Diagnosis
 from diagnose.settings import SKIPPABLE, Settings
-from diagnose.stages import STAGES, Bench, Update
+from diagnose.stages.stages import STAGES, Bench, Update
 from diagnose.store import Store
 from estimators.results import Finding, stored_keys
-from reports.page import render
-from reports.text import following
+from reports.page.page import render
+from reports.record.diagnosis import PARTS, Diagnosis
+from reports.words.sentences import following
 from tests.diagnose.test_pipeline import identity, interrupted, quadratic, result
 from tests.reports import made
 
@@ -278,7 +278,7 @@ def test_auto_goes_on_from_a_number_and_a_number_from_auto(tmp_path: Path) -> No
 
 
 def test_what_is_advised_works_as_typed(started: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from diagnose import cli
+    from diagnose.command import cli
 
     words = (
         "softmax --data iris --steps 6 --samples 40 --optimizers sgd,adagrad --learning-rates 0.1,0.3 --seeds 20 --out"

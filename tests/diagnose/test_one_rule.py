@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import diagnose
-from reports.numbers import rate, ratio
+from reports.words.numbers import rate, ratio
 from tests.race_rule import Rule, rule, standard_error
 
 SKIPPED = ("smoothness", "spectrum", "hessian-diagonal", "generalized-smoothness")

@@ -16,19 +16,21 @@ import torch
 from torch import Tensor, nn
 
 import diagnose
-from diagnose import pipeline, plan
+from diagnose import pipeline
 from diagnose.errors import InputError
 from diagnose.inputs import open_task
-from diagnose.nested import whole_data
-from diagnose.schema import PARTS, Diagnosis
+from diagnose.planning import plan
 from diagnose.settings import Settings
-from diagnose.stages import STAGES, Bench, Update
+from diagnose.stages.nested import whole_data
+from diagnose.stages.stages import STAGES, Bench, Update
 from diagnose.store import Store
-from diagnose.training.legs import Leg, MemoryStore
-from estimators import Problem, memory, smoothness
-from estimators.lanczos import MAX_STEPS
+from diagnose.training.runs import Leg, MemoryStore
+from estimators import Problem, smoothness
+from estimators.curvature.lanczos import MAX_STEPS
 from estimators.results import NONE_MISSED
-from tests.estimators.test_memory import Held, language_model
+from estimators.task import memory_limit
+from reports.record.diagnosis import PARTS, Diagnosis
+from tests.estimators.task.test_memory_limit import Held, language_model
 
 QUICK: dict[str, Any] = {"steps": 20, "seeds": 3, "samples": 120}
 
@@ -409,8 +411,8 @@ def test_a_memory_limit_holds_from_stage_to_stage() -> None:
     few = {name: tensor[:3] for name, tensor in task.samples.items()}
     opened, resolved = open_task(task.model, few, Settings(training=False, memory=limit, gap=0.5, probes=24))
     bench = Bench.build(opened, resolved, MemoryStore(), lambda *_: None, {})
-    assert memory.holds_basis(bench.curvature, MAX_STEPS)
-    assert memory.vectors(bench.curvature) < 95
+    assert memory_limit.holds_basis(bench.curvature, MAX_STEPS)
+    assert memory_limit.vectors(bench.curvature) < 95
     known = pipeline.started(opened, resolved, {"loss": "cross-entropy"}, "")
     with Held(bench.problem) as held:
         for stage in ("noise", "smoothness", "spectrum", "hessian_diagonal"):

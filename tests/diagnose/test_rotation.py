@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import diagnose
-from diagnose import cli
-from diagnose.schema import Diagnosis
-from estimators.rotation import NAME
+from diagnose.command import cli
+from estimators.task.rotation import NAME
+from reports.record.diagnosis import Diagnosis
 
 D = 48
 

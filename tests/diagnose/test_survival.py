@@ -12,7 +12,7 @@ import pytest
 
 from diagnose import pipeline
 from diagnose.settings import Settings
-from diagnose.stages import STAGES
+from diagnose.stages.stages import STAGES
 
 # Above 2,000 parameters nothing is formed densely, so the curvature stages report progress.
 MODEL, DATA = "mlp", "digits"
@@ -30,8 +30,9 @@ PATIENCE = 600
 """Seconds for an attempt that takes five on an idle machine."""
 DRIVER = """
 import os, signal, sys
-from diagnose import cli, pipeline
-from diagnose.stages import STAGES
+from diagnose import pipeline
+from diagnose.command import cli
+from diagnose.stages.stages import STAGES
 
 stage, name, *words = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits one that ignores it

@@ -11,9 +11,9 @@ from torch import nn
 
 import diagnose
 from diagnose import pipeline
-from diagnose.stages import STAGES
+from diagnose.stages.stages import STAGES
 from diagnose.threads import one_thread, short
-from estimators.problem import Problem
+from estimators.task.problem import Problem
 
 
 @pytest.mark.usefixtures("two_threads")

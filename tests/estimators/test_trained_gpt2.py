@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from estimators import Problem, hessian_diagonal, noise, smoothness, spectrum
-from estimators.engines import loop_moments, vmap_rows
-from estimators.max_cut import FEWEST_PRODUCTS
-from estimators.moments import Moments, moments_of_rows
+from estimators.numbers.moments import Moments, moments_of_rows
+from estimators.per_sample.engines import loop_moments, vmap_rows
+from estimators.smoothness_vector.bracket import FEWEST_PRODUCTS
 from tests import rounding
 from tests.transformers_oracles import Oracle
 

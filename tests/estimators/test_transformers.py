@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Problem, noise, smoothness
-from estimators.engines import loop_moments, vmap_rows
-from estimators.moments import moments_of_rows
-from estimators.products import dense_hessian
+from estimators.numbers.moments import moments_of_rows
+from estimators.per_sample.engines import loop_moments, vmap_rows
+from estimators.task.products import dense_hessian
 from tests import rounding
 from tests.transformers_cases import (
     BY_NAME,

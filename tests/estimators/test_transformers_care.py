@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators import InputError, Problem, generalized_smoothness, hessian_diagonal, noise, smoothness, spectrum
-from estimators.max_cut import FEWEST_PRODUCTS
+from estimators.smoothness_vector.bracket import FEWEST_PRODUCTS
 from tests import checks
 from tests.transformers_cases import CASES, VOCABULARY, Case, answers, built, gpt2, lora, mixtral, text, unpadded
 from tests.transformers_oracles import Oracle
@@ -44,7 +44,7 @@ def test_the_model_is_left_alone(case: Case, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("anisotropic", "diagonal", "generalized", "lanczos"):
         module = import_module(f"estimators.{name}")
         monkeypatch.setattr(module, "DENSE_LIMIT", 0)  # as for a model too large to form its Hessian
-    monkeypatch.setattr(import_module("estimators.anisotropic"), "MAX_STEPS", 6)
+    monkeypatch.setattr(import_module("estimators.smoothness_vector.at_a_point"), "MAX_STEPS", 6)
     model, samples = case.model(), case.samples()
     configs, state, keys = _configs(model), _state(model), list(samples)
     with checks.untouched((model, samples, "cross-entropy")):

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diagnose.schema import (
+from estimators.results import (
+    NO_EMBEDDING,
+    Finding,
+    GeneralizedSmoothness,
+    HessianDiagonal,
+    Noise,
+    Smoothness,
+    Spectrum,
+)
+from reports.record.diagnosis import (
     NOT_YET,
     PARTS,
     Assumption,
@@ -23,15 +32,6 @@ from diagnose.schema import (
     Training,
     Verdict,
     absent,
-)
-from estimators.results import (
-    NO_EMBEDDING,
-    Finding,
-    GeneralizedSmoothness,
-    HessianDiagonal,
-    Noise,
-    Smoothness,
-    Spectrum,
 )
 
 Array = NDArray[np.float64]

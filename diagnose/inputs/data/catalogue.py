@@ -11,8 +11,8 @@ from pathlib import Path
 from diagnose.errors import InputError
 from diagnose.inputs.data import embedded, fetch, files, rows
 from diagnose.inputs.data.tables import Rows, Table, Text, checked
-from diagnose.schema import NOT_YET
 from diagnose.settings import printable, task_name
+from reports.record.diagnosis import NOT_YET
 
 FOLDER = "DIAGNOSE_DATA"
 GZIPPED = ("", ".svm", ".libsvm", ".txt", ".json", ".jsonl")

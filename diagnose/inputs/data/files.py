@@ -11,8 +11,8 @@ import numpy as np
 from diagnose.errors import InputError
 from diagnose.inputs.data import arrays, formats, libsvm, rows
 from diagnose.inputs.data.tables import Rows, Table, Text
-from diagnose.schema import NOT_YET
 from diagnose.settings import printable
+from reports.record.diagnosis import NOT_YET
 
 GZIP = b"\x1f\x8b"
 JSON = (".json", ".jsonl")

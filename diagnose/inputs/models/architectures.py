@@ -16,7 +16,7 @@ from diagnose.inputs.models.catalogue import NETWORKS
 from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.reading import first_line
 from diagnose.settings import Settings, printable
-from estimators.heads import KINDS, kind
+from estimators.task.model_kinds import KINDS, kind
 
 CONFIG = "config.json"
 TRUST = "`--trust-remote-code` runs it, if you trust its origin"

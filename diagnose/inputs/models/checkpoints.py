@@ -13,8 +13,8 @@ from diagnose.inputs.models import architectures, hints, networks, pretrained, r
 from diagnose.inputs.models.catalogue import NETWORKS, Network
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.settings import Settings, printable
-from estimators.examine import refuse_unmade
-from estimators.heads import unwrapped
+from estimators.task.checks import refuse_unmade
+from estimators.task.model_kinds import unwrapped
 
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 """Where training checkpoints keep the weights."""

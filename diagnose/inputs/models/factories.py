@@ -15,8 +15,8 @@ from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.reading import first_line, importing_from_here
 from diagnose.settings import printable
-from estimators.examine import refuse_unmade
-from estimators.heads import unwrapped
+from estimators.task.checks import refuse_unmade
+from estimators.task.model_kinds import unwrapped
 
 FORM = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 """Two dotted Python names with a colon between."""

@@ -11,8 +11,8 @@ from diagnose.errors import InputError
 from diagnose.inputs.models import checkpoints, factories, hints, networks, pretrained
 from diagnose.inputs.models.catalogue import IN_TORCHVISION, NETWORKS, Network, named
 from diagnose.inputs.models.loaded import Loaded
-from diagnose.schema import NOT_YET
 from diagnose.settings import Settings, printable
+from reports.record.diagnosis import NOT_YET
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
 MISSPELT = 0.85

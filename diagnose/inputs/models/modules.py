@@ -13,8 +13,8 @@ from diagnose.errors import InputError
 from diagnose.inputs.data.classes import Classes
 from diagnose.inputs.data.objects import Samples
 from diagnose.settings import Family, Loss
-from estimators.heads import evaluating, input_embedding, transformer
-from estimators.module_state import unchanged
+from estimators.task.model_kinds import evaluating, input_embedding, transformer
+from estimators.task.module_state import unchanged
 
 
 def placed(model: nn.Module, dtype: torch.dtype | None, device: torch.device | None) -> nn.Module:

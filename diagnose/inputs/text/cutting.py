@@ -10,7 +10,7 @@ import torch
 
 from diagnose.inputs.data.tables import Array
 from diagnose.inputs.text.tokenizers import Pair, Tokenizer
-from estimators.heads import IGNORED
+from estimators.task.model_kinds import IGNORED
 
 MASKED_SHARE = 0.15
 

@@ -18,9 +18,9 @@ from diagnose.inputs.text.cutting import Row
 from diagnose.inputs.text.dropped import Needs
 from diagnose.inputs.text.tokenizers import Bytes, Tokenizer
 from diagnose.settings import Settings, task_name
-from estimators import heads
-from estimators.heads import IGNORED, Kind
 from estimators.results import Finding
+from estimators.task import model_kinds
+from estimators.task.model_kinds import IGNORED, Kind
 
 BYTES_LENGTH = 384
 """Default length of instruction rows read as bytes. Of the Alpaca rows all lose their answer at 128 bytes, 41% at 256,
@@ -71,7 +71,7 @@ def encode(
         InputError: data that the head can't use, a length beyond the positions, no row with a label left, a
             token beyond the vocabulary.
     """
-    kind = heads.head(module)
+    kind = model_kinds.head(module)
     _refuse_unfit(source, kind, tokenizer, model)
     _refuse_loss(settings, kind, module, model)
     positions = modules.positions(module)
@@ -110,7 +110,7 @@ def _refuse_loss(settings: Settings, kind: Kind | None, module: nn.Module, model
     """Losses by name other than cross-entropy take one number for each sample, as classifiers of one output give it."""
     if settings.loss not in ("squared", "logistic"):
         return
-    outputs = getattr(getattr(heads.transformer(module), "config", None), "num_labels", None)
+    outputs = getattr(getattr(model_kinds.transformer(module), "config", None), "num_labels", None)
     if kind != "sequence" or outputs != 1:
         scores = "classes" if kind == "sequence" else "tokens"
         what = f"{model} scores {scores}, which the {settings.loss} loss does not take"
@@ -237,27 +237,27 @@ def _shifted(tensors: dict[str, Tensor], kind: Kind | None) -> dict[str, Tensor]
 
 def _refuse_without_padding(module: nn.Module, model: str, tokenizer: Tokenizer) -> None:
     """Try two rows of one token: a classifier that finds the end of a row by its padding refuses them without one."""
-    inner = heads.transformer(module)
+    inner = model_kinds.transformer(module)
     if inner is None or getattr(inner.config, "pad_token_id", None) is not None:
         return
     try:
-        with torch.no_grad(), heads.evaluating(module):
+        with torch.no_grad(), model_kinds.evaluating(module):
             module(input_ids=torch.zeros(2, 1, dtype=torch.long, device=modules.home(module)[1]))
     except Exception as error:  # anything else is told where the samples go through
-        if heads.lacks_padding(error):
+        if model_kinds.lacks_padding(error):
             hint = f"set `pad_token_id` in its config (config.json): `{tokenizer.pad}` pads with its tokenizer"
             raise InputError("the classifier has no padding token, by which it finds the end", model, hint) from None
 
 
 def _tells_types(module: nn.Module) -> bool:
     """Whether the model takes two types of tokens."""
-    types = getattr(getattr(heads.transformer(module), "config", None), "type_vocab_size", None)
-    return heads.has_argument(module, "token_type_ids") and (types is None or types > 1)
+    types = getattr(getattr(model_kinds.transformer(module), "config", None), "type_vocab_size", None)
+    return model_kinds.has_argument(module, "token_type_ids") and (types is None or types > 1)
 
 
 def _filler(module: nn.Module, kind: Kind | None, tokenizer: Tokenizer) -> int:
     """The padding token; a classifier finds the end of a row by its own. One that the model lacks becomes 0."""
-    own = getattr(getattr(heads.transformer(module), "config", None), "pad_token_id", None)
+    own = getattr(getattr(model_kinds.transformer(module), "config", None), "pad_token_id", None)
     pad = own if kind == "sequence" and isinstance(own, int) else tokenizer.pad
     known = modules.vocabulary(module)
     return pad if known is None or 0 <= pad < known else 0

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnose.training.legs import Leg, Race, RaceSettings
-from estimators.problem import Problem
+from diagnose.training.runs import Leg, Race, RaceSettings
+from estimators.task.problem import Problem
 
 
 class Shift(nn.Module):

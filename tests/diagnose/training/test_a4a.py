@@ -13,10 +13,10 @@ from torch import nn
 
 from diagnose.training import MemoryStore, Race, race
 from diagnose.training.findings import findings
-from diagnose.training.legs import mean_final
+from diagnose.training.runs import mean_final
 from diagnose.training.summary import summarise
 from diagnose.verdict.answers import answer_of
-from estimators.problem import Problem
+from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import settings
 
 MINIMUM = 0.319270

@@ -11,8 +11,8 @@ from scipy import stats
 
 from benchmarks.made_races import made_race
 from benchmarks.orders import Stop, made_stops, played
-from diagnose.training.legs import LOOKS
 from diagnose.training.looks import SPENT
+from diagnose.training.runs import LOOKS
 from diagnose.training.speedup import Comparison, Curves
 
 FOUR = LOOKS[:-1]

@@ -9,7 +9,7 @@ import torch
 
 from diagnose.training import Race, race
 from diagnose.training.findings import findings, sizes_above
-from diagnose.training.legs import MemoryStore
+from diagnose.training.runs import MemoryStore
 from diagnose.training.summary import summarise
 from diagnose.training.sweep import settings_of
 from estimators.results import Finding

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from diagnose.schema import RUN_COLUMNS
-from diagnose.training.legs import Leg, best_rate, evaluation_steps, mean_final, rows
+from diagnose.training.runs import Leg, best_rate, evaluation_steps, mean_final, rows
+from reports.record.diagnosis import RUN_COLUMNS
 from tests.diagnose.training.tasks import leg, made_race
 
 

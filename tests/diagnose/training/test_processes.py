@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from diagnose.training import race
-from diagnose.training.legs import Contender, Leg, MemoryStore, Race, RaceSettings
 from diagnose.training.processes import VECTORS, processes, side_by_side
+from diagnose.training.runs import Contender, Leg, MemoryStore, Race, RaceSettings
 from estimators.errors import InputError
-from estimators.memory import gradient_bytes
-from estimators.problem import Problem
+from estimators.task.memory_limit import gradient_bytes
+from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import settings
 
 HOW: dict[str, Any] = {"steps": 8, "evaluations": 4, "rows": 40, "every_rate": False, "seeds": 2}
@@ -172,7 +172,7 @@ SCRIPT = """
 import signal, sys, time, torch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits one that ignores it
 from pathlib import Path
-from diagnose.training.legs import Contender
+from diagnose.training.runs import Contender
 from diagnose.training.processes import side_by_side
 
 def work(run, tick):

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from diagnose.training import race, replay
 from diagnose.training.batches import batches
 from diagnose.training.entrants import passes_of_a_run
-from diagnose.training.legs import Contender, Leg, MemoryStore, Race, RaceSettings
 from diagnose.training.running import Course, gradient_steps, look, run_alone, threads
+from diagnose.training.runs import Contender, Leg, MemoryStore, Race, RaceSettings
 from diagnose.training.stacking import run_stack, stack_size
 from diagnose.training.update_rules import RULES
 from estimators.errors import InputError
-from estimators.problem import Problem
+from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import logistic, network, quadratic, settings
 
 METHODS = tuple(RULES)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diagnose.training.legs import Race, evaluation_steps, rows
 from diagnose.training.pairs import best_other, compared, curves
+from diagnose.training.runs import Race, evaluation_steps, rows
 from diagnose.training.speedup import (
     FLOOR,
     TARGETS,

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from diagnose.training.legs import Contender, Leg, RaceSettings
 from diagnose.training.plain_layers import PlainLayers
 from diagnose.training.running import Course, look, replay, run_alone
+from diagnose.training.runs import Contender, Leg, RaceSettings
 from diagnose.training.stacking import replays, run_stack, stackable
 from diagnose.training.update_rules import RULES
-from estimators.output_slopes import output_slopes
-from estimators.problem import Problem
-from estimators.rotation import rotated
+from estimators.task.output_slopes import output_slopes
+from estimators.task.problem import Problem
+from estimators.task.rotation import rotated
 from tests.diagnose.training.tasks import logistic, network, settings
 
 N = 48

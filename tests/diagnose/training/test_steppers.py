@@ -18,15 +18,15 @@ from torch import Tensor
 
 import diagnose
 from diagnose.errors import InputError
-from diagnose.schema import Diagnosis
 from diagnose.training import race, replay
-from diagnose.training.identity import digests
-from diagnose.training.legs import Contender, MemoryStore, RaceSettings
+from diagnose.training.optimizer_digest import digests
 from diagnose.training.running import Course, look, run_alone
+from diagnose.training.runs import Contender, MemoryStore, RaceSettings
 from diagnose.training.stacking import grouped, run_stack, stackable
-from diagnose.training.steppers import Factory, state_bytes
+from diagnose.training.steps import Factory, state_bytes
 from diagnose.training.summary import summarise
-from estimators.problem import Problem
+from estimators.task.problem import Problem
+from reports.record.diagnosis import Diagnosis
 from tests.diagnose.training.tasks import logistic, network, quadratic, settings
 
 OWN: dict[str, Factory] = {

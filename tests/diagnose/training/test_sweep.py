@@ -8,7 +8,7 @@ import torch
 
 import diagnose
 from diagnose.training import race
-from diagnose.training.legs import MemoryStore, Race
+from diagnose.training.runs import MemoryStore, Race
 from diagnose.training.sweep import noise_terms, races, relative_noise, rows
 from tests.diagnose.training.tasks import made_race, quadratic, settings
 

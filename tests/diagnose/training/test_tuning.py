@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from diagnose.training.legs import Leg, RaceSettings
+from diagnose.training.runs import Leg, RaceSettings
 from diagnose.training.tuning import AROUND, GROWTHS, Run, beyond, expected_runs, first_guess, neighbours, rate_of, tune
 from diagnose.training.update_rules import RULES
 from tests.diagnose.training.tasks import leg, settings

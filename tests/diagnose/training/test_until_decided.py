@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from diagnose.training import MemoryStore, Race, RaceSettings, race
-from diagnose.training.legs import LOOKS, Leg
 from diagnose.training.looks import SPENT, level, seeds_that_tell
 from diagnose.training.pairs import best_other, best_rates, lowest_rate
 from diagnose.training.racing import finished
+from diagnose.training.runs import LOOKS, Leg
 from diagnose.training.summary import summarise
 from diagnose.training.tuning import neighbours
-from estimators.problem import Problem
+from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import logistic, network, quadratic, settings
 
 METHODS = ("sgd", "adagrad", "adagrad-norm", "adam")

@@ -12,7 +12,7 @@ from torch import Tensor
 from diagnose.settings import METHODS
 from diagnose.training.tuning import first_guess
 from diagnose.training.update_rules import RULES, Tensors
-from reports.text import method_name
+from reports.words.sentences import method_name
 from tests.diagnose.training.tasks import settings
 
 RATE = 0.05

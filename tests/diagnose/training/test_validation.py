@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnose.training import race, replay, running
-from diagnose.training.legs import Contender, MemoryStore
+from diagnose.training.runs import Contender, MemoryStore
 from diagnose.training.validation import Score, score
-from estimators.problem import Problem
+from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import logistic, network, settings
 
 

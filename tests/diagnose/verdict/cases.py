@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from diagnose.schema import NOT_YET, Prediction, Training, absent
 from diagnose.training.speedup import FEW_ORDERS, around
 from estimators.results import GeneralizedSmoothness, Noise, Smoothness, Spectrum
+from reports.record.diagnosis import NOT_YET, Prediction, Training, absent
 
 NOISE = replace(absent(Noise, "not measured"), density=0.4, l1=14.0, l2=1.7)
 SMOOTH = replace(

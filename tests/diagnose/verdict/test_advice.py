@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from diagnose.schema import Training
 from diagnose.verdict.advice import Raced, advice
 from diagnose.verdict.best import Best
+from reports.record.diagnosis import Training
 from tests.diagnose.verdict.cases import NOISE, OFF, entry, trained
 
 AT_32 = Raced(32)

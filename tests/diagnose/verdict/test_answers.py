@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diagnose.schema import Answer
 from diagnose.verdict.answers import answer_of, answer_of_one_run, confidence
 from estimators.results import Interval
+from reports.record.diagnosis import Answer
 
 MIRROR: dict[Answer, Answer] = {
     "adagrad": "sgd",

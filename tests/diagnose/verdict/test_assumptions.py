@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from diagnose.schema import Assumption
 from diagnose.verdict.assumptions import assumptions, share_interval
 from estimators.results import GeneralizedSmoothness, Noise, Smoothness, Spectrum
+from reports.record.diagnosis import Assumption
 from tests.diagnose.verdict.cases import GENERAL, NOISE, SMOOTH, SPECTRUM, points
 
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagnose.schema import Evidence, Training, Verdict, absent
 from diagnose.verdict.advice import UNSAID, Raced
 from diagnose.verdict.answers import answer_of
 from diagnose.verdict.rule import decide
 from diagnose.verdict.theory import bounds
 from estimators.results import Noise, Smoothness, stored_keys
+from reports.record.diagnosis import Evidence, Training, Verdict, absent
 from tests.diagnose.verdict.cases import GENERAL, NOISE, NOTHING, OFF, SMOOTH, SPECTRUM, entry, points, trained
 
 RANK = {"sgd": -1, "no-difference": 0, "undecided": 0, "adagrad": 1}

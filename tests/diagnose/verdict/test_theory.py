@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diagnose.training.legs import Race
+from diagnose.training.runs import Race
 from diagnose.verdict.theory import Side, bounds, findings, noise_side, read, smoothness_side
 from estimators.results import Noise, Smoothness, absent
 from tests.diagnose.training.tasks import leg, settings

@@ -1,0 +1,1 @@
+"""What a run will take, and how it is kept within a budget."""

@@ -1,0 +1,1 @@
+"""The stages of a diagnosis, one file for each part of the result."""

@@ -1,0 +1,1 @@
+"""Eigenvalues of the Hessian, and its sums, from products."""

@@ -1,0 +1,1 @@
+"""Gradient noise: sigma and what follows from it."""

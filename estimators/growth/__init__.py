@@ -1,0 +1,1 @@
+"""How curvature grows with the gradient: the pairs (L0, L1) of Assumption 5.1."""

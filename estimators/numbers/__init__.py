@@ -1,0 +1,1 @@
+"""Arithmetic on plain numbers and tensors that several rooms share."""

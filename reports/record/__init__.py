@@ -1,0 +1,1 @@
+"""A diagnosis as it is stored."""

@@ -1,0 +1,1 @@
+"""Numbers and sentences that console, page and documentation share."""
