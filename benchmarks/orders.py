@@ -23,10 +23,10 @@ from scipy import stats
 from benchmarks.made_races import made_race
 from benchmarks.race_runs import RACES, Array, Runs, runs_of
 from benchmarks.table import RESULTS
+from diagnose.answers import answer_of
 from diagnose.training.looks import SPENT
 from diagnose.training.runs import LOOKS
 from diagnose.training.speedup import Comparison, Curves, compare
-from diagnose.verdict.answers import answer_of
 from reports.record.diagnosis import LEVEL as NO_DIFFERENCE
 from reports.record.diagnosis import Answer
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diagnose.inputs.data import embedded
 from diagnose.inputs.models.resnet import ResNet20
 from estimators import Problem
-from estimators.task.problem import Samples
+from estimators.task.function import Samples
 
 PLAIN_GPT2: dict[str, Any] = {
     **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),

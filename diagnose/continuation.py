@@ -55,8 +55,6 @@ ADDS: Mapping[str, Adds] = {
     "skip": _less_skipped,
 }
 """Settings that may change in a folder that goes on; every other one that differs makes it another diagnosis."""
-ADDING = (*("--" + name for name in ADDS if name != "own_optimizers"), "--no-training")
-"""Their options, as they are typed; without the last one training is no longer skipped."""
 SETTINGS: Mapping[str, tuple[str, ...]] = {TRAINING: ("seeds", "optimizers", "own_optimizers"), "verdict": tuple(ADDS)}
 """Which of them a stage reads, besides whether it is skipped."""
 

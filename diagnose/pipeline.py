@@ -33,12 +33,14 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
-from diagnose.stages.stages import NO_TRAINING, STAGES, Bench, Stage, Update, race_settings
+from diagnose.stages.bench import Bench, Update
+from diagnose.stages.order import STAGES, Stage
+from diagnose.stages.training import NO_TRAINING, race_settings
 from diagnose.store import Store
-from diagnose.threads import one_thread, short
 from diagnose.training.optimizer_digest import digests
 from diagnose.training.racing import finished
 from diagnose.training.runs import LegStore, MemoryStore
+from diagnose.training.threads import one_thread, short
 from estimators.results import Finding
 from estimators.task.memory_limit import DENSE_LIMIT
 from reports.record.diagnosis import PARTS, SCHEMA, Costs, Diagnosis, Task, absent

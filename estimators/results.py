@@ -201,7 +201,7 @@ class Spectrum:
     u'Hu/u'u along the update of each rule: {rule: {sharpness, decrease}}; ``kinks`` one row for each direction and
     step: direction, h, curvature (by autograd), finite (over the step). ``eigenvalue_density`` is the smoothed density
     of all eigenvalues: {grid, density, spread, lower, upper, width, resolution, outliers, starts, mean, mean_interval,
-    mean_square, mean_square_interval}, see ``spectral_density.SpectralDensity``.
+    mean_square, mean_square_interval}, see ``density.SpectralDensity``.
     """
 
     largest: float | None

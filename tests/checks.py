@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from estimators.task import losses
-from estimators.task.problem import Problem, Samples
+from estimators.task.function import Samples
+from estimators.task.problem import Problem
 from tests.problems import Case, Parts
 
 Values = dict[str, Any]
@@ -114,7 +115,7 @@ def ignores_chunks(estimator: Estimator, case: Case) -> None:
     """How many samples go through the model at once changes rounding alone."""
     wanted = values(estimator.measure(case.problem()), estimator.degrees)
     problem = case.problem()
-    problem._chunk = 2
+    problem.chunk = 2
     found = values(estimator.measure(problem), estimator.degrees)
     assert_same(found, wanted, estimator.degrees, 1.0, estimator.tolerance)
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from estimators.task.function import Samples
 from estimators.task.losses import LossFunction
-from estimators.task.problem import Problem, Samples
+from estimators.task.problem import Problem
 
 Loss = str | LossFunction
 Parts = tuple[nn.Module, Samples, Loss]

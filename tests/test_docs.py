@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -35,9 +36,23 @@ def test_every_method_has_its_update_in_the_documentation() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_number_is_measured_where_the_architecture_says() -> None:
+    rows = re.findall(r"^\|.*\| `([\w/]+\.py)`: `(\w+)` \|$", text("ARCHITECTURE.md"), re.MULTILINE)
+    assert len(rows) > 20
+    for path, name in rows:
+        defined = {getattr(node, "name", None) for node in ast.parse(text(path)).body}
+        assert name in defined, f"{path} has no {name}"
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    named = set(re.findall(r"^\| `([\w/]+)` \|", text("ARCHITECTURE.md"), re.MULTILINE))
+    rooms = {f"{path.parent.parent.name}/{path.parent.name}" for path in SOURCES if path.parent.parent.parent == ROOT}
+    assert named == rooms
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:

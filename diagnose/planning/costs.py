@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from diagnose.limits import DENSITY_STEPS, EXTRA_PASSES, Work, whole_data_products
 from diagnose.planning.pace import Pace
 from diagnose.settings import Resolved
+from diagnose.stages.bench import HUGE_NETWORK, LARGEST_BASIS, SHARED, Bench
 from diagnose.stages.points_along_runs import expected
-from diagnose.stages.stages import HUGE_NETWORK, LARGEST_BASIS, SHARED, Bench
 from diagnose.training import sweep
 from diagnose.training.entrants import passes_of_a_run
 from diagnose.training.processes import processes

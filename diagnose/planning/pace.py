@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 import estimators
-from diagnose.stages.stages import Bench
+from diagnose.stages.bench import Bench
 from diagnose.training.processes import processes
 from diagnose.training.running import Course, gradient_steps, look, run_alone, threads
 from diagnose.training.runs import Contender, RaceSettings, evaluation_steps
 from diagnose.training.stacking import grouped, run_stack
-from estimators.curvature.lanczos import random_start
+from estimators.numbers.vectors import random_start
 from estimators.smoothness_vector.at_a_point import DENSE_GAP
 from estimators.smoothness_vector.formed import dense_bracket
 from estimators.task.memory_limit import DENSE_LIMIT

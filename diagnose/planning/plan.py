@@ -13,7 +13,8 @@ from diagnose.planning.budget import Budget, in_words
 from diagnose.planning.costs import PlanRow, Shape, planned
 from diagnose.planning.pace import Clock, Pace, pace_of
 from diagnose.settings import Settings, check, own_optimizers
-from diagnose.stages.stages import Bench, race_settings
+from diagnose.stages.bench import Bench
+from diagnose.stages.training import race_settings
 from diagnose.training.runs import MemoryStore
 
 

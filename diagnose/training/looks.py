@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from diagnose.answers import answer_of, answer_of_one_run
 from diagnose.training.runs import Look, RaceSettings
 from diagnose.training.speedup import FEWEST_ORDERS, Comparison
-from diagnose.verdict.answers import answer_of, answer_of_one_run
 from estimators.numbers.t_intervals import LEVEL
 from reports.record.diagnosis import CLEAR, Training
 from reports.record.diagnosis import LEVEL as NO_DIFFERENCE

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from estimators.task.function import Parameters
 from estimators.task.output_slopes import Sloped, output_slopes
 from estimators.task.plain_networks import as_its_class
-from estimators.task.problem import Parameters, Problem
+from estimators.task.problem import Problem
 
 LAYERS = (
     *(nn.Sequential, nn.Flatten, nn.Identity, nn.Linear),

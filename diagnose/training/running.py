@@ -14,13 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diagnose.threads import one_thread
 from diagnose.training.batches import batches
 from diagnose.training.runs import Contender, Leg, RaceSettings, evaluation_steps
 from diagnose.training.steps import state_of, stepper
+from diagnose.training.threads import one_thread
 from diagnose.training.update_rules import State
 from diagnose.training.validation import Score, score
-from estimators.task.problem import Parameters, Problem
+from estimators.task.function import Parameters
+from estimators.task.problem import Problem
 
 DIVERGED = 1e6
 """A loss above the starting one by this many times its size counts as diverged. AdaGrad's first steps have full size

@@ -14,7 +14,8 @@ from diagnose.training.plain_layers import PlainLayers
 from diagnose.training.running import Seen, box_ends
 from diagnose.training.runs import Contender, RaceSettings
 from diagnose.training.update_rules import RULES, State, Tensors
-from estimators.task.problem import Parameters, Problem
+from estimators.task.function import Parameters
+from estimators.task.problem import Problem
 
 EVALUATED, EVALUATED_SAMPLES = 1 << 17, 1 << 10
 """Where all samples go through the model: so many outputs of its widest layer at once, of so many samples at most."""

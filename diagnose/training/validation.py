@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from estimators.task.function import Parameters
 from estimators.task.losses import prediction
 from estimators.task.model_kinds import IGNORED, head
-from estimators.task.problem import Parameters, Problem
+from estimators.task.problem import Problem
 
 
 class Score(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from diagnose.answers import answer_of, answer_of_one_run, confidence
 from diagnose.verdict import theory as theories
 from diagnose.verdict.advice import UNSAID, Raced, advice
-from diagnose.verdict.answers import answer_of, answer_of_one_run, confidence
 from diagnose.verdict.assumptions import assumptions
 from diagnose.verdict.best import Best, best_of_all
 from diagnose.verdict.disagreement import likely_reasons

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import DELTA, MAX_STEPS, SLICE, Ritz, dot, norm, not_converged, unit
+from estimators.curvature.lanczos import DELTA, MAX_STEPS, Ritz, not_converged
+from estimators.curvature.scaled_lanczos import certify
 from estimators.errors import InputError
+from estimators.numbers.formats import COARSE, TOO_COARSE
+from estimators.numbers.vectors import SLICE, dot, norm, unit
 from estimators.results import Cost, Finding, Interval, Progress
-from estimators.smoothness_vector.bracket import certify
 from estimators.task import memory_limit
-from estimators.task.losses import COARSE, TOO_COARSE
-from estimators.task.problem import Parameters, Problem
+from estimators.task.function import Parameters
+from estimators.task.problem import Problem
 from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian
 
 STAGE = "preconditioned-sharpness"
@@ -81,7 +83,7 @@ def directional_sharpness(problem: Problem, direction: Mapping[str, Tensor]) -> 
     Raises:
         InputError: names or shapes that do not fit, a direction that is zero or not finite.
     """
-    u = problem.flatten(problem._fitting(direction))
+    u = problem.flatten(problem.fitting(direction))
     if not 0 < norm(u) < float("inf"):
         raise InputError("the direction is zero or not finite", "direction", "give one that moves some parameter")
     u = unit(u)
@@ -107,7 +109,7 @@ def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_siz
         raise InputError(f"a batch of {batch_size}", "batch_size", "give 1 or more")
     began, before = time.perf_counter(), problem.passes.total
     g = problem.flatten(problem.gradient())
-    noise = problem.flatten(problem._fitting(sigma))
+    noise = problem.flatten(problem.fitting(sigma))
     if norm(g) == 0:
         why = dict.fromkeys(("sharpness", "decrease"), "the gradient is zero")
         still = Direction(sharpness=None, decrease=None, why=why)
@@ -240,7 +242,7 @@ def preconditioned_sharpness(
 
 
 def _positive(problem: Problem, scale: Mapping[str, Tensor]) -> Parameters:
-    fitting = problem._fitting(scale)
+    fitting = problem.fitting(scale)
     for name, part in fitting.items():
         if not bool(((part > 0) & torch.isfinite(part)).all()):
             raise InputError("the scale is not above 0 and finite everywhere", name, "add a small number to v")

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from estimators.curvature.lanczos import DELTA, Ritz, lanczos, random_start
+from estimators.curvature.lanczos import DELTA, Ritz, lanczos
 from estimators.curvature.outliers import outliers
 from estimators.curvature.spectral_measure import WIDTH, Array, Measure, points, rule, smoothed
 from estimators.errors import InputError
+from estimators.numbers.vectors import random_start
 from estimators.results import Cost, Interval, Progress
 from estimators.task import memory_limit
 from estimators.task.problem import Problem

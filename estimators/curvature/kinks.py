@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import SLICE, dot, norm, random_start, unit
 from estimators.errors import InputError
+from estimators.numbers.vectors import SLICE, dot, norm, random_start, unit
 from estimators.results import Cost, Finding, Progress
 from estimators.task import memory_limit
 from estimators.task.problem import Problem

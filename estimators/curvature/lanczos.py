@@ -18,6 +18,7 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from estimators.numbers.vectors import dot, norm, random_start, unit
 from estimators.results import Cost, Finding, Interval, Progress, Spectrum
 from estimators.task import memory_limit
 from estimators.task.problem import Problem
@@ -27,8 +28,6 @@ DELTA = 1e-3
 """Probability with which a published bound may fail."""
 MAX_STEPS = 80
 SHARPNESS_TOLERANCE = 0.005
-SLICE = 1 << 20
-"""Numbers of a vector that are widened to float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -252,26 +251,6 @@ def lanczos(
     return ritz()
 
 
-def dot(a: Tensor, b: Tensor) -> float:
-    """a'b, summed in float64 without float64 copies of the whole vectors."""
-    return sum(
-        float(x.double() @ y.double()) for x, y in zip(torch.split(a, SLICE), torch.split(b, SLICE), strict=True)
-    )
-
-
-def norm(a: Tensor) -> float:
-    """|a|, likewise."""
-    return math.hypot(*(float(x.double().norm()) for x in torch.split(a, SLICE)))
-
-
-def unit(a: Tensor) -> Tensor:
-    """a/|a|: in float32 the length of a small vector may not be a number."""
-    length, found = norm(a), torch.empty_like(a)
-    for x, into in zip(torch.split(a, SLICE), torch.split(found, SLICE), strict=True):
-        into.copy_(x.double() / length)
-    return found
-
-
 def _bound(
     alphas: Sequence[float], betas: Sequence[float], closed: Sequence[int], n: int, delta: float, local: bool
 ) -> float:
@@ -301,14 +280,6 @@ def _top(alphas: Sequence[float], betas: Sequence[float]) -> float:
 
 def _edge_of(alphas: Sequence[float], betas: Sequence[float], n: int, delta: float) -> float:
     return edge(alphas, betas, n, delta, _top(alphas, betas))
-
-
-def random_start(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    """A standard normal vector of shape (n,), drawn on the CPU so that it is the same on every device."""
-    found = torch.empty(n, dtype=like.dtype, device=like.device)
-    for into in torch.split(found, SLICE):
-        into.copy_(torch.randn(into.numel(), generator=generator, dtype=torch.float64))
-    return found
 
 
 @dataclass(frozen=True)

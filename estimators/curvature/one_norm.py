@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import SLICE, dot
 from estimators.errors import InputError
 from estimators.numbers.t_intervals import quantile
+from estimators.numbers.vectors import SLICE, dot
 from estimators.results import Cost, Interval, Progress
 from estimators.task import memory_limit
 from estimators.task.problem import Problem

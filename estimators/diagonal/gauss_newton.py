@@ -40,7 +40,7 @@ def can_split(problem: Problem) -> bool:
 def rest(problem: Problem) -> Problem:
     """The problem whose Hessian is H - J'SJ: the loss made linear in the outputs at the point. Passes add up."""
     other = copy(problem)
-    other._dense = None
+    other.formed_hessian = None
     other._loss = _linear(problem._loss)
     return other
 
@@ -58,7 +58,7 @@ def _linear(loss: LossFunction) -> LossFunction:
 
 def parts(problem: Problem) -> int:
     """How many parts of the samples are squared apart."""
-    return min(problem.n, max(GROUPS, -(-problem.n // problem._chunk)))
+    return min(problem.n, max(GROUPS, -(-problem.n // problem.chunk)))
 
 
 @contextlib.contextmanager

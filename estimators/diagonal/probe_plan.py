@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import DELTA, Ritz, dot, lanczos, random_start
+from estimators.curvature.lanczos import DELTA, Ritz, lanczos
 from estimators.diagonal.deflation import Deflation, deflation
 from estimators.diagonal.gauss_newton import can_split, parts, rest
 from estimators.diagonal.probes import DRAW, GROUPS, OPEN, OPEN_DRAW, Plan, Purse, image_of, signs
+from estimators.numbers.vectors import dot, random_start
 from estimators.task import memory_limit
 from estimators.task.problem import Problem
 from estimators.task.products import Product

@@ -48,7 +48,7 @@ def noise(
     noise_scale_l1 = (||sigma||_1 / ||grad f||_1)^2, in samples (McCandlish et al. 2018).
 
     All rows: plain values, every interval is [x, x]. A draw: estimates for the whole data set, freed of the bias of
-    the root, with 95% intervals (:func:`noise_intervals.noise_intervals`), which hold unless rows rarer than the share
+    the root, with 95% intervals (:func:`draw_intervals.noise_intervals`), which hold unless rows rarer than the share
     ``rare_rows`` carry the noise: no draw shows what it drew no row of (:mod:`rare_rows`). Null with a reason, and
     the finding ``heavy-tail``, where the draw cannot tell. gradient_l1, gradient_l2, dead_fraction and the vectors are
     the draw's own.

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from estimators.curvature.lanczos import DELTA
+from estimators.curvature.scaled_lanczos import certify
 from estimators.growth.frozen_quadratic import Measured
 from estimators.results import FAILS_MOSTLY, Finding
 from estimators.smoothness_vector.at_a_point import norms
-from estimators.smoothness_vector.bracket import certify, floored
+from estimators.smoothness_vector.bracket import floored
 from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian, passing
 
 FLAT = "the Hessian vanishes at a held-out point"

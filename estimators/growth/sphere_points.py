@@ -7,7 +7,8 @@ import math
 import torch
 
 from estimators.errors import InputError
-from estimators.task.problem import Parameters, Problem
+from estimators.task.function import Parameters
+from estimators.task.problem import Problem
 
 
 def sphere(problem: Problem, radius: float, count: int, seed: int = 0) -> list[Parameters]:

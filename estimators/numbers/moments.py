@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from estimators.task.losses import COARSE
+from estimators.numbers.formats import COARSE
 
 CANCELLED = 1 / 16
 """A variance below this share of the mean square lost more than a digit in their difference: it is summed anew."""

@@ -2,7 +2,7 @@
 
 The loop differentiates one sample at a time: it works for every model and is the reference. Layer rules
 (``layer_rules.py``) read the samples' gradients off one backward pass over a chunk. vmap maps grad over a chunk.
-All work within ``problem.measuring()``. Which one serves a problem is chosen in ``per_sample.py``.
+All work within ``problem.measuring()``. Which one serves a problem is chosen in ``per_sample``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from estimators.numbers.moments import Moments, Sums, moments_of_outer_products,
 from estimators.per_sample import layer_rules
 from estimators.per_sample.layer_rules import Use
 from estimators.per_sample.parameter_uses import Plan
-from estimators.task.problem import Parameters, Problem, Samples
+from estimators.task.function import Parameters, Samples
+from estimators.task.problem import Problem
 
 ROW_NUMBERS = 1 << 20
 """The rows that are worked on at once hold at most this many numbers (8 MB in float64), or one row."""
@@ -139,8 +140,8 @@ def _add_chunk(plan: Plan, problem: Problem, piece: range, sums: list[Sums]) -> 
 def _rules_width(plan: Plan, problem: Problem) -> int:
     if problem.n * plan.numbers > 2 * problem.d:
         # What a chunk keeps is the larger part of memory: half of the samples keep less than a training step of all.
-        return min(problem._chunk, (problem.n + 1) // 2)
-    return problem._chunk
+        return min(problem.chunk, (problem.n + 1) // 2)
+    return problem.chunk
 
 
 def _chunk_uses(plan: Plan, problem: Problem, piece: range) -> list[list[Use]]:
@@ -195,7 +196,7 @@ def _by_vmap(problem: Problem, samples: range, done: Done) -> Moments:
 
 
 def _vmap_width(problem: Problem) -> int:
-    return min(problem._chunk, row_width(problem))
+    return min(problem.chunk, row_width(problem))
 
 
 def vmap_rows(problem: Problem, samples: Samples) -> Tensor:

@@ -35,7 +35,8 @@ from estimators.per_sample import engines, layer_rules
 from estimators.per_sample.engines import LOOP, VMAP, Done, Engine
 from estimators.per_sample.parameter_uses import Plan, Unfit
 from estimators.results import Finding, Progress
-from estimators.task.problem import Problem, Samples
+from estimators.task.function import Samples
+from estimators.task.problem import Problem
 
 VMAP_LIMIT = 100_000
 """Above this many coordinates vmap gives way to the loop: rows no longer stay in the cache, and it is as fast."""

@@ -2,8 +2,8 @@
 
 The gradient of an operation's output holds rows of each sample, because a sample's loss depends on its own rows alone.
 A rule turns them, and what the operation saved for backward, into the sample's gradient of the parameter. Gradients
-summed over the samples are not computed in that pass, which pays for the rules. Uses of one parameter (``sites.py``)
-are added before anything is squared.
+summed over the samples are not computed in that pass, which pays for the rules. Uses of one parameter
+(``parameter_uses.py``) are added before anything is squared.
 
 Where a graph shows a use without a rule, or rows that cannot be told apart by sample, :class:`Unfit` says so. That rows
 lie where they are taken to lie is known for each chunk, not for some of its samples: see ``row_places.py``.

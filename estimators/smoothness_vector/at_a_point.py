@@ -10,17 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from estimators.curvature.lanczos import (
-    DELTA,
-    MAX_STEPS,
-    SHARPNESS_TOLERANCE,
-    SLICE,
-    Ritz,
-    lanczos,
-    not_converged,
-    random_start,
-)
+from estimators.curvature.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, Ritz, lanczos, not_converged
 from estimators.errors import InputError
+from estimators.numbers.formats import COARSE, TOO_COARSE
+from estimators.numbers.vectors import SLICE, random_start
 from estimators.results import Cost, Ending, Finding, Interval, Progress, Smoothness
 from estimators.smoothness_vector.bracket import MEMORY, Bracket, bracket, check_limits, room_in
 from estimators.smoothness_vector.formed import dense_bracket
@@ -28,7 +21,6 @@ from estimators.smoothness_vector.known_subspace import Known, from_lanczos
 from estimators.smoothness_vector.stopping import Goal, Threshold, check_thresholds, marks
 from estimators.smoothness_vector.subspace_rounds import FEWEST_VECTORS
 from estimators.task import memory_limit
-from estimators.task.losses import COARSE, TOO_COARSE
 from estimators.task.problem import Problem
 from estimators.task.products import DENSE_LIMIT, Counted, Product, dense_hessian, hessian
 from estimators.task.token_rows import token_deciles
@@ -69,8 +61,8 @@ def smoothness(
     from 8 or 12 random products (a few per cent too small), null with a ``start``. ``diagonal_sum`` is left to
     ``hessian_diagonal`` there. ``global_l1`` bounds Lambda at every w for linear models with a convex loss.
 
-    Few vectors of d numbers (``problem.memory_bytes``, ``memory.py``) mean no subspace rounds, Lanczos without a basis,
-    fewer columns and a wider bracket, certified all the same.
+    Few vectors of d numbers (``problem.memory_bytes``, ``memory_limit.py``) mean no subspace rounds, Lanczos without a
+    basis, fewer columns and a wider bracket, certified all the same.
 
     Args:
         gap: goal for upper/lower - 1; default 0.01 where H is formed, else 0.05.

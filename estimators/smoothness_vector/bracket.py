@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import Ritz, lanczos, random_start, rounding_slack
+from estimators.curvature.lanczos import Ritz, rounding_slack
+from estimators.curvature.scaled_lanczos import certify
 from estimators.errors import InputError
 from estimators.smoothness_vector.known_subspace import Known
 from estimators.smoothness_vector.stopping import Goal, Mark
@@ -33,7 +34,7 @@ from estimators.smoothness_vector.subspace_rounds import (
     settle,
 )
 from estimators.smoothness_vector.sweeps import LAST, Sweeps
-from estimators.task.products import Counted, Product
+from estimators.task.products import Counted
 
 COLUMNS, FEW = 12, 8
 """Columns of the sweeps, and of those before rounds: 8 alone stall at a gap of 5% on a GPT-2 at its start."""
@@ -380,25 +381,3 @@ def floored(scaling: Tensor, active: Tensor, share: float) -> Tensor:
     """D with a floor of a share of its mean on the active rows, 0 elsewhere."""
     floor = share * float(scaling.sum(dtype=torch.float64)) / max(int(active.sum()), 1)
     return torch.where(active, scaling + floor, torch.zeros_like(scaling))
-
-
-def certify(
-    product: Product,
-    scaling: Tensor,
-    active: Tensor,
-    generator: torch.Generator,
-    like: Tensor,
-    steps: int,
-    delta: float,
-    stop: Callable[[Ritz], bool],
-    local: bool = False,
-) -> Ritz:
-    """Lanczos on D^(-1/2) H D^(-1/2) over the active rows, from a start drawn after D; ``local``: without a basis."""
-    inverse_root = torch.where(active, scaling.clamp_min(1e-300).rsqrt(), torch.zeros_like(scaling))
-
-    def scaled(block: Tensor) -> Tensor:
-        image = product((inverse_root[:, None] * block).to(like.dtype))
-        return (inverse_root[:, None] * image).to(like.dtype)
-
-    start = torch.where(active, random_start(scaling.numel(), generator, like), 0.0)
-    return lanczos(scaled, start, int(active.sum()), steps, delta, generator, stop, check_from=8, local=local)

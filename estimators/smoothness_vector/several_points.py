@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import DELTA, Ritz, norm, random_start, rounding_slack
+from estimators.curvature.lanczos import DELTA, Ritz, rounding_slack
+from estimators.curvature.scaled_lanczos import certify
 from estimators.errors import InputError
+from estimators.numbers.formats import COARSE, TOO_COARSE
+from estimators.numbers.vectors import norm, random_start
 from estimators.results import Cost, Finding, Progress, Smoothness
 from estimators.smoothness_vector.at_a_point import rounded_up
-from estimators.smoothness_vector.bracket import certify, check_limits, floored
+from estimators.smoothness_vector.bracket import check_limits, floored
 from estimators.smoothness_vector.formed import JointBracket, formed_bracket
 from estimators.smoothness_vector.sweeps import Sweeps
 from estimators.task import memory_limit
-from estimators.task.losses import COARSE, TOO_COARSE
 from estimators.task.problem import Problem
 from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian
 
@@ -157,7 +159,7 @@ def _by_products(
     max_products: int,
     progress: Callable[[int], None],
 ) -> tuple[JointBracket, int]:
-    """Sweep and certify, as ``max_cut.bracket`` does for one point; and the products taken."""
+    """Sweep and certify, as ``bracket.bracket`` does for one point; and the products taken."""
     points, like = len(problems), next(iter(problems[0].parameters.values()))
     d, delta = problems[0].d, DELTA / (ATTEMPTS * points)
     columns = memory_limit.sweeping(problems, COLUMNS) * points

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import Ritz, lanczos, random_start
+from estimators.curvature.lanczos import Ritz, lanczos
+from estimators.numbers.vectors import random_start
 from estimators.smoothness_vector.known_subspace import (
     Compression,
     Known,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from estimators.curvature.lanczos import SLICE
+from estimators.numbers.vectors import SLICE
 from estimators.smoothness_vector.known_subspace import Known, gram, symmetric
 from estimators.task.products import Product
 

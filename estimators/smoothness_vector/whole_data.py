@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import SLICE, norm, random_start
 from estimators.errors import InputError
 from estimators.numbers.rare_rows import unseen_share
 from estimators.numbers.t_intervals import quantile
+from estimators.numbers.vectors import SLICE, norm, random_start
 from estimators.results import Cost, Interval, Progress, Smoothness
 from estimators.smoothness_vector.at_a_point import smoothness as bracket_of
 from estimators.smoothness_vector.sweeps import Sweeps

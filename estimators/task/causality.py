@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from estimators.errors import InputError
+from estimators.numbers.formats import COARSE
 from estimators.task import losses, model_kinds
+from estimators.task.function import Function, Parameters, Samples
 from estimators.task.model_kinds import IGNORED
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Parameters, Problem, Samples
 
 ROWS = 4
 """Samples among which the one with most labels is taken, and rows that go through the model: it and its variants."""
@@ -52,7 +51,7 @@ class _Task:
     pool: Tensor
 
 
-def refuse_one_sided(problem: Problem) -> None:
+def refuse_one_sided(problem: Function) -> None:
     """InputError for a model of masked tokens whose config lets it see what comes before them alone."""
     inner: Any = model_kinds.transformer(problem.model)
     if model_kinds.head(problem.model) == "masked" and getattr(inner.config, "is_decoder", False) is True:
@@ -61,7 +60,7 @@ def refuse_one_sided(problem: Problem) -> None:
         raise InputError(what, type(inner).__name__, hint)
 
 
-def refuse_later_tokens(problem: Problem) -> None:
+def refuse_later_tokens(problem: Function) -> None:
     """InputError for a next-token task whose model sees its labels: scores move with tokens that come after them.
 
     Next-token tasks are those of causal heads and of decoders, and those whose labels are the next inputs. One sample
@@ -78,7 +77,7 @@ def refuse_later_tokens(problem: Problem) -> None:
         raise _refusal(problem.model)
 
 
-def _sees(problem: Problem, task: _Task, step: int) -> bool:
+def _sees(problem: Function, task: _Task, step: int) -> bool:
     """Whether scores move when labelled tokens after them are altered, in the way of this number."""
     count = task.places.numel()
     cuts = sorted({0, count // 2, count - 1})
@@ -89,7 +88,7 @@ def _sees(problem: Problem, task: _Task, step: int) -> bool:
             scores = _scores(problem, problem.parameters, rows, task.shifted)
     except (IndexError, ValueError):  # forward takes no other tokens, so that nothing can be told
         return False
-    coarse = problem.precision in losses.COARSE
+    coarse = problem.precision in COARSE
     bound = (COARSE_ROUNDING if coarse else ROUNDING) * float(scores[0].double().std())
     changes = [(row - scores[0])[: cut + 1].abs().amax(1) for cut, row in zip(cuts, scores[1:], strict=True)]
     by_most = coarse and count >= MANY
@@ -97,7 +96,7 @@ def _sees(problem: Problem, task: _Task, step: int) -> bool:
     return any(float(change) > bound for change in judged)
 
 
-def _task(problem: Problem) -> _Task | None:
+def _task(problem: Function) -> _Task | None:
     """The sample with most labels among the first few; None where no label is a token that is read later."""
     samples = problem.take(slice(0, ROWS))
     inputs, labels = (samples, samples["labels"]) if isinstance(samples, dict) else ({"": samples[0]}, samples[1])
@@ -166,7 +165,7 @@ def _without_zeros(parameters: Parameters) -> Parameters:
     return moved
 
 
-def _scores(problem: Problem, parameters: Parameters, rows: Samples, shifted: bool) -> list[Tensor]:
+def _scores(problem: Function, parameters: Parameters, rows: Samples, shifted: bool) -> list[Tensor]:
     """Scores of the labels of each row, shape (m, vocabulary)."""
     rows = problem.trimmed(rows)
     labels = rows["labels"] if isinstance(rows, dict) else rows[1]

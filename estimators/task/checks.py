@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,15 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from estimators.errors import InputError, first_line
+from estimators.numbers.formats import COARSE, weights_precision
 from estimators.results import Finding
 from estimators.task import coupling, losses, model_kinds
 from estimators.task.causality import refuse_later_tokens, refuse_one_sided
+from estimators.task.function import Function, Samples
 from estimators.task.graphs import dense_parts
 from estimators.task.lookups import NoRow, RefusedNumbers
 from estimators.task.model_loss import refuse_another_loss
-from estimators.task.module_checks import module_findings, weights_precision
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Problem, Samples
+from estimators.task.module_checks import module_findings
 
 NO_PADDING = "set `pad_token_id` in its config to the number of the token that fills short rows"
 COMPARE = "compare the shape and type of one sample with what forward takes"
@@ -35,7 +34,7 @@ FEW_COLUMNS = 32
 """Up to this many numbers of a sample each may be looked up in a table of its own; more are a sequence."""
 
 
-def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
+def examine(problem: Function) -> tuple[int, tuple[Finding, ...]]:
     """Chunk size and findings of a new problem.
 
     Cost: some passes over a few samples, and where samples hold whole numbers a forward pass over all.
@@ -65,7 +64,7 @@ def examine(problem: Problem) -> tuple[int, tuple[Finding, ...]]:
     return min(problem.n, chunk), findings
 
 
-def examine_others(problem: Problem, every: bool = True) -> None:
+def examine_others(problem: Function, every: bool = True) -> None:
     """Samples beside those that the problem was made with: forward takes all of them, the targets fit its output, and
     none depends on the others.
 
@@ -79,9 +78,9 @@ def examine_others(problem: Problem, every: bool = True) -> None:
             losses that other samples change.
     """
     with problem.measuring():
-        output = _check_every_sample(problem, problem._chunk) if every else _check_extremes(problem)
+        output = _check_every_sample(problem, problem.chunk) if every else _check_extremes(problem)
         _check_targets(problem, output)
-        coupling.refuse_coupled(problem, problem._chunk, gradients=False)
+        coupling.refuse_coupled(problem, problem.chunk, gradients=False)
 
 
 def refuse_unmade(model: nn.Module) -> None:
@@ -117,7 +116,7 @@ def refuse_coupled_modules(model: nn.Module) -> None:
             )
 
 
-def _check_outputs(problem: Problem, few: Samples) -> int:
+def _check_outputs(problem: Function, few: Samples) -> int:
     """Targets fit the output; returns how many samples go through the model at once.
 
     That follows sizes alone, never the clock. Measured on two CPU threads in float32, milliseconds for a product
@@ -139,17 +138,17 @@ def _check_outputs(problem: Problem, few: Samples) -> int:
     return max(1, min(OUTER_NUMBERS // max(numbers, 1), SAVED_NUMBERS // max(_saved(problem, few), 1)))
 
 
-def _check_targets(problem: Problem, output: Any) -> None:
+def _check_targets(problem: Function, output: Any) -> None:
     """The targets of all samples fit what forward returns for some; a function as loss takes what it likes."""
     if problem.loss_name is not None:
         full = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
         losses.check_targets(problem.loss_name, output, full, model_kinds.head(problem.model) == "causal")
 
 
-def _saved(problem: Problem, few: Samples) -> int:
+def _saved(problem: Function, few: Samples) -> int:
     """Numbers that forward keeps for backward, for one sample; parameters, which all samples share, left out."""
     leaves = problem.leaves()
-    seen = {part.data_ptr() for t in (*leaves.values(), *problem._fixed.values()) for part in dense_parts(t)}
+    seen = {part.data_ptr() for t in (*leaves.values(), *problem.fixed.values()) for part in dense_parts(t)}
     count = 0
 
     def keep(tensor: Tensor) -> Tensor:
@@ -167,7 +166,7 @@ def _saved(problem: Problem, few: Samples) -> int:
     return count // size.shape[0]
 
 
-def _looks_up(problem: Problem) -> bool:
+def _looks_up(problem: Function) -> bool:
     """Whether samples hold whole numbers that forward may look up in a table: then it may take some and not others."""
     samples = problem.samples
     inputs = [t for name, t in samples.items() if name != "labels"] if isinstance(samples, dict) else [samples[0]]
@@ -175,7 +174,7 @@ def _looks_up(problem: Problem) -> bool:
     return tables or not all(tensor.is_floating_point() for tensor in inputs)
 
 
-def _check_every_sample(problem: Problem, size: int) -> Any:
+def _check_every_sample(problem: Function, size: int) -> Any:
     """Forward takes all samples, so many at once; returns its output for the last of them."""
     for start in range(0, problem.n, size):
         output = _output(problem, start, min(start + size, problem.n))
@@ -183,7 +182,7 @@ def _check_every_sample(problem: Problem, size: int) -> Any:
     return output
 
 
-def _check_extremes(problem: Problem) -> Any:
+def _check_extremes(problem: Function) -> Any:
     """Forward takes the samples with the smallest and the largest numbers; returns its output for some of them."""
     for start in sorted({max(0, min(row, problem.n - PROBE)) for row in _extremes(problem)}):
         output = _output(problem, start, min(start + PROBE, problem.n))
@@ -191,7 +190,7 @@ def _check_extremes(problem: Problem) -> Any:
     return output
 
 
-def _extremes(problem: Problem) -> set[int]:
+def _extremes(problem: Function) -> set[int]:
     """The first sample, and those with the smallest and the largest number of each input or of each of its columns."""
     samples = problem.samples
     inputs = [t for name, t in samples.items() if name != "labels"] if isinstance(samples, dict) else [samples[0]]
@@ -207,7 +206,7 @@ def _extremes(problem: Problem) -> set[int]:
     return rows
 
 
-def _output(problem: Problem, start: int, stop: int) -> Any:
+def _output(problem: Function, start: int, stop: int) -> Any:
     """What forward returns for some samples; whatever it raises says that model and samples do not fit."""
     try:
         return _returned(problem, start, stop)
@@ -215,7 +214,7 @@ def _output(problem: Problem, start: int, stop: int) -> Any:
         raise _named(problem, start, min(stop, problem.n), error) from error
 
 
-def _returned(problem: Problem, start: int, stop: int) -> Any:
+def _returned(problem: Function, start: int, stop: int) -> Any:
     samples = problem.trimmed(problem.take(slice(start, stop)))
     try:
         with torch.no_grad(), RefusedNumbers(type(problem.model).__name__):
@@ -230,7 +229,7 @@ def _returned(problem: Problem, start: int, stop: int) -> Any:
         ) from error
 
 
-def _named(problem: Problem, start: int, stop: int, error: InputError) -> InputError:
+def _named(problem: Function, start: int, stop: int, error: InputError) -> InputError:
     """The error with the first sample that raises one and its whole numbers; as it is where it is no single sample's
     fault: where each of the first ones raises it, or none alone."""
 
@@ -257,7 +256,7 @@ def _named(problem: Problem, start: int, stop: int, error: InputError) -> InputE
     return InputError(own.what, f"sample {low}{_whole_numbers(problem, low)}, {own.where}", own.hint)
 
 
-def _whole_numbers(problem: Problem, sample: int) -> str:
+def _whole_numbers(problem: Function, sample: int) -> str:
     """The range of a sample's whole numbers in words."""
     one = problem.take(slice(sample, sample + 1))
     inputs = [t for name, t in one.items() if name != "labels"] if isinstance(one, dict) else [one[0]]
@@ -265,7 +264,7 @@ def _whole_numbers(problem: Problem, sample: int) -> str:
     return f" with numbers from {int(min(ends))} to {int(max(ends))}" if ends else ""
 
 
-def _check_gradient(problem: Problem, few: Samples) -> list[str]:
+def _check_gradient(problem: Function, few: Samples) -> list[str]:
     """The gradient is finite and the same twice; returns the parameters that it does not reach."""
     first, unused = _gradient(problem, few)
     second, _ = _gradient(problem, few)
@@ -276,7 +275,7 @@ def _check_gradient(problem: Problem, few: Samples) -> list[str]:
     return _unreached(problem, unused) if problem.n > PROBE else unused
 
 
-def _unreached(problem: Problem, names: list[str]) -> list[str]:
+def _unreached(problem: Function, names: list[str]) -> list[str]:
     """Those of the parameters that no sample reaches; which are reached may depend on the sample, as with experts."""
     chunks = problem.chunks()
     while names and (chunk := next(chunks, None)) is not None:
@@ -289,7 +288,7 @@ def _unreached(problem: Problem, names: list[str]) -> list[str]:
     return names
 
 
-def _gradient(problem: Problem, few: Samples) -> tuple[Tensor, list[str]]:
+def _gradient(problem: Function, few: Samples) -> tuple[Tensor, list[str]]:
     leaves = problem.leaves()
     loss = problem.losses(leaves, few).mean()
     if not loss.requires_grad:
@@ -332,7 +331,7 @@ def _module_findings(model: nn.Module) -> list[Finding]:
     return found
 
 
-def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
+def _parameter_findings(problem: Function, unused: list[str]) -> list[Finding]:
     found = []
     total = sum(1 for _ in problem.model.named_parameters(remove_duplicate=False))
     unique = sum(1 for _ in problem.model.named_parameters())
@@ -371,7 +370,7 @@ def _parameter_findings(problem: Problem, unused: list[str]) -> list[Finding]:
                 action="remove them, or freeze them with requires_grad_(False)",
             )
         )
-    if problem.precision in losses.COARSE:
+    if problem.precision in COARSE:
         short = str(problem.precision).removeprefix("torch.")
         who = "weights" if weights_precision(problem.model) == problem.precision else "forward computes"
         found.append(

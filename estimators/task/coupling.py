@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from estimators.errors import InputError, first_line
+from estimators.numbers.formats import COARSE
 from estimators.task import losses
+from estimators.task.function import Function, Samples
 from estimators.task.precision import LAST_PLACES, UNITS, InDouble, at_rounded_weights, double_copy
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Problem, Samples
 
 ALONE, GRADIENTS = 8, 4
 """Samples whose losses are taken alone, and how many of them their gradients too."""
@@ -29,7 +27,7 @@ WEIGHTS = (1.0, -0.6, 1.7, 0.4)
 """Of the samples whose gradients are compared: what another one adds to a sample's does not go into its own."""
 
 
-def check_losses(problem: Problem, few: Samples) -> None:
+def check_losses(problem: Function, few: Samples) -> None:
     """Finite, one for each sample, the same twice.
 
     Raises:
@@ -53,7 +51,7 @@ def check_losses(problem: Problem, few: Samples) -> None:
         )
 
 
-def refuse_coupled(problem: Problem, chunk: int, *, gradients: bool = True) -> None:
+def refuse_coupled(problem: Function, chunk: int, *, gradients: bool = True) -> None:
     """InputError where the loss of a sample, or its gradient, is another one in company than alone.
 
     In float64 where the model has room for a copy, and beyond what rounding may do: kernels round a sum in one way for
@@ -79,7 +77,7 @@ def refuse_coupled(problem: Problem, chunk: int, *, gradients: bool = True) -> N
         _check_company(few, len(probes), chunk, gradients)
 
 
-def _check_company(problem: Problem, probes: int, chunk: int, gradients: bool) -> None:
+def _check_company(problem: Function, probes: int, chunk: int, gradients: bool) -> None:
     """The first samples of a problem alone, in groups, and among all of them in a random order."""
     first, generator = torch.arange(probes), torch.Generator().manual_seed(probes)
     alone = _alone(problem, first)
@@ -102,7 +100,7 @@ def _check_company(problem: Problem, probes: int, chunk: int, gradients: bool) -
         _compare_gradients(problem, company, _places(picked, company))
 
 
-def _rounding(problem: Problem, index: Tensor, alone: Tensor) -> float:
+def _rounding(problem: Function, index: Tensor, alone: Tensor) -> float:
     """What rounding may move a loss by: what a move of the weights in their last places does, and the last places of 1,
     the size of what a softmax rounds, or of the loss where its errors are squared."""
     moved = (_alone(at_rounded_weights(problem), index) - alone).double().abs()
@@ -127,22 +125,22 @@ def _places(of: Tensor, among: Tensor) -> Tensor:
 def close(a: Tensor, b: Tensor, precision: torch.dtype, floor: float = 0.0) -> bool:
     """Whether two vectors are the same up to a ten-thousandth of the largest number, or to ``floor``."""
     scale = float(a.abs().max())
-    return bool((a - b).abs().max() <= (5e-2 if precision in losses.COARSE else 1e-4) * max(scale, 1e-12) + floor)
+    return bool((a - b).abs().max() <= (5e-2 if precision in COARSE else 1e-4) * max(scale, 1e-12) + floor)
 
 
 # -- alone and in company --------------------------------------------------------------------------
 
 
-def _samples(problem: Problem, index: Tensor) -> Samples:
+def _samples(problem: Function, index: Tensor) -> Samples:
     return problem.trimmed(problem.take(index.to(problem.device)))
 
 
-def _losses(problem: Problem, index: Tensor) -> Tensor:
+def _losses(problem: Function, index: Tensor) -> Tensor:
     with torch.no_grad():
         return problem.losses(problem.parameters, _samples(problem, index))
 
 
-def _alone(problem: Problem, probes: Tensor) -> Tensor:
+def _alone(problem: Function, probes: Tensor) -> Tensor:
     """Losses one by one. A forward that takes several samples, but none alone, has statistics of the batch in it."""
     try:
         return torch.cat([_losses(problem, probe[None]) for probe in probes])
@@ -152,16 +150,16 @@ def _alone(problem: Problem, probes: Tensor) -> Tensor:
         raise _refusal(problem, "loss", f" with one alone: {first_line(error)}") from error
 
 
-def _compare(problem: Problem, found: Tensor, alone: Tensor, finite: Tensor, floor: float) -> None:
+def _compare(problem: Function, found: Tensor, alone: Tensor, finite: Tensor, floor: float) -> None:
     if bool(finite.any()) and not close(alone[finite], found[finite], problem.precision, floor):
         raise _refusal(problem, "loss")
 
 
-def _compare_gradients(problem: Problem, company: Tensor, places: Tensor) -> None:
+def _compare_gradients(problem: Function, company: Tensor, places: Tensor) -> None:
     """The gradient of a weighted sum of losses in company against those of the same samples alone."""
     by = torch.tensor(WEIGHTS[: len(places)], dtype=torch.float64).to(problem.device)
 
-    def together(there: Problem) -> Sequence[Tensor]:
+    def together(there: Function) -> Sequence[Tensor]:
         leaves = there.leaves()
         each = there.losses(leaves, _samples(there, company))[places.to(there.device)]
         return _gradients((by.to(each) * each).sum(), list(leaves.values()))
@@ -196,7 +194,7 @@ def _agree(
     precision: torch.dtype,
 ) -> bool:
     """By the norm of each tensor: where rounding moves an input of ReLU over 0, a few numbers change for good."""
-    rough = 0.1 if precision in losses.COARSE else 1e-2 if precision == torch.float32 else 1e-6
+    rough = 0.1 if precision in COARSE else 1e-2 if precision == torch.float32 else 1e-6
     norms = [float(size.double().norm()) for size in sizes]
     rounding = [UNITS * float(part.double().norm()) for part in shifted]
     whole = max(norms, default=0.0)
@@ -206,7 +204,7 @@ def _agree(
     )
 
 
-def _refusal(problem: Problem, what: str, reason: str = "") -> InputError:
+def _refusal(problem: Function, what: str, reason: str = "") -> InputError:
     return InputError(
         f"the {what} of a sample depends on the other samples of its batch",
         type(problem.model).__name__ + reason,

@@ -18,22 +18,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from estimators.curvature.lanczos import random_start
 from estimators.errors import InputError
+from estimators.numbers.formats import COARSE
+from estimators.numbers.vectors import random_start
 from estimators.results import Finding
-from estimators.task import losses
+from estimators.task.function import Function
 from estimators.task.lookups import FreePadding
 from estimators.task.precision import LAST_PLACES, UNITS, InDouble, at_rounded_weights, double_copy
 from estimators.task.products import hessian
 from estimators.task.second_derivatives import REWRITE
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Problem
 
 FEWEST, SOME, MOST, SHARE = 2, 4, 32, 32
 """Samples that are looked at: one in 32 and at most 32; of a small set two, or up to four where they are one in 16."""
@@ -57,7 +54,7 @@ CONSTANT = 0.1
 """An error that changes by less than this share of itself from one h to the next does not move with h."""
 
 
-def curvature_fault(problem: Problem, *, double: bool = True) -> InputError | None:
+def curvature_fault(problem: Function, *, double: bool = True) -> InputError | None:
     """Why curvature can't be measured: second derivatives that are missing or wrong; None where they are right.
 
     Cost: about twelve forward+backward passes over 2 to 32 samples, in float64 where the model has room for a copy.
@@ -148,7 +145,7 @@ class Errors:
         return min(self.each) / self.size
 
 
-def _fault(problem: Problem) -> InputError | None:
+def _fault(problem: Function) -> InputError | None:
     beside, scale = _beside(problem)
     there = problem.at(problem.unflatten(beside))
     loss, gradient = there.loss_and_gradient()
@@ -163,7 +160,7 @@ def _fault(problem: Problem) -> InputError | None:
             images = product(torch.stack(directions, 1)).double().unbind(1)
     except InputError as error:
         missing = error
-    if problem.precision in losses.COARSE:
+    if problem.precision in COARSE:
         return missing  # rounding drowns every difference
     tolerance = TOLERANCE if problem.dtype == torch.float64 else OWN_TOLERANCE
     for number, v in enumerate(directions):
@@ -178,7 +175,7 @@ def _fault(problem: Problem) -> InputError | None:
     return missing
 
 
-def _rounding(problem: Problem, scale: Tensor, loss: float, slope: Tensor) -> tuple[float, float]:
+def _rounding(problem: Function, scale: Tensor, loss: float, slope: Tensor) -> tuple[float, float]:
     """What rounding may move the loss and the norm of the gradient by.
 
     That is what a move of the weights in their last places does to them, and the last places of what loss and gradient
@@ -202,7 +199,7 @@ def _rounding(problem: Problem, scale: Tensor, loss: float, slope: Tensor) -> tu
 
 
 def _errors(
-    problem: Problem,
+    problem: Function,
     at: Tensor,
     v: Tensor,
     told: tuple[Tensor, Tensor | None],
@@ -226,7 +223,7 @@ def _errors(
     return first, second
 
 
-def _by_tensor(problem: Problem, image: Tensor, seen: Sequence[Quotients], noise: float) -> list[Errors]:
+def _by_tensor(problem: Function, image: Tensor, seen: Sequence[Quotients], noise: float) -> list[Errors]:
     own = torch.split(image, problem.sizes)
     changes = [torch.split(each.change, problem.sizes) for each in seen]
     whole = float(image.norm()) * WHOLE
@@ -238,7 +235,7 @@ def _by_tensor(problem: Problem, image: Tensor, seen: Sequence[Quotients], noise
     return found
 
 
-def _quotients(problem: Problem, at: Tensor, v: Tensor, h: float) -> Quotients:
+def _quotients(problem: Function, at: Tensor, v: Tensor, h: float) -> Quotients:
     ends = []
     for sign in (1, -1):
         loss, gradient = problem.at(problem.unflatten(at + sign * h * v)).loss_and_gradient()
@@ -247,7 +244,7 @@ def _quotients(problem: Problem, at: Tensor, v: Tensor, h: float) -> Quotients:
     return Quotients(h, g.new_tensor((f - f_back) / (2 * h)), (g - g_back) / (2 * h))
 
 
-def _beside(problem: Problem) -> tuple[Tensor, Tensor]:
+def _beside(problem: Function) -> tuple[Tensor, Tensor]:
     """A point at a random step from w, and for each coordinate how far a direction moves it."""
     roots = [float(p.double().square().mean().sqrt()) if p.numel() else 0.0 for p in problem.parameters.values()]
     least = LEVELLED * (max(roots) or 1.0)
@@ -271,11 +268,11 @@ def _asymmetric(directions: Sequence[Tensor], images: Sequence[Tensor], toleranc
     return apart > tolerance * size + rounding * float(u.norm() + v.norm())
 
 
-def _name(problem: Problem) -> str:
+def _name(problem: Function) -> str:
     return type(problem.model).__name__
 
 
-def _no_gradient(problem: Problem, errors: Errors) -> InputError:
+def _no_gradient(problem: Function, errors: Errors) -> InputError:
     return InputError(
         f"the gradient is not that of the loss: along a random step it is off by {errors.share:.1%} of what the loss "
         "changes by",

@@ -6,18 +6,14 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, UntypedStorage
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from estimators.errors import InputError
+from estimators.task.function import Function, Samples
 from estimators.task.second_derivatives import TwiceDifferentiable
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Problem, Samples
-
 
 UNDERIVED = re.compile(r"derivative|double.?backward|differentiat|not implemented", re.IGNORECASE)
 """What torch says where it has no second derivative; other errors of a backward, as of memory, are none of that."""
@@ -67,7 +63,7 @@ def _told() -> Iterator[None]:
         ) from error
 
 
-def graph(problem: Problem, samples: Samples) -> Graph:
+def graph(problem: Function, samples: Samples) -> Graph:
     """Of the summed loss of the samples. Call it inside :meth:`Problem.measuring`."""
     named = problem.leaves()
     leaves = list(named.values())
@@ -78,10 +74,10 @@ def graph(problem: Problem, samples: Samples) -> Graph:
     return Graph(leaves, {i: get_gradient_edge(p) for i, p in enumerate(parts) if p is not None and p.requires_grad})
 
 
-def kept_bytes(problem: Problem, samples: Samples) -> int:
+def kept_bytes(problem: Function, samples: Samples) -> int:
     """What the graph of these samples keeps for backward, parameters and samples left out."""
     given = samples.values() if isinstance(samples, dict) else samples
-    tensors = (*problem.parameters.values(), *problem._fixed.values(), *given)
+    tensors = (*problem.parameters.values(), *problem.fixed.values(), *given)
     known = {part.untyped_storage().data_ptr() for t in tensors for part in dense_parts(t)}
     held: dict[int, UntypedStorage] = {}
 

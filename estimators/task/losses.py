@@ -11,15 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators.errors import InputError
+from estimators.numbers.formats import COARSE
 from estimators.task.model_kinds import IGNORED, head
 
 LossFunction = Callable[[Any, Tensor], Tensor]
 LOOKED_AT = 1 << 20
 """Numbers that are looked at together."""
-COARSE = (torch.float16, torch.bfloat16)
-"""Number formats whose rounding drowns small noise and curvature."""
-TOO_COARSE = "rounding of half precision exceeds what the bounds allow for; use model.float(), and no autocast"
-"""Why a result of theirs has no confidence."""
 NAMES = ("cross-entropy", "logistic", "squared")
 
 

@@ -13,15 +13,12 @@ Without a limit all graphs are kept, and vectors take 4 GiB.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from estimators.errors import InputError
+from estimators.task.function import Function
 from estimators.task.graphs import kept_bytes
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Problem
 
 VECTOR_BYTES = 4 << 30
 """For vectors, where no limit is set."""
@@ -52,31 +49,31 @@ FORMED = 6
 """Matrices of d x d numbers in float64 that a formed Hessian takes, its eigenvalues and its bracket included."""
 
 
-def graph_sizes(problem: Problem) -> tuple[int, ...]:
+def graph_sizes(problem: Function) -> tuple[int, ...]:
     """Bytes that the graphs of one, two and three samples keep, as far as there are so many."""
     with problem.measuring():
         most = min(3, problem.n)
         return tuple(kept_bytes(problem, problem.trimmed(problem.take(slice(0, m + 1)))) for m in range(most))
 
 
-def graph_bytes(problem: Problem, samples: int) -> int:
+def graph_bytes(problem: Function, samples: int) -> int:
     """What the graph of so many samples keeps: what three take, and for each further one what the third added.
 
     A single sample says little about more: without others its tensors are often views where several are copied.
     """
-    sizes = problem._graph_sizes or graph_sizes(problem)
+    sizes = problem.graph_sizes or graph_sizes(problem)
     if samples <= len(sizes):
         return sizes[samples - 1]
     return sizes[-1] + (samples - len(sizes)) * (max(0, sizes[-1] - sizes[-2]) if len(sizes) > 1 else sizes[-1])
 
 
-def gradient_bytes(problem: Problem, samples: int) -> int:
+def gradient_bytes(problem: Function, samples: int) -> int:
     """What a gradient of so many samples takes at most, those of an evaluation beside it: the larger of two graphs, and
     as much again to differentiate it."""
-    return 2 * graph_bytes(problem, min(max(samples, problem._chunk), problem.n))
+    return 2 * graph_bytes(problem, min(max(samples, problem.chunk), problem.n))
 
 
-def fitting_chunk(problem: Problem, wanted: int) -> int:
+def fitting_chunk(problem: Function, wanted: int) -> int:
     """How many samples go through the model at once: no more than wanted, nor than the limit allows.
 
     Raises:
@@ -104,39 +101,39 @@ def _halvings(most: int) -> list[int]:
     return found
 
 
-def kept_graphs(problem: Problem) -> int:
+def kept_graphs(problem: Function) -> int:
     """How many graphs of chunks are kept; all or, since one place is for those built anew, fewer than fit."""
-    chunks = -(-problem.n // problem._chunk)
+    chunks = -(-problem.n // problem.chunk)
     if problem.memory_bytes is None:
         return chunks
-    one = max(graph_bytes(problem, min(problem._chunk, problem.n)), 1)
+    one = max(graph_bytes(problem, min(problem.chunk, problem.n)), 1)
     fit = int(GRAPHS * problem.memory_bytes / one) - 1  # a place for the work on one of them
     return chunks if fit >= chunks else max(0, fit - 1)
 
 
-def keeps_all(problem: Problem) -> bool:
-    return kept_graphs(problem) * problem._chunk >= problem.n
+def keeps_all(problem: Function) -> bool:
+    return kept_graphs(problem) * problem.chunk >= problem.n
 
 
-def vectors(problem: Problem) -> int:
+def vectors(problem: Function) -> int:
     """How many vectors of d numbers, in the parameters' format, may be held beside the graphs."""
     if problem.memory_bytes is None:
         return max(VECTOR_BYTES // _vector(problem), FEWEST)
     return max(int((problem.memory_bytes - _for_graphs(problem, problem.memory_bytes)) / _vector(problem)), FEWEST)
 
 
-def room_for_double(problem: Problem) -> bool:
+def room_for_double(problem: Function) -> bool:
     """Whether a check may work on a copy in float64; not under a limit as long as nothing is known of the graphs."""
-    known = problem.memory_bytes is None or bool(problem._graph_sizes)
+    known = problem.memory_bytes is None or bool(problem.graph_sizes)
     return known and vectors(problem) >= COPIED
 
 
-def columns(problem: Problem, most: int, each: int, beside: int) -> int:
+def columns(problem: Function, most: int, each: int, beside: int) -> int:
     """How many columns of ``each`` vectors fit beside others: no more than ``most``, one at least."""
     return max(1, min(most, (vectors(problem) - beside) // each))
 
 
-def sweeping(problems: Sequence[Problem], most: int) -> int:
+def sweeping(problems: Sequence[Function], most: int) -> int:
     """Columns of the sweeps for each of several points, whose columns are in memory together.
 
     Raises:
@@ -154,7 +151,7 @@ def sweeping(problems: Sequence[Problem], most: int) -> int:
     return min(columns(problem, most, COLUMN * len(problems), BESIDE) for problem in problems)
 
 
-def too_many_points(problem: Problem, count: int) -> str | None:
+def too_many_points(problem: Function, count: int) -> str | None:
     """Why pairs cannot be fitted to so many points within the limit, with what would do; None where they can.
 
     Their gradients and bounds are held together, with the fits' own arrays in float64.
@@ -167,7 +164,7 @@ def too_many_points(problem: Problem, count: int) -> str | None:
     return f"{size(problem.memory_bytes)} are too little for fits to {count} points: {enough}"
 
 
-def holds_formed(problem: Problem, count: int) -> bool:
+def holds_formed(problem: Function, count: int) -> bool:
     """Whether there is room for the formed Hessians of so many points at once, with what is made of them."""
     if problem.memory_bytes is None:
         return True
@@ -175,7 +172,7 @@ def holds_formed(problem: Problem, count: int) -> bool:
     return count * FORMED * 8 * problem.d**2 <= room
 
 
-def formed_points(problem: Problem) -> int:
+def formed_points(problem: Function) -> int:
     """How many points may keep the Hessian that was formed there while one is measured at another point."""
     one, room = 8 * problem.d**2, float(FORMED_BYTES)
     if problem.memory_bytes is not None:
@@ -183,22 +180,22 @@ def formed_points(problem: Problem) -> int:
     return max(0, int(room // one))
 
 
-def _for_graphs(problem: Problem, limit: int) -> float:
-    one = graph_bytes(problem, min(problem._chunk, problem.n))
+def _for_graphs(problem: Function, limit: int) -> float:
+    one = graph_bytes(problem, min(problem.chunk, problem.n))
     return min(GRAPHS * limit, (kept_graphs(problem) + 2) * one)
 
 
-def holds_basis(problem: Problem, steps: int) -> bool:
+def holds_basis(problem: Function, steps: int) -> bool:
     """Whether a Lanczos run of so many steps may hold its basis, beside what a step takes."""
     return vectors(problem) >= steps + STEP
 
 
-def sums_dtype(problem: Problem) -> torch.dtype:
+def sums_dtype(problem: Function) -> torch.dtype:
     """The format of sums over probes: float64 where there is room."""
     return torch.float64 if vectors(problem) >= WIDE or problem.precision.itemsize < 4 else problem.dtype
 
 
-def _vector(problem: Problem) -> int:
+def _vector(problem: Function) -> int:
     return problem.d * max(problem.dtype.itemsize, 4)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from estimators.errors import InputError
+from estimators.numbers.formats import COARSE
 from estimators.task import losses, model_kinds
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Problem
+from estimators.task.function import Function
 
 BY_FUNCTION = "in Python, give the loss as a function (output, targets) -> one loss for each sample"
 SHIFT_HERE = (
@@ -22,7 +21,7 @@ SHIFT_HERE = (
 )
 
 
-def refuse_another_loss(problem: Problem) -> None:
+def refuse_another_loss(problem: Function) -> None:
     """InputError where a transformers model gives another loss itself than ours is of one sequence alone."""
     if problem.loss_name != "cross-entropy" or not isinstance(problem.samples, dict):
         return
@@ -46,18 +45,18 @@ def refuse_another_loss(problem: Problem) -> None:
             raise InputError(what, name, _way_out(problem, one, ours, theirs))
 
 
-def _theirs(problem: Problem, one: dict[str, Tensor]) -> float | None:
+def _theirs(problem: Function, one: dict[str, Tensor]) -> float | None:
     loss = problem.own_loss(one)
     return None if loss is None else float(loss)
 
 
-def _equal(problem: Problem, ours: float, theirs: float) -> bool:
+def _equal(problem: Function, ours: float, theirs: float) -> bool:
     """Up to rounding (1e-7 in float32, 5e-3 in bfloat16, as measured); a balancing term may be 1e-3 of the loss."""
-    tolerance = 2e-2 if problem.precision in losses.COARSE else 1e-5
+    tolerance = 2e-2 if problem.precision in COARSE else 1e-5
     return abs(ours - theirs) <= tolerance * max(abs(theirs), 0.1)
 
 
-def _way_out(problem: Problem, one: dict[str, Tensor], ours: float, theirs: float) -> str:
+def _way_out(problem: Function, one: dict[str, Tensor], ours: float, theirs: float) -> str:
     """The entries of its config that, tried here, make its loss ours; else a way that fits how it differs."""
     entries = _entries(problem)
     tries = [{name: value} for name, value in entries.items()]
@@ -74,7 +73,7 @@ def _way_out(problem: Problem, one: dict[str, Tensor], ours: float, theirs: floa
     return BY_FUNCTION
 
 
-def _entries(problem: Problem) -> dict[str, Any]:
+def _entries(problem: Function) -> dict[str, Any]:
     """Entries of the config that add to a loss, with the value at which they add nothing."""
     config = getattr(model_kinds.transformer(problem.model), "config", None)
     values = {} if config is None else {**vars(config)}
@@ -94,7 +93,7 @@ def _entries(problem: Problem) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _changed(problem: Problem, changes: Mapping[str, Any]) -> Iterator[None]:
+def _changed(problem: Function, changes: Mapping[str, Any]) -> Iterator[None]:
     """A config with other entries while it lasts, and the attributes that the model copied from it."""
     inner: Any = model_kinds.transformer(problem.model)
     holders = [inner.config, inner]

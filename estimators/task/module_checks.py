@@ -7,24 +7,21 @@ numbers, and leaves those of the caller as they were.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from estimators.errors import InputError
+from estimators.numbers.formats import COARSE, coarsest
 from estimators.results import Finding
-from estimators.task.lookups import UNNAMED, DenseGradients, ShiftedPadding, Watch
-from estimators.task.losses import COARSE
+from estimators.task.function import Function, Samples
+from estimators.task.lookups import UNNAMED, ShiftedPadding, Watch
 from estimators.task.module_state import Place, Places, Snapshot, held_tensors, same_numbers, unchanged, undone
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Problem, Samples
+from estimators.task.side_effects import CAREFUL, SideEffects, changed_parameter
 
 STAGE = "opening"
 FEW = 4
@@ -36,65 +33,7 @@ ROUNDINGS = 64
 """Of the loss: what a padding row must move it by."""
 
 
-@dataclass(frozen=True)
-class SideEffects:
-    """What forward changes, each with what it is to see in every call.
-
-    ``inputs``, ``targets``, ``parameters``: it works in place on them, though these parameters came out as they were.
-    ``state``: numbers of buffers and frozen parameters that it overwrites. ``places``: what modules hold beside those.
-    ``sparse``: it looks up embeddings with sparse gradients. ``paddings``: embeddings, by the parameter that they look
-    up, and the row to which the lookup gives no gradient. ``coarse``: the format that rounds most among those that it
-    computes in. ``training_only``: parameters that the loss reaches in training mode and not in evaluation mode.
-    """
-
-    inputs: bool = False
-    targets: bool = False
-    parameters: frozenset[str] = frozenset()
-    state: Mapping[str, Tensor] = field(default_factory=dict)
-    places: Places = ()
-    sparse: bool = False
-    paddings: tuple[tuple[str, int], ...] = ()
-    coarse: torch.dtype | None = None
-    training_only: tuple[str, ...] = ()
-
-    def fresh_targets(self, tensor: Tensor) -> Tensor:
-        return tensor.clone() if self.targets else tensor
-
-    @contextlib.contextmanager
-    def undone(
-        self, fixed: Mapping[str, Tensor], parameters: Mapping[str, Tensor], samples: Mapping[str, Tensor]
-    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Around one forward: all that it reads besides samples, and these, as it may change them.
-
-        Raises:
-            InputError: it changed what was to stay.
-        """
-        state = {**fixed, **parameters, **{name: tensor.clone() for name, tensor in self.state.items()}}
-        state |= {name: parameters[name].clone() for name in self.parameters & parameters.keys()}
-        fresh = {name: tensor.clone() if self.inputs else tensor for name, tensor in samples.items()}
-        versions = [tensor._version for tensor in fresh.values()]
-        with undone(self.places), DenseGradients() if self.sparse else contextlib.nullcontext():
-            yield state, fresh
-        for name in self.parameters & parameters.keys():
-            if not same_numbers(state[name].detach(), parameters[name].detach()):
-                raise changed_parameter(name)
-        if not self.inputs and versions != [tensor._version for tensor in fresh.values()]:
-            raise InputError("forward works in place on some samples and not on others", "samples", "let it copy them")
-
-
-def changed_parameter(name: str) -> InputError:
-    return InputError(
-        "forward changes a parameter in place, which torch does not differentiate",
-        name,
-        "change it before this call (an embedding's `max_norm`), or with torch.nn.utils.parametrize",
-    )
-
-
-CAREFUL = SideEffects(inputs=True, targets=True)
-"""Before anything is known."""
-
-
-def side_effects(problem: Problem) -> SideEffects:
+def side_effects(problem: Function) -> SideEffects:
     """What the forward of a new problem changes.
 
     Cost: two forward passes and a gradient over a few samples; a forward pass for each tensor that a module holds
@@ -112,7 +51,7 @@ def side_effects(problem: Problem) -> SideEffects:
         return _with_training_only(problem, few, found, unreached)
 
 
-def _observed(problem: Problem, few: Samples, snapshot: Snapshot) -> tuple[SideEffects, list[str]]:
+def _observed(problem: Function, few: Samples, snapshot: Snapshot) -> tuple[SideEffects, list[str]]:
     """What a forward without gradients and one with them do, and the parameters that the loss does not reach."""
     watch, formats = Watch(), _Formats()
     changed, places, unreached = [], dict[tuple[Any, ...], tuple[Place, Any]](), list[str]()
@@ -152,25 +91,25 @@ def _without_gradient(loss: Tensor, leaves: Mapping[str, Tensor]) -> list[str]:
 # -- parameters and buffers ------------------------------------------------------------------------
 
 
-def _refuse_changed_parameters(problem: Problem) -> None:
+def _refuse_changed_parameters(problem: Function) -> None:
     given = dict(problem.model.named_parameters())
     for name, tensor in problem.parameters.items():
         if not same_numbers(tensor, given[name].detach()):
             raise changed_parameter(name)
 
 
-def _overwritten(problem: Problem) -> dict[str, Tensor]:
+def _overwritten(problem: Function) -> dict[str, Tensor]:
     """Buffers and frozen parameters whose numbers are no longer the model's; they get these back."""
     given = {**dict(problem.model.named_parameters()), **dict(problem.model.named_buffers())}
     state = {}
-    for name, tensor in problem._fixed.items():
+    for name, tensor in problem.fixed.items():
         if tensor.layout == torch.strided and not same_numbers(tensor, given[name].detach()):
             state[name] = given[name].detach().clone()
             tensor.copy_(state[name])
     return state
 
 
-def _refilled(problem: Problem, few: Samples, found: SideEffects) -> Places:
+def _refilled(problem: Function, few: Samples, found: SideEffects) -> Places:
     """What modules hold and compute anew where it is not there, as what was made of the weights by a call before."""
     refilled: list[tuple[Place, Any]] = []
     other = copy(problem)
@@ -187,7 +126,7 @@ def _refilled(problem: Problem, few: Samples, found: SideEffects) -> Places:
     return tuple(refilled)
 
 
-def _with_training_only(problem: Problem, few: Samples, found: SideEffects, unreached: list[str]) -> SideEffects:
+def _with_training_only(problem: Function, few: Samples, found: SideEffects, unreached: list[str]) -> SideEffects:
     """With the parameters that the loss reaches in training mode alone."""
     if found.places and unreached:
         unreached = _still_unreached(problem, few, found)
@@ -197,11 +136,11 @@ def _with_training_only(problem: Problem, few: Samples, found: SideEffects, unre
     return replace(found, training_only=tuple(name for name in unreached if name not in trained))
 
 
-def _still_unreached(problem: Problem, few: Samples, effects: SideEffects, training: bool = False) -> list[str]:
+def _still_unreached(problem: Function, few: Samples, effects: SideEffects, training: bool = False) -> list[str]:
     """The parameters that the loss does not reach with these side effects undone; all where forward fails."""
     other = copy(problem)
     buffers = dict(problem.model.named_buffers())  # batch norm moves its statistics in training mode
-    other._fixed = {name: t.clone() if name in buffers else t for name, t in problem._fixed.items()}
+    other.fixed = {name: t.clone() if name in buffers else t for name, t in problem.fixed.items()}
     other.effects = effects
     modules = list(problem.model.modules())
     try:
@@ -216,9 +155,9 @@ def _still_unreached(problem: Problem, few: Samples, effects: SideEffects, train
             module.training = False
 
 
-def _by_address(problem: Problem) -> dict[int, str]:
+def _by_address(problem: Function) -> dict[int, str]:
     """Names of the parameters to be measured by their address, empty for what is fixed."""
-    fixed = {t.data_ptr(): "" for t in problem._fixed.values() if t.layout == torch.strided}
+    fixed = {t.data_ptr(): "" for t in problem.fixed.values() if t.layout == torch.strided}
     return {p.data_ptr(): name for name, p in problem.parameters.items()} | fixed
 
 
@@ -272,20 +211,10 @@ class _Formats(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
 
-def coarsest(formats: Iterable[torch.dtype]) -> torch.dtype:
-    """The number format that rounds most."""
-    return max(formats, key=lambda dtype: torch.finfo(dtype).eps)
-
-
-def weights_precision(model: nn.Module) -> torch.dtype:
-    """The format that rounds most, of all parameters: adapters in float32 may stand on a bfloat16 model."""
-    return coarsest(p.dtype for p in model.parameters() if p.is_floating_point())
-
-
 # -- what is said ----------------------------------------------------------------------------------
 
 
-def module_findings(problem: Problem, unused: Collection[str]) -> list[Finding]:
+def module_findings(problem: Function, unused: Collection[str]) -> list[Finding]:
     """What a user should know of them; ``unused``: parameters that no sample reaches.
 
     Cost: a few forward passes over a few samples, where an embedding has a padding row.
@@ -314,7 +243,7 @@ def _training_only(names: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _padding_rows(problem: Problem) -> list[Finding]:
+def _padding_rows(problem: Function) -> list[Finding]:
     """Embeddings whose padding row moves the loss of a sample, though torch gives it no gradient."""
     if not problem.effects.paddings:
         return []
@@ -345,7 +274,7 @@ def _padding_rows(problem: Problem) -> list[Finding]:
     ]
 
 
-def _with_padding(problem: Problem) -> Tensor:
+def _with_padding(problem: Function) -> Tensor:
     """The first samples, and some in which a number of a padding row occurs."""
     inputs = [t for name, t in problem.samples.items() if name != "labels"] if isinstance(problem.samples, dict) else []
     inputs = inputs or [_tensors(problem.samples)[0]]

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from estimators.task.losses import COARSE, FEW_CLASSES
+from estimators.numbers.formats import COARSE
+from estimators.task.losses import FEW_CLASSES
 from estimators.task.problem import Problem
 
 Sloped = tuple[Tensor, Callable[[], Tensor]]

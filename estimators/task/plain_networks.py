@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from estimators.task import losses
+from estimators.task.function import Function
 from estimators.task.losses import Curved
-from estimators.task.problem import Problem
 
 PIECEWISE = (nn.Identity, nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh)
 """Functions without a second derivative, in evaluation mode."""
@@ -63,7 +63,7 @@ class Passed:
 class PlainNetwork:
     """A problem's layers, in order, with their weights in float64, or in the format that is given."""
 
-    def __init__(self, problem: Problem, first: Sequence[nn.Module], layers: Sequence[Layer]) -> None:
+    def __init__(self, problem: Function, first: Sequence[nn.Module], layers: Sequence[Layer]) -> None:
         self.problem = problem
         self.layers = layers
         self._first = first
@@ -109,7 +109,7 @@ class PlainNetwork:
         return Passed(inputs, slopes, bends[::-1], deltas[::-1], losses.curved(loss, wide))
 
 
-def plain_network(problem: Problem) -> PlainNetwork | None:
+def plain_network(problem: Function) -> PlainNetwork | None:
     """The problem's layers where it is a plain network with one of the named losses; None for any other problem.
 
     Each parameter is the weight or the bias of one linear layer, trained and not shared, and nothing else happens on
@@ -147,7 +147,7 @@ def plain_network(problem: Problem) -> PlainNetwork | None:
     return None if at else PlainNetwork(problem, first, layers)
 
 
-def _places(problem: Problem) -> dict[str, slice]:
+def _places(problem: Function) -> dict[str, slice]:
     """The coordinates of each parameter."""
     ends = list(itertools.accumulate(problem.sizes))
     return {name: slice(end - size, end) for name, size, end in zip(problem.names, problem.sizes, ends, strict=True)}

@@ -6,16 +6,15 @@ In float64 what forward would round to a shorter format on its way stays in floa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from estimators.task import losses, memory_limit
+from estimators.numbers.formats import COARSE
+from estimators.task import memory_limit
+from estimators.task.function import Function
 from estimators.task.function_modes import FunctionMode
-
-if TYPE_CHECKING:
-    from estimators.task.problem import Problem
 
 UNITS = 8
 """Weights are moved by so many units in their last place, and what that changes counts so many times."""
@@ -42,7 +41,7 @@ def _wide(value: Any) -> Any:
     return torch.float64 if isinstance(value, torch.dtype) and value in SHORTER else value
 
 
-def double_copy(problem: Problem) -> Problem | None:
+def double_copy(problem: Function) -> Function | None:
     """The problem in float64, to be used under :class:`InDouble`; None where there is no room for it, or where forward
     does not take it or does not compute the same in it."""
     if not memory_limit.room_for_double(problem):
@@ -55,11 +54,11 @@ def double_copy(problem: Problem) -> Problem | None:
         # Whatever forward raises for numbers in float64, it was seen to take those in its own format.
         return None
     own = problem.loss()
-    rough = 5e-2 if problem.precision in losses.COARSE else 1e-3
+    rough = 5e-2 if problem.precision in COARSE else 1e-3
     return double if abs(loss - own) <= rough * max(abs(own), 1.0) else None
 
 
-def at_rounded_weights(problem: Problem) -> Problem:
+def at_rounded_weights(problem: Function) -> Function:
     """The problem with its weights moved by :data:`UNITS` in the last place, up or down at random: rounding on the way
     through a model does about as much to its losses (backward error), amplified as the model amplifies it."""
     unit = UNITS * torch.finfo(problem.precision).eps

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from estimators.errors import InputError
+from estimators.numbers.formats import COARSE
 from estimators.task import memory_limit, stagewise
+from estimators.task.function import Function
 from estimators.task.graphs import Graph, graph
-from estimators.task.losses import COARSE
 from estimators.task.memory_limit import DENSE_LIMIT as DENSE_LIMIT
 from estimators.task.plain_networks import PlainNetwork, plain_network
-from estimators.task.problem import Problem
 from estimators.task.second_derivatives import REWRITE
 
 Product = Callable[[Tensor], Tensor]
@@ -72,20 +72,20 @@ def finite(numbers: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def hessian(problem: Problem) -> Iterator[Counted]:
+def hessian(problem: Function) -> Iterator[Counted]:
     """The operator V (d, k) -> H V (d, k) at the problem's point.
 
     Cost: one gradient pass with its graph, then about two passes for each vector. Where H was formed already,
     products cost nothing.
 
-    Graphs are kept until the context closes, as many as ``problem.memory_bytes`` lets (``memory.py``); those of the
-    other chunks are built anew, one at a time, for each block: one more pass over their samples.
+    Graphs are kept until the context closes, as many as ``problem.memory_bytes`` lets (``memory_limit.py``); those of
+    the other chunks are built anew, one at a time, for each block: one more pass over their samples.
     """
     if problem.curvature_fault is not None:
         fault = problem.curvature_fault
         raise InputError(fault.what, fault.where, fault.hint)
-    if problem._dense is not None:
-        dense = problem._dense
+    if problem.formed_hessian is not None:
+        dense = problem.formed_hessian
         yield Counted(lambda block: (dense @ block.to(dense.dtype)).to(block.dtype), problem.d)
         return
     network = plain_network(problem)
@@ -131,20 +131,20 @@ def _by_layers(network: PlainNetwork) -> Counted:
     return Counted(apply, problem.d)
 
 
-def dense_hessian(problem: Problem) -> Tensor:
+def dense_hessian(problem: Function) -> Tensor:
     """H as a symmetric (d, d) matrix in float64, formed once and kept with the problem: by d products, or at once where
     the problem is a plain network."""
-    if problem._dense is None:
+    if problem.formed_hessian is None:
         network = plain_network(problem)
         if network is not None and problem.curvature_fault is None:
             with problem.measuring():
-                problem._dense = finite(stagewise.formed(network))
+                problem.formed_hessian = finite(stagewise.formed(network))
         else:
-            problem._dense = _from_columns(problem)
-    return problem._dense
+            problem.formed_hessian = _from_columns(problem)
+    return problem.formed_hessian
 
 
-def _from_columns(problem: Problem) -> Tensor:
+def _from_columns(problem: Function) -> Tensor:
     columns = []
     with hessian(problem) as product:
         for start in range(0, problem.d, BLOCK):
@@ -159,37 +159,37 @@ def _from_columns(problem: Problem) -> Tensor:
     return (matrix + matrix.T) / 2
 
 
-def forming_passes(problem: Problem) -> float:
+def forming_passes(problem: Function) -> float:
     """What forming H costs."""
     return 2 * problem.d + 1 if plain_network(problem) is None else stagewise.forming_passes(problem.d)
 
 
 @contextlib.contextmanager
-def passing(problem: Problem) -> Iterator[None]:
+def passing(problem: Function) -> Iterator[None]:
     """A Hessian that is formed inside is let go at the end; one that was there before stays."""
-    before = problem._dense
+    before = problem.formed_hessian
     try:
         yield
     finally:
-        problem._dense = before
+        problem.formed_hessian = before
 
 
-def _kept(problem: Problem) -> tuple[list[Graph], int]:
+def _kept(problem: Function) -> tuple[list[Graph], int]:
     """The graphs that stay in memory, of the first chunks, and how many samples the other chunks hold."""
     number = memory_limit.kept_graphs(problem)
     kept = list(itertools.islice(_graphs(problem), number))
-    samples = min(problem.n, number * problem._chunk)
+    samples = min(problem.n, number * problem.chunk)
     problem.passes.add(samples / problem.n)
     return kept, problem.n - samples
 
 
-def _graphs(problem: Problem, first: int = 0) -> Iterator[Graph]:
+def _graphs(problem: Function, first: int = 0) -> Iterator[Graph]:
     """Of all chunks from the first one on."""
     for chunk in itertools.islice(problem.chunks(), first, None):
         yield graph(problem, chunk)
 
 
-def _add_products(problem: Problem, graphs: Sequence[Graph], columns: Sequence[Tensor], total: Tensor) -> None:
+def _add_products(problem: Function, graphs: Sequence[Graph], columns: Sequence[Tensor], total: Tensor) -> None:
     """Adds the sum over the samples of nabla^2 l_i times each of the columns (d,) to a row of the total (k, d)."""
     for column, into in zip(columns, total, strict=True):
         pieces = list(problem.unflatten(column).values())

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from estimators.results import Finding
-from estimators.smoothness_vector.at_a_point import DENSE_GAP
-from estimators.smoothness_vector.formed import dense_bracket
-from estimators.task.problem import Parameters, Problem
-from estimators.task.products import dense_hessian
+from estimators.task.function import Parameters
+from estimators.task.problem import Problem
 
 ROUNDS = 2
 BLOCK = 256
@@ -94,16 +92,7 @@ def rotated(problem: Problem, seed: int) -> Problem:
     other.unrotated = unrotated
     other.parameters = {NAME: rotation.inverse(flat)}
     other.names, other.sizes, other.shapes = (NAME,), [problem.d], {NAME: torch.Size([problem.d])}
-    other._dense = None
+    other.formed_hessian = None
     other.measure_graphs()
     other.findings = (*problem.findings, CONTROL)
     return other
-
-
-def rotated_density(problem: Problem, seed: int, gap: float = DENSE_GAP) -> float:
-    """R_L = upper/(d lambda) of Q'HQ, for a Hessian that is small enough to be formed and is not 0."""
-    matrix = dense_hessian(problem)
-    rotation = Rotation(problem.d, seed, matrix)
-    turned = rotation.inverse(rotation.inverse(matrix).T)
-    found = dense_bracket((turned + turned.T) / 2, torch.Generator().manual_seed(seed), gap)
-    return found.upper / (problem.d * float(torch.linalg.eigvalsh(matrix).abs().max()))

@@ -23,7 +23,7 @@ def impossible(value: Any, key: str = "", path: str = "") -> str | None:
     methods.
 
     Args:
-        value: of the types of ``stored_types``.
+        value: of the types of ``rows``.
         key: under which it stands.
         path: to it, for the message.
     """

@@ -40,6 +40,8 @@ LEVEL = (0.8, 1.25)
 """A speed-up within these makes no difference."""
 PAIR = ("sgd", "adagrad")
 """The two methods that the question is about."""
+ADDING = ("--budget", "--seeds", "--optimizers", "--skip", "--no-training")
+"""Options with which a finished folder goes on (without the last one training is no longer skipped)."""
 Answer = Literal["adagrad", "sgd", "no-difference", "undecided"]
 
 

@@ -326,7 +326,7 @@ TOP: Mapping[str, Any] = {
 
 def fault(text: str, parts: Mapping[str, type[Any]]) -> str | None:
     """The first key of a result.json whose value is of another type than was written, or impossible
-    (``stored_values``), with what it should be.
+    (``checks``), with what it should be.
 
     Args:
         text: the file, known to be JSON.

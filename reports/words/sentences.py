@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from diagnose.continuation import ADDING
-from reports.record.diagnosis import NOISE_SIDES, PAIR, SMOOTHNESS_SIDES
+from reports.record.diagnosis import ADDING, NOISE_SIDES, PAIR, SMOOTHNESS_SIDES
 from reports.words.numbers import bracket, certified, interval, measured, number, percent, ratio, ratio_interval
 
 if TYPE_CHECKING:

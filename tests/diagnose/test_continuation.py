@@ -14,14 +14,15 @@ import torch
 
 import reports
 from diagnose import pipeline
-from diagnose.continuation import ADDING, going_on, inputs, refused, without
+from diagnose.continuation import going_on, inputs, refused, without
 from diagnose.errors import InputError
 from diagnose.settings import SKIPPABLE, Settings
-from diagnose.stages.stages import STAGES, Bench, Update
+from diagnose.stages.bench import Bench, Update
+from diagnose.stages.order import STAGES
 from diagnose.store import Store
 from estimators.results import Finding, stored_keys
 from reports.page.page import render
-from reports.record.diagnosis import PARTS, Diagnosis
+from reports.record.diagnosis import ADDING, PARTS, Diagnosis
 from reports.words.sentences import following
 from tests.diagnose.test_pipeline import identity, interrupted, quadratic, result
 from tests.reports import made

@@ -21,8 +21,9 @@ from diagnose.errors import InputError
 from diagnose.inputs import open_task
 from diagnose.planning import plan
 from diagnose.settings import Settings
-from diagnose.stages.nested import whole_data
-from diagnose.stages.stages import STAGES, Bench, Update
+from diagnose.stages.bench import Bench, Update
+from diagnose.stages.order import STAGES
+from diagnose.stages.smoothness import whole_data
 from diagnose.store import Store
 from diagnose.training.runs import Leg, MemoryStore
 from estimators import Problem, smoothness

@@ -12,7 +12,7 @@ import pytest
 
 from diagnose import pipeline
 from diagnose.settings import Settings
-from diagnose.stages.stages import STAGES
+from diagnose.stages.order import STAGES
 
 # Above 2,000 parameters nothing is formed densely, so the curvature stages report progress.
 MODEL, DATA = "mlp", "digits"
@@ -32,7 +32,7 @@ DRIVER = """
 import os, signal, sys
 from diagnose import pipeline
 from diagnose.command import cli
-from diagnose.stages.stages import STAGES
+from diagnose.stages.order import STAGES
 
 stage, name, *words = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits one that ignores it

@@ -19,7 +19,7 @@ from diagnose.errors import InputError
 from diagnose.inputs import open_task
 from diagnose.inputs.data.objects import Samples
 from diagnose.settings import Settings
-from diagnose.stages.stages import Bench
+from diagnose.stages.bench import Bench
 from diagnose.training import race
 from diagnose.training.running import Course, look, run_alone
 from diagnose.training.runs import Contender, MemoryStore

@@ -129,8 +129,8 @@ def _unseeded(problem: Problem) -> Any:
 def _by_chunk(problem: Problem) -> Any:
     """Averages the standard deviations of chunks, as if they were independent of their size."""
     parts = [
-        noise(problem.subset(torch.arange(start, min(start + problem._chunk, problem.n)))).l1 or 0.0
-        for start in range(0, problem.n, problem._chunk)
+        noise(problem.subset(torch.arange(start, min(start + problem.chunk, problem.n)))).l1 or 0.0
+        for start in range(0, problem.n, problem.chunk)
     ]
     return replace(noise(problem), l1=sum(parts) / len(parts))
 

@@ -100,7 +100,7 @@ def test_pieces_of_a_batch_sum_to_the_whole(case: Case) -> None:
     model, samples = case.model(), case.samples()
     with _wide(case):
         whole, pieces = Problem(model, samples), Problem(model, samples)
-        pieces._chunk = 2
+        pieces.chunk = 2
         v = whole.unflatten(_vector(whole.d))
         assert pieces.loss() == pytest.approx(whole.loss(), rel=EXACT)
         _assert_close(pieces.flatten(pieces.gradient()), whole.flatten(whole.gradient()), EXACT)

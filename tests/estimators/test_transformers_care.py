@@ -41,7 +41,7 @@ def _measure_everything(problem: Problem) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_model_is_left_alone(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("anisotropic", "diagonal", "generalized", "lanczos"):
+    for name in ("smoothness_vector.at_a_point", "diagonal.estimate", "growth.generalized", "curvature.lanczos"):
         module = import_module(f"estimators.{name}")
         monkeypatch.setattr(module, "DENSE_LIMIT", 0)  # as for a model too large to form its Hessian
     monkeypatch.setattr(import_module("estimators.smoothness_vector.at_a_point"), "MAX_STEPS", 6)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from diagnose.errors import InputError
 from diagnose.inputs.data import pixels
 from diagnose.inputs.data.tables import Table
-from diagnose.inputs.models.networks import seeded
+from diagnose.inputs.random_state import seeded
 from diagnose.settings import printable
 
 Samples = tuple[Tensor, Tensor] | dict[str, Tensor]

@@ -13,8 +13,8 @@ from typing import Any
 
 from diagnose.errors import InputError
 from diagnose.inputs.models.catalogue import NETWORKS
-from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.reading import first_line
+from diagnose.inputs.random_state import seeded
 from diagnose.settings import Settings, printable
 from estimators.task.model_kinds import KINDS, kind
 

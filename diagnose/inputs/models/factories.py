@@ -12,8 +12,8 @@ from torch import nn
 
 from diagnose.errors import InputError
 from diagnose.inputs.models.loaded import Loaded
-from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.reading import first_line, importing_from_here
+from diagnose.inputs.random_state import seeded
 from diagnose.settings import printable
 from estimators.task.checks import refuse_unmade
 from estimators.task.model_kinds import unwrapped

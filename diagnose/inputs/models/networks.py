@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from diagnose.errors import InputError
 from diagnose.inputs.models.catalogue import HIDDEN, Network
 from diagnose.inputs.models.resnet import COLOURS, SMALLEST, ResNet20
+from diagnose.inputs.random_state import seeded
 
 CHANNELS = (16, 32)
 POOLED = 4
@@ -123,11 +121,3 @@ def language_model() -> nn.Module:
     model = GPT2LMHeadModel(config)
     model.set_attn_implementation("eager")
     return model
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The CPU's random numbers follow ``seed`` inside and go on as before outside."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

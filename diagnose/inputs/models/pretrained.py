@@ -16,8 +16,8 @@ from diagnose.errors import InputError, out_of_memory
 from diagnose.inputs.models import reading, weights
 from diagnose.inputs.models.architectures import CONFIG, class_of, named_class, refuse_other_inputs, silent
 from diagnose.inputs.models.loaded import Loaded
-from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.weights import Misfit
+from diagnose.inputs.random_state import seeded
 from diagnose.settings import Settings, listed, printable
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

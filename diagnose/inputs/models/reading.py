@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diagnose.errors import InputError
 from diagnose.inputs.models import hints
-from diagnose.inputs.models.networks import seeded
+from diagnose.inputs.random_state import seeded
 from diagnose.settings import printable
 
 AGAIN = "copy or save it again"

@@ -16,8 +16,8 @@ from diagnose.errors import DISK_FULL, InputError
 from diagnose.inputs.models import architectures, networks
 from diagnose.inputs.models.catalogue import CLASSES, NETWORKS, Network
 from diagnose.inputs.models.hints import FACTORY
-from diagnose.inputs.models.networks import seeded
 from diagnose.inputs.models.weights import compared
+from diagnose.inputs.random_state import seeded
 from diagnose.settings import printable
 
 PATHS = ("_name_or_path", "name_or_path", "_commit_hash", "auto_map")

@@ -490,7 +490,8 @@ def test_a_report_that_cannot_be_written_is_no_traceback(tmp_path: Path, capsys:
 
 def test_modules_that_promise_it_load_no_torch() -> None:
     ended = isolated(
-        f"import sys, diagnose, diagnose.command.console, diagnose.events, diagnose.inputs, diagnose.settings;print({HEAVY})"
+        "import sys, diagnose, diagnose.command.console, diagnose.events, diagnose.inputs, diagnose.settings; "
+        f"print({HEAVY})"
     )
     assert ended.stdout == "[]\n"
 

@@ -16,7 +16,7 @@ from diagnose.inputs.data import catalogue
 from diagnose.inputs.data.tables import Table
 from diagnose.inputs.sampling import draw
 from diagnose.settings import Settings
-from diagnose.stages.stages import Bench
+from diagnose.stages.bench import Bench
 from diagnose.training import race
 from diagnose.training.runs import MemoryStore
 from diagnose.training.validation import score

@@ -22,7 +22,8 @@ from diagnose.planning.budget import WORDS, Budget, OutOfTime, advised, choose, 
 from diagnose.planning.costs import Shape, planned, seconds_of
 from diagnose.planning.pace import Pace
 from diagnose.settings import Settings, resolve
-from diagnose.stages.stages import STAGES, Bench, Update
+from diagnose.stages.bench import Bench, Update
+from diagnose.stages.order import STAGES
 from diagnose.training.runs import RaceSettings
 from estimators.results import Finding
 from reports.record.diagnosis import PAIR, Diagnosis

@@ -12,7 +12,7 @@ from torch import nn
 import diagnose
 from diagnose.continuation import without
 from diagnose.settings import Settings, resolve
-from diagnose.stages import points_along_runs, stages
+from diagnose.stages import generalized_smoothness, points_along_runs
 from diagnose.stages.thresholds import at_later_point, at_start, unclear
 from diagnose.verdict.changes import change, range_of, times
 from diagnose.verdict.theory import smoothness_side
@@ -99,7 +99,7 @@ def test_the_start_is_unclear_where_twice_or_half_of_it_is_within_what_later_poi
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few thousand parameters count as many: curvature is measured at the start and at the end alone."""
     monkeypatch.setattr(points_along_runs, "LARGE_NETWORK", 1000)
-    monkeypatch.setattr(stages, "LARGE_NETWORK", 1000)
+    monkeypatch.setattr(generalized_smoothness, "LARGE_NETWORK", 1000)
 
 
 def network(**settings: Any) -> diagnose.Diagnosis:
@@ -153,7 +153,7 @@ def test_from_end_to_end() -> None:
 @pytest.mark.usefixtures("large")
 def test_the_start_is_narrowed_where_a_later_point_may_be_twice_as_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row along the runs alone: what has been printed and read of the start stays."""
-    monkeypatch.setattr(stages, "unclear", lambda rows: True)
+    monkeypatch.setattr(generalized_smoothness, "unclear", lambda rows: True)
     diagnosis = network()
     found = diagnosis.smoothness
     assert found.points is not None

@@ -11,11 +11,11 @@ import torch
 from sklearn.datasets import load_svmlight_file
 from torch import nn
 
+from diagnose.answers import answer_of
 from diagnose.training import MemoryStore, Race, race
 from diagnose.training.findings import findings
 from diagnose.training.runs import mean_final
 from diagnose.training.summary import summarise
-from diagnose.verdict.answers import answer_of
 from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import settings
 

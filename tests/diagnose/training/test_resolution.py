@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from diagnose.answers import answer_of_one_run
 from diagnose.training import MemoryStore, race
 from diagnose.training.pairs import meeting
 from diagnose.training.resolution import ROUNDINGS, lowest
 from diagnose.training.running import look, rounding
 from diagnose.training.runs import Race
 from diagnose.training.summary import summarise
-from diagnose.verdict.answers import answer_of_one_run
 from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import made_race, settings
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from diagnose.answers import answer_of
 from diagnose.training import MemoryStore, race
 from diagnose.training.findings import findings
 from diagnose.training.summary import summarise
-from diagnose.verdict.answers import answer_of
 from tests.diagnose.training.tasks import quadratic, settings
 
 D = 20

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diagnose.answers import answer_of
 from diagnose.verdict.advice import UNSAID, Raced
-from diagnose.verdict.answers import answer_of
 from diagnose.verdict.rule import decide
 from diagnose.verdict.theory import bounds
 from estimators.results import Noise, Smoothness, stored_keys

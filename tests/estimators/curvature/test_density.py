@@ -16,10 +16,11 @@ from torch import Tensor, nn
 import estimators.curvature.density as module
 from estimators import InputError, Problem
 from estimators.curvature.density import SHIFT, eigenvalue_density, measured
-from estimators.curvature.lanczos import DELTA, extremes, lanczos, random_start
+from estimators.curvature.lanczos import DELTA, extremes, lanczos
 from estimators.curvature.outliers import outliers
 from estimators.curvature.spectral_measure import WIDTH, Measure, Rule, distance, kernel, rule, smoothed
 from estimators.numbers.t_intervals import mean_interval
+from estimators.numbers.vectors import random_start
 from estimators.task.products import dense_hessian
 from tests import oracles
 from tests.problems import BY_NAME, SMALL, Case, orthogonal, quadratic

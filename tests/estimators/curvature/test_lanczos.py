@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import estimators.curvature.lanczos as module
 from estimators import Problem, spectrum
-from estimators.curvature.lanczos import Ritz, edge, extremes, lanczos, random_start, rounding_slack
+from estimators.curvature.lanczos import Ritz, edge, extremes, lanczos, rounding_slack
+from estimators.numbers.vectors import random_start
 from estimators.task.products import Product
 from tests import oracles
 from tests.problems import BY_NAME, SMALL, Case, orthogonal, quadratic, symmetric

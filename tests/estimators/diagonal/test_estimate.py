@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 import estimators.diagonal.estimate as module
 from estimators import InputError, Problem, hessian_diagonal, rotated, smoothness
-from estimators.curvature.lanczos import DELTA, Ritz, lanczos, random_start
+from estimators.curvature.lanczos import DELTA, Ritz, lanczos
 from estimators.diagonal.deflation import deflation
 from estimators.diagonal.estimate import absolute_sum, shrunk
 from estimators.diagonal.gauss_newton import can_split, rest, root, squares
 from estimators.diagonal.probe_plan import PILOT_FROM, choose, colourings, groups_of_tensors
 from estimators.diagonal.probes import Estimate, Plan, Purse, Running, carry_out, signs
 from estimators.numbers.t_intervals import mean_interval, sum_interval
+from estimators.numbers.vectors import random_start
 from estimators.task import losses
 from estimators.task.products import dense_hessian, hessian
 from tests import oracles
@@ -154,7 +155,7 @@ def test_coverage(name: str, probes: int, steps: int) -> None:
 def test_the_interval_of_the_trace_is_no_wider_than_it_says() -> None:
     matrix = symmetric(40, 5)
     problem = Problem(*quadratic(matrix))
-    problem._dense = matrix
+    problem.formed_hessian = matrix
     hits = 0
     for seed in range(REPEATS):
         low, high = hessian_diagonal(problem, probes=20, seed=seed).trace_interval or (0.0, 0.0)
@@ -208,7 +209,7 @@ def test_coverage_of_the_absolute_sum_where_noise_hides_it(kind: str, probes: in
         matrix = symmetric(d, 9)
         matrix.diagonal().mul_(0.01)
     problem = Problem(*quadratic(matrix))
-    problem._dense = matrix
+    problem.formed_hessian = matrix
     wanted = float(matrix.diagonal().abs().sum())
     hits = naive = 0
     for seed in range(REPEATS):
@@ -456,7 +457,7 @@ def test_a_diagonal_in_few_directions_is_deflated_without_a_run_from_elsewhere()
     low = orthogonal(d)[:, :4]
     matrix = low @ torch.diag(torch.tensor([50.0, -20.0, 10.0, 5.0]).double()) @ low.T + 0.001 * symmetric(d, 1)
     problem = Problem(*quadratic(matrix))
-    problem._dense = matrix
+    problem.formed_hessian = matrix
     plan = choose(problem, Purse(64, lambda _: None), None, torch.Generator().manual_seed(0))
     assert plan.name == "deflated"
 

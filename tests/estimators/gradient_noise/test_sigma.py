@@ -55,7 +55,7 @@ def no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_field(case: Case, engine: str) -> None:
     problem = case.problem()
-    problem._chunk = 7
+    problem.chunk = 7
     result = noise(problem)
     rows = oracles.per_sample_gradients(case.parts())
     sigma, mean = rows.std(0), rows.mean(0)
@@ -158,7 +158,7 @@ def test_engines_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_rows_and_their_moments(case: Case, engine: str) -> None:
     problem = case.problem()
-    problem._chunk = 7
+    problem.chunk = 7
     rows, moments, _ = gradient_rows(problem)
     wanted = oracles.per_sample_gradients(case.parts())
     np.testing.assert_allclose(rows.numpy(), wanted, rtol=1e-12, atol=1e-14)
@@ -489,7 +489,7 @@ def test_variance_of_a_batch() -> None:
 
 def test_progress_and_passes(engine: str, no_rows: None) -> None:
     problem = BY_NAME["logistic"].problem()
-    problem._chunk = 16
+    problem.chunk = 16
     opening = problem.passes.total
     calls: list[Any] = []
     result = noise(problem, progress=lambda *call: calls.append(call))
@@ -505,7 +505,7 @@ def test_progress_and_passes(engine: str, no_rows: None) -> None:
 
 def test_kept_rows_cost_no_further_pass(engine: str) -> None:
     problem = BY_NAME["logistic"].problem()
-    problem._chunk = 16
+    problem.chunk = 16
     calls: list[Any] = []
     result = noise(problem, progress=lambda *call: calls.append(call))
     assert result.batch_scaling is not None

@@ -189,7 +189,7 @@ def test_brackets_that_missed_their_goal_show_no_l1() -> None:
         matrix = q @ torch.diag(torch.logspace(-3, 1, d).double()) @ q.T
         start = torch.randn(d, generator=torch.Generator().manual_seed(seed)).double()
         problem = Problem(Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value)
-        problem._dense = (matrix + matrix.T) / 2
+        problem.formed_hessian = (matrix + matrix.T) / 2
         points = _radial(problem, np.logspace(0, -2, 12))
         found += _slopes(generalized_smoothness(problem, points, seed=seed, max_products=100))
     assert set(found) == {0.0}

@@ -34,7 +34,7 @@ def _engine(problem: Problem) -> str:
 @pytest.mark.parametrize("chunk", [N, 4])
 def test_moments(kind: Kind, chunk: int) -> None:
     problem = Problem(*kind.parts())
-    problem._chunk = chunk
+    problem.chunk = chunk
     moments, findings = gradient_moments(problem)
     rows = torch.from_numpy(oracles.per_sample_gradients(kind.oracle_parts()))
     assert moments.count == N
@@ -188,7 +188,7 @@ def test_transformers_in_chunks(name: str) -> None:
     model, samples = case.model(), case.samples()
     for chunk in (1, 2, 3):
         problem = Problem(model, samples)
-        problem._chunk = chunk
+        problem.chunk = chunk
         moments, findings = gradient_moments(problem)
         assert findings == ()
         assert _engine(problem) == "rules"
@@ -239,7 +239,7 @@ def test_a_graph_that_changes_between_chunks() -> None:
     x[3, 0, 0] = 10
     parts: Parts = Model(Late()).double(), (x, torch.arange(N) % CLASSES), "cross-entropy"
     problem = Problem(*parts)
-    problem._chunk = 2
+    problem.chunk = 2
     _check(problem, parts)
     (note,) = gradient_moments(problem)[1]
     assert note.found == "layer rules were not used: the operations depend on the samples"
@@ -337,7 +337,7 @@ def test_any_chunks_in_float32(name: str) -> None:
     found = []
     for chunk in (5, 3, 2, 1):
         problem = Problem(case.model().float(), samples)
-        problem._chunk = chunk
+        problem.chunk = chunk
         found.append(_moments_and_product(problem))
     added = problem.n * 10  # samples, and positions of each
     roundings = [passes * transformers_cases.PATH + added for passes in (2, 2, 4)]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from estimators import Problem, noise
 from estimators.per_sample import engines, gradients, layer_rules, row_places
 from estimators.per_sample.gradients import gradient_moments, gradient_rows
-from estimators.per_sample.parameter_uses import Site, gradients
+from estimators.per_sample.parameter_uses import Site
+from estimators.per_sample.parameter_uses import gradients as gradients_of
 from estimators.per_sample.row_places import as_planned, misplaced, operations, weights
 from tests import oracles
 from tests.module_kinds import BY_NAME, CLASSES, Routed
@@ -79,7 +80,7 @@ def _parts(model: Callable[[], nn.Module], seed: int, shape: tuple[int, ...] = (
 def _off(parts: Parts, chunk: int) -> float:
     """How far ||sigma||_1 is off, as a share."""
     problem = Problem(*parts)
-    problem._chunk = chunk
+    problem.chunk = chunk
     found = noise(problem)
     assert found.exact
     assert found.l1 is not None
@@ -176,7 +177,7 @@ def test_a_proof_is_a_third_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(loss: Tensor, of: Sequence[Site]) -> list[Tensor]:
         calls.append(1)
-        return gradients(loss, of)
+        return gradients_of(loss, of)
 
     monkeypatch.setattr(layer_rules, "gradients", counted)
     gradient_moments(problem)

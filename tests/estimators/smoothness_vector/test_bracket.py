@@ -10,16 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from estimators.curvature.scaled_lanczos import certify
 from estimators.errors import InputError
-from estimators.smoothness_vector.bracket import (
-    COLUMNS,
-    FEWEST_PRODUCTS,
-    Bracket,
-    bracket,
-    certify,
-    check_limits,
-    floored,
-)
+from estimators.smoothness_vector.bracket import COLUMNS, FEWEST_PRODUCTS, Bracket, bracket, check_limits, floored
 from estimators.smoothness_vector.formed import dense_bracket
 from estimators.smoothness_vector.sweeps import Sweeps
 from estimators.task.products import Counted

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from estimators import Problem, smoothness
-from estimators.curvature.lanczos import Ritz, lanczos, random_start
-from estimators.smoothness_vector.bracket import COLUMNS, FEW, MEMORY, Bracket, Search, bracket, certify, room_in
+from estimators.curvature.lanczos import Ritz, lanczos
+from estimators.curvature.scaled_lanczos import certify
+from estimators.numbers.vectors import random_start
+from estimators.smoothness_vector.bracket import COLUMNS, FEW, MEMORY, Bracket, Search, bracket, room_in
 from estimators.smoothness_vector.formed import dense_bracket
 from estimators.smoothness_vector.known_subspace import (
     Compression,

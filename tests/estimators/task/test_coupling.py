@@ -119,7 +119,7 @@ def test_a_sample_without_a_finite_loss_is_no_coupling() -> None:
 def test_sound_models_are_taken(case: Case) -> None:
     problem = case.problem()
     with problem.measuring():
-        coupling.refuse_coupled(problem, problem._chunk)
+        coupling.refuse_coupled(problem, problem.chunk)
         coupling.refuse_coupled(problem, 1)
 
 

@@ -53,7 +53,7 @@ class Held(TorchDispatchMode):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        known = [*problem.parameters.values(), *problem._fixed.values(), *problem.model.parameters()]
+        known = [*problem.parameters.values(), *problem.fixed.values(), *problem.model.parameters()]
         given = problem.samples.values() if isinstance(problem.samples, dict) else problem.samples
         self.known = {t.untyped_storage()._cdata for t in (*known, *given)}
         self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
@@ -143,7 +143,7 @@ def test_products_do_not_depend_on_the_limit() -> None:
     found, chunks = [], []
     for limit in (None, 400 << 20, 80 << 20, 45 << 20):
         problem = Problem(double, plain.samples, memory_bytes=limit)
-        chunks.append((problem._chunk, memory_limit.kept_graphs(problem)))
+        chunks.append((problem.chunk, memory_limit.kept_graphs(problem)))
         with hessian(problem) as product:
             found.append(product(block))
     assert len(set(chunks)) == 3  # the first two are the same
@@ -163,9 +163,9 @@ def test_a_limit_follows_the_problem() -> None:
     problem = language_model(40 << 20)
     for other in (problem.at(problem.parameters), problem.subset(torch.arange(3)), rotated(problem, 0)):
         assert other.memory_bytes == problem.memory_bytes
-        assert other._chunk <= problem._chunk
-        assert len(other._graph_sizes) == 3
-    assert rotated(problem, 0)._graph_sizes[0] > problem._graph_sizes[0]  # it holds the turned parameters too
+        assert other.chunk <= problem.chunk
+        assert len(other.graph_sizes) == 3
+    assert rotated(problem, 0).graph_sizes[0] > problem.graph_sizes[0]  # it holds the turned parameters too
 
 
 def allowed(error: InputError) -> int:
@@ -221,7 +221,7 @@ def test_a_limit_holds_for_the_hessians_of_many_points(kept: int) -> None:
     with Held(problem) as held:
         result = generalized_smoothness(problem, points)
     assert result.l0_l1 is not None
-    assert [point._dense is not None for point in points] == [number < room for number in range(16)]
+    assert [point.formed_hessian is not None for point in points] == [number < room for number in range(16)]
     assert problem.memory_bytes is not None
     assert held.peak <= problem.memory_bytes < 16 * MATRIX
 
@@ -246,7 +246,7 @@ def test_a_hessian_that_the_caller_formed_stays(monkeypatch: pytest.MonkeyPatch)
     points = shrinking(problem, 6)
     formed = dense_hessian(points[3])
     generalized_smoothness(problem, points)
-    assert points[3]._dense is formed
+    assert points[3].formed_hessian is formed
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 from estimators import InputError, Problem, hessian_diagonal, noise, smoothness, spectrum
-from estimators.task.losses import TOO_COARSE
+from estimators.numbers.formats import TOO_COARSE
 
 D = torch.float64
 Measure = Callable[[Problem], Any]

@@ -92,7 +92,7 @@ def test_dense_hessian(case: Case) -> None:
 @pytest.mark.parametrize("case", [BY_NAME["mlp"], BY_NAME["gpt2"]], ids=str)
 def test_chunks_sum_to_the_whole(case: Case) -> None:
     whole, pieces = case.problem(), case.problem()
-    pieces._chunk = 2
+    pieces.chunk = 2
     v = whole.unflatten(_vector(whole))
     assert pieces.loss() == pytest.approx(whole.loss(), rel=1e-13)
     pairs = (
@@ -450,12 +450,12 @@ def test_pieces_are_smaller_where_a_sample_holds_more(
     model = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 2)).double()
     samples = (torch.randn(24, 3, dtype=torch.float64), torch.randint(0, 2, (24,)))
     whole = Problem(model, samples)
-    assert whole._chunk == 24
+    assert whole.chunk == 24
     sizes = []
     for numbers in allowed:
         monkeypatch.setattr(examine, limit, numbers)
         cut = Problem(model, samples)
-        sizes.append(cut._chunk)
+        sizes.append(cut.chunk)
         torch.testing.assert_close(cut.flatten(cut.gradient()), whole.flatten(whole.gradient()))
     # A sample holds 3 + 2 numbers at both ends; its hidden layer of 50 is kept for backward.
     assert sizes == ([20, 10] if limit == "OUTER_NUMBERS" else [sizes[0], sizes[0] // 2])

@@ -26,7 +26,7 @@ def test_products(kind: Kind) -> None:
         operator = oracles.hessian_operator(kind.oracle_parts())
         wanted = np.stack([operator(v) for v in block.T.numpy()], 1)
     for chunk in (N, 4):
-        problem._chunk = chunk
+        problem.chunk = chunk
         with hessian(problem) as product:
             found = product(block).numpy()
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
@@ -39,11 +39,11 @@ def test_products(kind: Kind) -> None:
 def test_products_in_little_memory(name: str) -> None:
     """Graphs that do not fit are built anew for each block: the same answer, at the price of their passes."""
     problem = Problem(*BY_NAME[name].parts())
-    problem._chunk = 2
+    problem.chunk = 2
     block = torch.randn(problem.d, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     with hessian(problem) as product:
         wanted = product(block)
-    problem._graph_sizes = memory_limit.graph_sizes(problem)
+    problem.graph_sizes = memory_limit.graph_sizes(problem)
     graph = memory_limit.graph_bytes(problem, 2)
     # Half of the limit is for graphs, one place of them for the work on one, one for those that are built anew.
     for graphs, kept in ((1, 0), (3.5, 1), (4, 3)):
@@ -60,7 +60,7 @@ def test_products_in_little_memory(name: str) -> None:
 def test_the_memory_of_a_graph() -> None:
     """It grows with the chunk, by what a sample adds."""
     problem = Problem(*BY_NAME["encoder-layer"].parts())
-    problem._graph_sizes = memory_limit.graph_sizes(problem)
+    problem.graph_sizes = memory_limit.graph_sizes(problem)
     sizes = []
     for chunk in (2, 4, 6):
         sizes.append(memory_limit.graph_bytes(problem, chunk))
@@ -139,7 +139,7 @@ class Square(nn.Module):
 def test_products_that_share_memory() -> None:
     """Chunks are added in place: neither the vectors nor each other's products change."""
     problem = Problem(Square(), (torch.randn(12, 2).double(), torch.zeros(12)), lambda output, _: output)
-    problem._chunk = 1
+    problem.chunk = 1
     block = torch.randn(12, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     before = block.clone()
     with hessian(problem) as product:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from estimators import Problem, hessian_diagonal, noise, smoothness, spectrum
+from estimators.smoothness_vector.rotated import rotated_density
 from estimators.task.products import dense_hessian
-from estimators.task.rotation import BLOCK, NAME, Rotation, haar, rotated, rotated_density
+from estimators.task.rotation import BLOCK, NAME, Rotation, haar, rotated
 from tests import oracles
 from tests.problems import CASES, SMALL, Case, quadratic
 

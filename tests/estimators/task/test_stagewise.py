@@ -141,7 +141,7 @@ def test_against_differences_of_written_out_gradients(shape: str, loss: str, mon
         monkeypatch.setattr(plain_networks, "HELD", held)
         monkeypatch.setattr(stagewise, "CACHED", cached)
         fresh = problem.at(problem.parameters)
-        fresh._chunk = chunk
+        fresh.chunk = chunk
         with hessian(fresh) as product:
             np.testing.assert_allclose(product(block).numpy(), wanted @ block.numpy(), rtol=0, atol=5 * tolerance)
             assert product.products == 3

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from estimators import Problem, noise, smoothness
 from estimators.results import NO_EMBEDDING
-from estimators.task.problem import Samples
+from estimators.task.function import Samples
 from estimators.task.token_rows import _counts, token_deciles, token_rows
 from tests.problems import BagOfTokens
 from tests.transformers_cases import VOCABULARY, bert_masked, masked, t5

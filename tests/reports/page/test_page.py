@@ -418,7 +418,10 @@ def test_rendering_loads_no_torch() -> None:
 
 
 def test_importing_the_words_loads_no_numpy() -> None:
-    code = "import sys, reports.words.sentences, reports.words.numbers; assert not {'numpy', 'jinja2', 'matplotlib'} & set(sys.modules)"
+    code = (
+        "import sys, reports.words.sentences, reports.words.numbers; "
+        "assert not {'numpy', 'jinja2', 'matplotlib'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

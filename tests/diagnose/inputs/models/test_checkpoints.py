@@ -214,7 +214,7 @@ def test_a_pickled_module_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
     torch.save(Net(), tmp_path / "x.pt")
     error = refused(tmp_path / "x.pt")
     assert error.what == "a pickled file"
-    assert "test_models_checkpoints.Net" in error.where
+    assert "test_checkpoints.Net" in error.where
     assert "--trust-pickle" in error.hint
     assert "state_dict()" in error.hint
     before = torch.random.get_rng_state()

@@ -11,8 +11,8 @@ from torch import nn
 
 import diagnose
 from diagnose import pipeline
-from diagnose.stages.stages import STAGES
-from diagnose.threads import one_thread, short
+from diagnose.stages.order import STAGES
+from diagnose.training.threads import one_thread, short
 from estimators.task.problem import Problem
 
 

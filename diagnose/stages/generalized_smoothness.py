@@ -1,0 +1,103 @@
+"""The stage of generalized smoothness: curvature at points along the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import estimators
+from diagnose.continuation import BRACKET
+from diagnose.settings import LARGE_NETWORK
+from diagnose.stages.points_along_runs import places
+from diagnose.stages.thresholds import at_later_point, unclear
+from estimators.growth.generalized import FEWEST
+from estimators.results import GeneralizedSmoothness, Smoothness
+from reports.record.diagnosis import Diagnosis, absent
+
+if TYPE_CHECKING:
+    pass
+
+from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
+from diagnose.stages.rows import in_own_metric, joined, point_row, with_reason
+from diagnose.stages.training import race_settings
+
+
+def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
+    reason = bench.skipped("generalized_smoothness")
+    if reason is None and (untrained := bench.skipped("training")) is not None:
+        reason = f"needs points along a run, and training was {untrained}"
+    reason = reason or bench.without_curvature("generalized_smoothness")
+    if reason is not None:
+        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
+    if bench.problem.d > HUGE_NETWORK:
+        reason = f"above {HUGE_NETWORK:,} parameters curvature is measured at the start alone"
+        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
+    seed = stream(bench.resolved.seed, "along")
+    settings, methods = race_settings(bench, known.smoothness.sharpness), known.training.methods or {}
+    seeded = stream(bench.resolved.seed, "sphere")
+    found = places(bench.problem, bench.trained, bench.curvature, settings, methods, seeded, bench.limits.points)
+    if not found:
+        reason = "neither sgd nor adagrad has a run that did not diverge"
+        return Update({"generalized_smoothness": absent(GeneralizedSmoothness, reason)})
+    if len(found) + 1 < FEWEST:
+        reason = f"{len(found) + 1} points along runs this short, and a fit needs {FEWEST}"
+        if bench.problem.d > LARGE_NETWORK:
+            reason = f"above {LARGE_NETWORK:,} parameters curvature is measured at the start and at the end alone"
+        part = absent(GeneralizedSmoothness, reason)
+        measured = []
+        for number, place in enumerate(found):
+            there = place.problem
+            curved = estimators.smoothness(
+                there,
+                gap=bench.resolved.gap,
+                thresholds=at_later_point(bench.resolved, known.smoothness),
+                seed=seed + number,
+                progress=bench.progress,
+            )
+            measured.append(point_row(place.method, place.step, there, curved))
+    else:
+        # The start belongs to every run; it goes with the first.
+        part = estimators.generalized_smoothness(
+            bench.curvature,
+            [bench.curvature, *(place.problem for place in found)],
+            groups=[found[0].group, *(place.group for place in found)],
+            gap=bench.resolved.gap,
+            seed=seed,
+            progress=bench.progress,
+        )
+        keys = (*BRACKET, "sharpness", "gradient_l1", "gradient_l2")
+        measured = [
+            with_reason({"method": place.method, "step": place.step, **{key: row[key] for key in keys}})
+            for place, row in zip(found, (part.points or ())[1:], strict=True)
+        ]
+    along = [
+        joined(row, in_own_metric(place.problem, place.method, place.state, seed=seed, progress=bench.progress))
+        for row, place in zip(measured, found, strict=True)
+        if place.best
+    ]
+    ordered = sorted(along, key=lambda row: (row["method"], row["step"]))
+    vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
+    parts: dict[str, Any] = {"generalized_smoothness": part}
+    if known.smoothness.points is not None:
+        start = _start(bench, known.smoothness, ordered, part)
+        parts["smoothness"] = replace(known.smoothness, points=[start, *ordered])
+    return Update(parts, vectors, part.warnings, amount=f"{len(found) + 1} points")
+
+
+def _start(
+    bench: Bench, part: Smoothness, later: Sequence[Mapping[str, Any]], pairs: GeneralizedSmoothness
+) -> dict[str, Any]:
+    """The row of the start, its bracket narrowed where it was ended too wide to say how later points differ from it.
+
+    By the bracket that a fit of pairs has taken there to the default gap, or by one more.
+    """
+    assert part.points is not None
+    row = {**part.points[0], **{key: getattr(part, key) for key in BRACKET}}
+    if part.ended_by != "thresholds" or not unclear([row, *later]):
+        return row
+    if pairs.points is not None:
+        return {**row, **{key: pairs.points[0][key] for key in BRACKET}}
+    seed = stream(bench.resolved.seed, "smoothness")
+    narrow = estimators.smoothness(bench.curvature, seed=seed, progress=bench.progress)
+    return {**row, **{key: getattr(narrow, key) for key in BRACKET}}

@@ -1,0 +1,25 @@
+"""The stage of gradient noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import estimators
+from diagnose.limits import EXTRA_PASSES
+from reports.record.diagnosis import Diagnosis
+
+if TYPE_CHECKING:
+    pass
+
+from diagnose.stages.bench import Bench, Update, stream
+
+
+def noise(bench: Bench, _: Diagnosis) -> Update:
+    part = estimators.noise(
+        bench.problem,
+        rows=bench.opened.rows,
+        extra_passes=EXTRA_PASSES,
+        seed=stream(bench.resolved.seed, "noise"),
+        progress=bench.progress,
+    )
+    return Update({"noise": part}, {"noise": part.vectors}, part.warnings, amount=f"{bench.problem.n:,} samples")

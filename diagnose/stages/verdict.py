@@ -1,0 +1,39 @@
+"""The stage of the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diagnose.verdict.advice import Raced
+from diagnose.verdict.rule import decide
+from reports.record.diagnosis import NOT_YET, Diagnosis, Prediction, absent
+
+if TYPE_CHECKING:
+    pass
+
+from diagnose.stages.bench import Bench, Update
+
+
+def verdict(bench: Bench, known: Diagnosis) -> Update:
+    """Prediction and verdict: pure functions of what was measured."""
+    prediction = absent(Prediction, NOT_YET)
+    r, rows = bench.resolved, known.task.training_rows or bench.problem.n
+    raced = Raced(
+        batch_size=r.batch_size,
+        schedule=r.schedule,
+        box=r.box,
+        rotated=r.rotate,
+        rows=rows,
+        deterministic=r.batch_size >= rows,
+    )
+    part, findings = decide(
+        known.noise,
+        known.smoothness,
+        known.spectrum,
+        known.generalized_smoothness,
+        known.bounds,
+        known.training,
+        prediction,
+        raced,
+    )
+    return Update({"prediction": prediction, "verdict": part}, findings=findings)
