@@ -208,7 +208,7 @@ def test_where_the_hessian_is_formed_there_are_no_rows_and_no_start() -> None:
 def test_each_point_starts_from_the_one_before_it_in_its_group(
     groups: Sequence[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The repeated starts at the first point stay random."""
+    """A group's first point starts from the very first; that one, and its repetition, start at random."""
     calls: list[tuple[float, Smoothness | None, Smoothness]] = []
 
     def watched(problem: Problem, *, start: Smoothness | None = None, **kind: Any) -> Smoothness:
@@ -226,13 +226,13 @@ def test_each_point_starts_from_the_one_before_it_in_its_group(
     at = {round(where, 9): result for where, _, result in calls[:8]}
     for where, start, _ in calls[:8]:
         number = int(np.argmin(abs(scales - where)))
-        earlier = before[number]
+        earlier = before[number] if before[number] is not None or not number else 0
         if earlier is None:
             assert start is None
         else:
             assert start is not None
             assert start.rows is at[round(float(scales[earlier]), 9)].rows
-    assert [start for _, start, _ in calls[8:]] == [None] * 3
+    assert [start for _, start, _ in calls[8:]] == [None]
     assert result.points is not None
     for row, point in zip(result.points, points, strict=True):  # in the order of the trajectory
         assert row["gradient_l2"] == pytest.approx(float(problem.flatten(problem.at(point).gradient()).norm()))
