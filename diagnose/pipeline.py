@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
-from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -176,8 +175,7 @@ class _Attempt:
         whole, shape, pace = self.measured
         done = [name for name in STAGES if holds(name, self.known)]
         work = self.budget.cut(whole, shape, pace, done)
-        late = partial(self.budget.late, stage)
-        self.bench = replace(self.bench.at(work), affordable=self.budget.affordable, late=late)
+        self.bench = replace(self.bench.at(work), affordable=self.budget.affordable, late=self.budget.late)
         samples, curvature = work.resolved.samples, work.resolved.curvature_samples
         self.known = replace(self.known, task=replace(self.known.task, samples=samples, curvature_samples=curvature))
         self._record()
@@ -189,7 +187,7 @@ class _Attempt:
             self.bench = self.bench.at(whole.with_cuts(self.budget.cuts))
             self._record()
             update = measure(self.bench, self.known)
-        self.budget.ended(stage)
+        self.budget.ended()
         self._record()
         cuts = self.budget.cuts
         update = replace(update, findings=tuple(advised(finding, cuts) for finding in update.findings))

@@ -176,8 +176,8 @@ class Budget:
         self.recorded = recorded is not None and CUTS in recorded
         self.cuts: Cuts = dict(recorded[CUTS]) if recorded and CUTS in recorded else {}
         self.enough: float | None = recorded.get(ENOUGH) if recorded else None
-        self._race_began, self._race_passes, self.blocks = 0.0, 0.0, 0
-        self._began_stage, self._expected, self._slower = 0.0, dict[str, float](), 1.0
+        self._stage, self._stage_began, self._race_passes, self.blocks = "", 0.0, 0.0, 0
+        self._expected, self._slower = dict[str, float](), 1.0
         # What a race that was ended takes from the store is taken however late it is.
         self._strict = "race_blocks" not in self.cuts
 
@@ -221,21 +221,21 @@ class Budget:
 
     def begin(self, stage: str) -> None:
         """A stage begins."""
-        self._began_stage = self.clock()
+        self._stage, self._stage_began = stage, self.clock()
         if stage == "training":
-            self._race_began, self._race_passes, self.blocks = self.clock(), 0.0, 0
+            self._race_passes, self.blocks = 0.0, 0
 
-    def ended(self, stage: str) -> None:
-        """A stage has ended. What the noise took beside its plan, a fixed number of passes, is the machine's pace since
-        that was taken: other work on it, or memory that ran short."""
-        planned_seconds = self._expected.pop(stage, 0.0)
-        if stage == "noise" and planned_seconds >= TIMED:
-            self._slower = max((self.clock() - self._began_stage) / planned_seconds, 1.0)
+    def ended(self) -> None:
+        """The stage has ended. What the noise took beside its plan, a fixed number of passes, is the machine's pace
+        since that was taken: other work on it, or memory that ran short."""
+        expected = self._expected.pop(self._stage, 0.0)
+        if self._stage == "noise" and expected >= TIMED:
+            self._slower = max((self.clock() - self._stage_began) / expected, 1.0)
 
-    def late(self, stage: str) -> bool:
+    def late(self) -> bool:
         """Whether what is left of the time is what the stages after this one are planned to take: then one that can
         stop anywhere stops."""
-        rest = sum(seconds for name, seconds in self._expected.items() if name != stage)
+        rest = sum(seconds for name, seconds in self._expected.items() if name != self._stage)
         return bool(self._expected) and FILLED * self.left < rest
 
     def progress(self, stage: str, done: float) -> None:
@@ -255,7 +255,7 @@ class Budget:
         if most is not None:
             fits = bool(self.blocks < most)
         else:
-            pace = (self.clock() - self._race_began) / self._race_passes if self._race_passes else 0.0
+            pace = (self.clock() - self._stage_began) / self._race_passes if self._race_passes else 0.0
             fits = passes * pace <= self.left
         if fits:
             self.blocks += 1

@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 
 HUGE_NETWORK = 1_000_000
 """Above this many parameters the bracket is taken at the start alone."""
-
-
 SHARED = 200
 """Vectors of d numbers that there must be room for if the basis of a Lanczos run is to be held from stage to stage."""
-
-
 LARGEST_BASIS = 4_000_000
 """Above this many parameters the basis of a Lanczos run (80 vectors) is not kept for the diagonal."""
 

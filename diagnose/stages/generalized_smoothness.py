@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import estimators
 from diagnose.continuation import BRACKET
 from diagnose.settings import LARGE_NETWORK
+from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
 from diagnose.stages.points_along_runs import places
+from diagnose.stages.rows import in_own_metric, joined, point_row, with_reason
 from diagnose.stages.thresholds import at_later_point, unclear
+from diagnose.stages.training import race_settings
 from estimators.growth.generalized import FEWEST
 from estimators.results import GeneralizedSmoothness, Smoothness
 from reports.record.diagnosis import Diagnosis, absent
-
-if TYPE_CHECKING:
-    pass
-
-from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
-from diagnose.stages.rows import in_own_metric, joined, point_row, with_reason
-from diagnose.stages.training import race_settings
 
 
 def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import estimators
+from diagnose.stages.bench import Bench, Update, stream, tensors
 from estimators.results import HessianDiagonal, Smoothness
 from reports.record.diagnosis import Diagnosis, absent
-
-if TYPE_CHECKING:
-    pass
-
-from diagnose.stages.bench import Bench, Update, stream, tensors
 
 
 def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:

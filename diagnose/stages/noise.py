@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import estimators
 from diagnose.limits import EXTRA_PASSES
-from reports.record.diagnosis import Diagnosis
-
-if TYPE_CHECKING:
-    pass
-
 from diagnose.stages.bench import Bench, Update, stream
+from reports.record.diagnosis import Diagnosis
 
 
 def noise(bench: Bench, _: Diagnosis) -> Update:

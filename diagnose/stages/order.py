@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
-
-from reports.record.diagnosis import Diagnosis
-
-if TYPE_CHECKING:
-    pass
 
 from diagnose.stages.bench import Bench, Update
 from diagnose.stages.generalized_smoothness import generalized_smoothness
@@ -18,10 +12,9 @@ from diagnose.stages.smoothness import smoothness
 from diagnose.stages.spectrum import spectrum
 from diagnose.stages.training import training
 from diagnose.stages.verdict import verdict
+from reports.record.diagnosis import Diagnosis
 
 Stage = Callable[[Bench, Diagnosis], Update]
-
-
 STAGES: Mapping[str, Stage] = {
     "noise": noise,
     "smoothness": smoothness,

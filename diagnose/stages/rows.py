@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import estimators
 from diagnose.continuation import BRACKET
+from diagnose.training.update_rules import State
 from estimators.results import Progress, Smoothness
 from estimators.smoothness_vector.at_a_point import norms
 from estimators.task.problem import Problem
-
-if TYPE_CHECKING:
-    pass
-
-from diagnose.training.update_rules import State
 from estimators.task.products import passing
 
 IDENTITY = "sgd moves by the gradient itself: its P is I, and the value is `sharpness`"
-
-
 OVERFLOWN = "the squares of AdaGrad's gradients add up to more than the number format holds"
-
-
 NO_GRADIENT = "no gradient has been accumulated at the start"
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import estimators
 from diagnose.limits import LEAST_WHOLE_DATA, whole_data_products
+from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
+from diagnose.stages.rows import fields, in_own_metric, joined, point_row
 from diagnose.stages.thresholds import at_start
-from estimators.results import Progress, Smoothness
+from estimators.numbers.rare_rows import unseen_share
+from estimators.results import ALL_ROWS, NONE_MISSED, Progress, Smoothness
 from estimators.smoothness_vector.rotated import rotated_density
 from estimators.task.memory_limit import DENSE_LIMIT
 from estimators.task.problem import Problem
 from reports.record.diagnosis import Diagnosis, absent
 
-if TYPE_CHECKING:
-    pass
-
-from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
-from diagnose.stages.rows import fields, in_own_metric, joined, point_row
-from estimators.numbers.rare_rows import unseen_share
-from estimators.results import ALL_ROWS, NONE_MISSED
+FEWEST_SAMPLES = 4
+"""Two halves of two samples each: fewer show no scatter."""
 
 
 def smoothness(bench: Bench, _: Diagnosis) -> Update:
@@ -78,10 +76,6 @@ def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]
     if not part.sharpness:
         return None, "the Hessian is zero"
     return rotated_density(bench.curvature, stream(bench.resolved.seed, "rotation")), ""
-
-
-FEWEST_SAMPLES = 4
-"""Two halves of two samples each: fewer show no scatter."""
 
 
 def whole_data(

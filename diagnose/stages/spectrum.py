@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import estimators
-from estimators.curvature.lanczos import MAX_STEPS, extremes
+from diagnose.limits import DENSITY_STARTS, DENSITY_STEPS
+from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream, tensors
+from diagnose.stages.rows import fields
+from estimators.curvature.lanczos import MAX_STEPS, Ritz, extremes
 from estimators.results import Progress, Spectrum
 from estimators.task.memory_limit import DENSE_LIMIT
 from estimators.task.problem import Problem
 from reports.record.diagnosis import Diagnosis, absent
 
-if TYPE_CHECKING:
-    pass
-
-from diagnose.limits import DENSITY_STARTS, DENSITY_STEPS
-from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream, tensors
-from diagnose.stages.rows import fields
-from estimators.curvature.lanczos import Ritz
+THINNED = 2
+"""Every second point of the density's grid is stored: 1.9 on each width of the kernel."""
 
 
 def spectrum(bench: Bench, known: Diagnosis) -> Update:
@@ -64,10 +62,6 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
         findings += kinks.warnings
     why = {key: text for key, text in why.items() if key not in found}
     return Update({"spectrum": replace(part, **found, why=why)}, findings=findings, amount=amount)
-
-
-THINNED = 2
-"""Every second point of the density's grid is stored: 1.9 on each width of the kernel."""
 
 
 def eigenvalue_density(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diagnose.continuation import no_orders
+from diagnose.stages.bench import Bench, Update
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
 from diagnose.training.findings import sizes_above
@@ -17,14 +18,7 @@ from diagnose.training.summary import summarise
 from diagnose.verdict.theory import bounds
 from reports.record.diagnosis import Diagnosis, Training, absent
 
-if TYPE_CHECKING:
-    pass
-
-from diagnose.stages.bench import Bench, Update
-
 NO_TRAINING = "training was off (--no-training)"
-
-
 MOST_EVALUATED = 10_000
 """Up to this many samples a stack of runs is evaluated twice as often: it costs 2 to 30% of a race, and narrows the
 interval as much as half as many orders again."""

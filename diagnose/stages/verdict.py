@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from diagnose.stages.bench import Bench, Update
 from diagnose.verdict.advice import Raced
 from diagnose.verdict.rule import decide
 from reports.record.diagnosis import NOT_YET, Diagnosis, Prediction, absent
-
-if TYPE_CHECKING:
-    pass
-
-from diagnose.stages.bench import Bench, Update
 
 
 def verdict(bench: Bench, known: Diagnosis) -> Update:

@@ -9,8 +9,6 @@ from torch import nn
 
 COARSE = (torch.float16, torch.bfloat16)
 """Number formats whose rounding drowns small noise and curvature."""
-
-
 TOO_COARSE = "rounding of half precision exceeds what the bounds allow for; use model.float(), and no autocast"
 """Why a result of theirs has no confidence."""
 

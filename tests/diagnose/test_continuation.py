@@ -14,7 +14,7 @@ import torch
 
 import reports
 from diagnose import pipeline
-from diagnose.continuation import going_on, inputs, refused, without
+from diagnose.continuation import ADDS, going_on, inputs, refused, without
 from diagnose.errors import InputError
 from diagnose.settings import SKIPPABLE, Settings
 from diagnose.stages.bench import Bench, Update
@@ -334,6 +334,8 @@ def test_what_a_stage_has_read_is_stored(four: Path) -> None:
 
 def test_only_options_of_another_run_need_a_fresh_folder() -> None:
     known = replace(made.finished(), warnings=())
+    options = {"--" + name for name in ADDS if name != "own_optimizers"}
+    assert set(ADDING) == options | {"--no-training"}
     for option in ADDING:
         advised = replace(known, verdict=replace(known.verdict, advice=f"Run it with `{option} 20`."))
         assert following(advised) is None

@@ -244,7 +244,7 @@ def test_a_machine_that_became_slower_is_seen_by_the_noise() -> None:
         budget.cut(work, shape, slow, ())
         budget.begin("noise")
         clock.now += factor * next(row.seconds for row in planned(work, shape, slow) if row.stage == "noise")
-        budget.ended("noise")
+        budget.ended()
         budget.cut(work, shape, slow, ("noise",))
         return budget.cuts
 
@@ -258,13 +258,14 @@ def test_a_stage_is_late_when_those_after_it_need_what_is_left() -> None:
     rest = seconds_of([row for row in rows if row.stage not in ("noise", "spectrum")])
     clock = Clock()
     budget = Budget(2 * seconds_of(rows), clock=clock)
-    assert not budget.late("spectrum")
+    assert not budget.late()
+    budget.begin("spectrum")
     budget.cut(work, shape, PACE, ("noise",))
-    assert not budget.late("spectrum")
+    assert not budget.late()
     clock.now += budget.left - rest / 0.84
-    assert not budget.late("spectrum")
+    assert not budget.late()
     clock.now += budget.left - rest / 0.86
-    assert budget.late("spectrum")
+    assert budget.late()
 
 
 # -- runs --------------------------------------------------------------------------------------------------
@@ -308,7 +309,7 @@ def test_a_spectrum_that_is_late_keeps_its_bounds(slow: list[str], monkeypatch: 
     model, x = nn.Sequential(nn.Linear(30, 80), nn.Tanh(), nn.Linear(80, 3)), torch.randn(40, 30)
     how: dict[str, Any] = {"training": False, "skip": ("smoothness", "hessian-diagonal"), "seed": 0}
     y = torch.arange(40) % 3
-    monkeypatch.setattr(Budget, "late", lambda self, stage: stage == "spectrum")
+    monkeypatch.setattr(Budget, "late", lambda self: True)
     ended = diagnose.run(model, (x, y), "cross-entropy", budget=1e6, **how)
     late = ended.spectrum
     (finding,) = (warning for warning in ended.warnings if warning.code == "not-converged")

@@ -24,17 +24,6 @@ from tests.diagnose.training.tasks import Shift
 from tests.problems import BY_NAME, Parts, mlp, orthogonal, quadratic, symmetric, value
 
 
-@pytest.fixture
-def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (
-        estimators.growth.generalized,
-        estimators.growth.frozen_quadratic,
-        estimators.growth.left_out,
-        estimators.smoothness_vector.at_a_point,
-    ):
-        monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-
-
 @pytest.fixture(params=["dense", "products"])
 def route(request: pytest.FixtureRequest) -> str:
     if request.param == "products":

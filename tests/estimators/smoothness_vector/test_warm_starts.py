@@ -144,17 +144,6 @@ def test_other_numbers_of_columns_keep_what_they_can(count: int) -> None:
 # -- smoothness ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (
-        estimators.growth.generalized,
-        estimators.growth.frozen_quadratic,
-        estimators.growth.left_out,
-        estimators.smoothness_vector.at_a_point,
-    ):
-        monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-
-
 @pytest.mark.usefixtures("by_products")
 def test_a_result_starts_the_next_one() -> None:
     matrix = symmetric(D, 9)
