@@ -70,8 +70,6 @@ def _by_step(axes: Axes, curves: Sequence[Curve], *, log: bool) -> None:
             table["value"] += list(seed)
             table["method"] += [one.method] * int(keep.sum())
     log = log and min(table["value"], default=0) > 0
-    if log:
-        axes.set_yscale("log")
     axes.set_xscale("log")
     seaborn.lineplot(
         data=table,
@@ -86,6 +84,8 @@ def _by_step(axes: Axes, curves: Sequence[Curve], *, log: bool) -> None:
         err_kws={"alpha": 0.25 if len(curves) < 3 else 0.13, "linewidth": 0},
         ax=axes,
     )
+    if log:
+        axes.set_yscale("log")  # not before: seaborn means on the axis's scale, and that would be the geometric mean
     labels = []
     for one in curves:
         last = float(one.mean[-1])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from reports.page import race as race_figures
 from reports.page.aggregates import bins, concentration, decades, picture_width, share_holding, signs
-from reports.page.curves import best_curves, tuning
+from reports.page.curves import Curve, best_curves, tuning
 from reports.page.race import along_methods
 from tests.reports import made
 
@@ -89,3 +94,26 @@ def test_a_picture_has_a_few_bars_whatever_the_span() -> None:
         assert counts.sum() == 4000
         assert counts.size <= 100
     assert picture_width(bins({})) == 1
+
+
+@pytest.mark.parametrize("spread", [2.0, 1e4])
+def test_the_line_of_a_method_is_the_mean_on_either_axis(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders a factor apart: the geometric mean, which a logarithmic axis suggests, would lie far below."""
+    steps = np.array([0.0, 1.0, 10.0, 100.0])
+    values = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, spread, spread, spread]])
+    curve = Curve("sgd", 0.1, steps, values)
+    drawn: list[Axes] = []
+
+    def keep(prefix: str, height: float, paint: Any, **_: Any) -> str:
+        axes = Figure().subplots()
+        paint([axes])
+        drawn.append(axes)
+        return ""
+
+    monkeypatch.setattr(race_figures, "draw", keep)
+    race_figures.race("t", [curve], None)
+    (axes,) = drawn
+    assert axes.get_yscale() == ("log" if spread > 100 else "linear")
+    drawn_lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+    (means,) = (line for line in drawn_lines if line.size == 3)
+    np.testing.assert_allclose(means, curve.mean[1:])
