@@ -57,6 +57,7 @@ class Limits:
         directions: whether the updates' directional sharpness and kinks are measured.
         points: along each of the two best runs.
         race_blocks: blocks of added orders that the race may make; None: until it is decided.
+        fewer_orders: whether a budget ends the race: by blocks, or by fewer orders than the command says.
         left_out: stages that are not measured.
     """
 
@@ -67,6 +68,7 @@ class Limits:
     directions: bool = True
     points: int = POINTS
     race_blocks: int | None = None
+    fewer_orders: bool = False
     left_out: tuple[str, ...] = ()
 
 
@@ -83,6 +85,8 @@ class Work:
         limited = {item.name for item in fields(Limits)}
         here: dict[str, Any] = {name: value for name, value in values.items() if name in limited}
         there: dict[str, Any] = {name: value for name, value in values.items() if name not in limited}
+        if not {"seeds", "race_blocks"}.isdisjoint(values):
+            here["fewer_orders"] = True
         return Work(replace(self.resolved, **there), replace(self.limits, **here))
 
     def number(self, name: str) -> Any:

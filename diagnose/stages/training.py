@@ -32,8 +32,6 @@ def training(bench: Bench, known: Diagnosis) -> Update:
         return Update(off, runs=[])
     settings = race_settings(bench, known.smoothness.sharpness)
     ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.trained, bench.affordable)
-    if bench.limits.race_blocks is not None and ended.decided_by == "orders":
-        ended = replace(ended, decided_by="budget")
     ratios = bounds(known.noise, known.smoothness, ended)
     part = summarise(ended)
     if bench.resolved.batch_sizes is not None:
@@ -73,6 +71,7 @@ def race_settings(bench: Bench, sharpness: float | None = None) -> RaceSettings:
         samples=bench.problem.n,
         seeds=LOOKS[0] if r.seeds == "auto" else r.seeds,
         auto=r.seeds == "auto",
+        limited=bench.limits.fewer_orders,
         seed=r.seed,
         evaluations=r.evaluations * (2 if stacked and bench.problem.n <= MOST_EVALUATED else 1),
         optimizers=r.optimizers,

@@ -90,7 +90,7 @@ def race(
             decided_by = "interval"
             break
     else:
-        decided_by = "orders"
+        decided_by = "budget" if settings.limited else "orders"
     if not looks:
         looks.append(_look(entrants.race))
     entrants.finish()

@@ -51,6 +51,7 @@ class RaceSettings:
         seeds: orders of batches that every method is judged on; with ``auto`` it is not used.
         auto: the first of LOOKS orders for every method, then more for SGD, AdaGrad and the best other until the answer
             is decided.
+        limited: whether a budget made the orders fewer: a race that has run them all has spent it.
         samples: that losses are measured on.
         seed: what the orders follow.
         evaluations: steps at which the loss of the whole sample set is taken, besides step 0.
@@ -73,6 +74,7 @@ class RaceSettings:
     evaluations: int
     optimizers: tuple[str, ...]
     auto: bool = False
+    limited: bool = False
     samples: int = 0
     learning_rates: tuple[float, ...] | None = None
     every_rate: bool = False

@@ -214,6 +214,13 @@ def test_a_race_that_runs_past_the_time_ends_with_the_blocks_that_are_done() -> 
     assert [budget.affordable(1.0) for _ in range(2)] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("cuts", "fewer"), [({}, False), ({"steps": 20}, False), ({"seeds": 1}, True), ({"race_blocks": 0}, True)]
+)
+def test_a_race_with_fewer_orders_is_one_that_the_budget_ends(cuts: dict[str, Any], fewer: bool) -> None:
+    assert network()[0].with_cuts(cuts).limits.fewer_orders == fewer
+
+
 def test_a_race_that_runs_past_the_time_in_its_first_block_keeps_what_is_complete() -> None:
     clock = Clock()
     budget = Budget(10.0, clock=clock)

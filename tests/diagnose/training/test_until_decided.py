@@ -143,6 +143,12 @@ def test_where_no_further_block_can_be_afforded_the_race_ends() -> None:
     assert (fixed.decided_by, [look.orders for look in fixed.looks]) == ("budget", [4])
 
 
+@pytest.mark.parametrize(("limited", "ended_by"), [(False, "orders"), (True, "budget")])
+def test_a_race_on_the_orders_that_a_budget_left_has_spent_it(limited: bool, ended_by: str) -> None:
+    noisy = quadratic(torch.ones(4), 3 * torch.ones(4), seed=1)
+    assert race(noisy, settings(seeds=2, limited=limited), MemoryStore()).decided_by == ended_by
+
+
 def test_of_a_race_that_was_stopped_the_orders_are_left_that_every_run_has() -> None:
     whole, how = MemoryStore(), auto()
     race(network(), how, whole)
