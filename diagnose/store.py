@@ -50,6 +50,7 @@ class Store:
         self._legs: dict[str, Leg] | None = None
         self._named: set[str] = set()
         self._rows = 0
+        self._runs: Sequence[Mapping[str, Any]] | None = None
         self._lock = _locked(self.directory)
 
     def __enter__(self) -> Store:
@@ -117,13 +118,14 @@ class Store:
 
         flat = {f"{kind}/{name}": array for kind, part in diagnosis.vectors.items() for name, array in part.items()}
         text = json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        contents = {VECTORS: save(flat), RUNS: _csv(diagnosis.runs).encode(), RESULT: (text + "\n").encode()}
+        rows = {} if diagnosis.runs is self._runs else {RUNS: _csv(diagnosis.runs).encode()}
+        contents = {VECTORS: save(flat), **rows, RESULT: (text + "\n").encode()}
         less = not self._named <= set(diagnosis.vectors) or len(diagnosis.runs) < self._rows
         if diagnosis.status == "started":
             (self.directory / REPORT).unlink(missing_ok=True)
         for name in reversed(contents) if less or not diagnosis.stages else contents:
             self._replace(name, contents[name])
-        self._named, self._rows = set(diagnosis.vectors), len(diagnosis.runs)
+        self._named, self._rows, self._runs = set(diagnosis.vectors), len(diagnosis.runs), diagnosis.runs
 
     def report(self) -> None:
         """Write the page from what the folder holds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -153,7 +153,7 @@ class Leg:
         return math.inf if self.diverged or last is None else last
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))  # numbers, text and tuples of them: nothing that would have to be copied
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Leg:

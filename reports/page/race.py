@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import seaborn
@@ -62,30 +62,24 @@ def _room(curves: Sequence[Curve]) -> float:
 
 def _by_step(axes: Axes, curves: Sequence[Curve], *, log: bool) -> None:
     looks = lines([c.method for c in curves])
-    table: dict[str, list[Any]] = {"step": [], "value": [], "method": []}
-    for one in curves:
-        keep = one.steps >= 1
-        for seed in one.values[:, keep]:
-            table["step"] += list(one.steps[keep])
-            table["value"] += list(seed)
-            table["method"] += [one.method] * int(keep.sum())
-    log = log and min(table["value"], default=0) > 0
+    later = [replace(one, steps=one.steps[one.steps >= 1], values=one.values[:, one.steps >= 1]) for one in curves]
+    log = log and min((float(one.values.min()) for one in later), default=0.0) > 0
     axes.set_xscale("log")
-    seaborn.lineplot(
-        data=table,
-        x="step",
-        y="value",
-        hue="method",
-        style="method",
-        palette={m: look.colour for m, look in looks.items()},
-        dashes={m: look.dash for m, look in looks.items()},
-        errorbar=("pi", 100),
-        legend=False,
-        err_kws={"alpha": 0.25 if len(curves) < 3 else 0.13, "linewidth": 0},
-        ax=axes,
-    )
     if log:
-        axes.set_yscale("log")  # not before: seaborn means on the axis's scale, and that would be the geometric mean
+        axes.set_yscale("log")
+    for one in later:
+        look = looks[one.method]
+        axes.fill_between(
+            one.steps,
+            one.values.min(axis=0),
+            one.values.max(axis=0),
+            color=look.colour,
+            alpha=0.25 if len(curves) < 3 else 0.13,
+            linewidth=0,
+        )
+        seaborn.lineplot(
+            x=one.steps, y=one.mean, color=look.colour, dashes=look.dash or (None, None), estimator=None, ax=axes
+        )
     labels = []
     for one in curves:
         last = float(one.mean[-1])
@@ -93,7 +87,7 @@ def _by_step(axes: Axes, curves: Sequence[Curve], *, log: bool) -> None:
             one.steps[-1], last, looks[one.method].marker, color=looks[one.method].colour, markersize=6, clip_on=False
         )
         labels.append((last, method_name(one.method)))
-    steps = [s for s in table["step"] if s >= 1] or [1.0, 10.0]
+    steps = [step for one in later for step in one.steps] or [1.0, 10.0]
     axes.set_xlim(min(steps), max(max(steps), 2 * min(steps)))
     axes.set_xlabel("")
     ticks(axes, "x", log=True)
