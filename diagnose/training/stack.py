@@ -49,9 +49,9 @@ class Stack:
     def _settle(self) -> None:
         """Give the parts their rows, and the orders their places."""
         sizes = [len(part.rates) for part in self._parts]
-        columns = (torch.split(each, sizes) for each in (self._w, self._d_inf, self._d_2))
-        for part, *rows in zip(self._parts, *columns, strict=True):
-            part.w, part.d_inf, part.d_2 = rows
+        for part, rows in zip(self._parts, torch.split(self._w, sizes), strict=True):
+            part.w = rows
+        self._banks = list(_banks(self._parts, MOVED // self._problem.d))
         self._groups = _groups(self._orders, self._w.device)
 
     def step(self, trained: Problem, index: Tensor | None, factor: float) -> None:
@@ -64,8 +64,13 @@ class Stack:
         """
         g = self._gradients(trained) if index is None else self._batch_gradients(trained, index)
         trained.passes.add(len(self.alive) * (1.0 if index is None else index.shape[1] / trained.n))
-        for part, own in zip(self._parts, torch.split(g, [len(part.w) for part in self._parts]), strict=True):
-            part.move(own, factor, self._origin, self._box)
+        for parts, rows in self._banks:
+            for part, own in zip(parts, torch.split(g[rows], [len(part.w) for part in parts]), strict=True):
+                part.move(own, factor, self._box)
+            away = self._w[rows] - self._origin
+            furthest, longest = self._d_inf[rows], self._d_2[rows]
+            torch.maximum(longest, torch.linalg.vector_norm(away, dim=1), out=longest)
+            torch.maximum(furthest, away.abs_().amax(1), out=furthest)
 
     def _batch_gradients(self, trained: Problem, index: Tensor) -> Tensor:
         """Each run's gradient, (runs, d), of the mean loss of its batch."""
@@ -154,24 +159,19 @@ class Stack:
 
 
 class _Part:
-    """Runs of one method, with their rates and the rule's state; ``w``, ``d_inf``, ``d_2`` are rows of the stack's."""
+    """Runs of one method, with their rates and the rule's state; ``w`` is rows of the stack's."""
 
     w: Tensor
-    d_inf: Tensor
-    d_2: Tensor
 
     def __init__(self, method: str, rates: Tensor, state: State) -> None:
         self.method, self.rates, self.state = method, rates, state
 
-    def move(self, g: Tensor, factor: float, origin: Tensor, box: Sequence[Tensor]) -> None:
+    def move(self, g: Tensor, factor: float, box: Sequence[Tensor]) -> None:
         """A step of each run, for the gradients (runs, d)."""
         change, self.state = RULES[self.method].update({WHOLE: g}, self.state, self.rates * factor)
         self.w += change[WHOLE]
         if box:
             self.w.clamp_(*box)
-        away = self.w - origin
-        torch.maximum(self.d_2, torch.linalg.vector_norm(away, dim=1), out=self.d_2)
-        torch.maximum(self.d_inf, away.abs_().amax(1), out=self.d_inf)
 
     def only(self, rows: Tensor) -> _Part:
         """Some of the runs, by a mask."""
@@ -187,6 +187,20 @@ def _parts(runs: Sequence[Contender], origin: Tensor) -> Iterator[_Part]:
         for first in range(0, len(rates), most):
             some = torch.tensor(rates[first : first + most], dtype=origin.dtype, device=origin.device)
             yield _Part(method, some[:, None], RULES[method].init({WHOLE: origin.repeat(len(some), 1)}))
+
+
+def _banks(parts: Sequence[_Part], most: int) -> Iterator[tuple[list[_Part], slice]]:
+    """Parts that follow each other, with their rows: as many as have ``most`` rows together, or one."""
+    bank: list[_Part] = []
+    first = last = 0
+    for part in parts:
+        if bank and last + len(part.w) - first > most:
+            yield bank, slice(first, last)
+            bank, first = [], last
+        bank.append(part)
+        last += len(part.w)
+    if bank:
+        yield bank, slice(first, last)
 
 
 def _flat_box(problem: Problem, settings: RaceSettings) -> list[Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import seaborn
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
@@ -77,9 +76,7 @@ def _by_step(axes: Axes, curves: Sequence[Curve], *, log: bool) -> None:
             alpha=0.25 if len(curves) < 3 else 0.13,
             linewidth=0,
         )
-        seaborn.lineplot(
-            x=one.steps, y=one.mean, color=look.colour, dashes=look.dash or (None, None), estimator=None, ax=axes
-        )
+        axes.plot(one.steps, one.mean, color=look.colour, dashes=look.dash or (None, None))
     labels = []
     for one in curves:
         last = float(one.mean[-1])
