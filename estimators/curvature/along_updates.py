@@ -23,7 +23,7 @@ from estimators.results import Cost, Finding, Interval, Progress
 from estimators.task import memory_limit
 from estimators.task.function import Parameters
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.task.products import curvature, hessian
 
 STAGE = "preconditioned-sharpness"
 DIRECTIONS = ("sgd", "sign-sgd", "adagrad")
@@ -201,31 +201,30 @@ def preconditioned_sharpness(
     why: dict[str, str] = {}
     warnings: tuple[Finding, ...] = ()
     confidence: float | None
-    if problem.d <= DENSE_LIMIT:
-        inverse = root.double().rsqrt()
-        value = float(torch.linalg.eigvalsh(inverse[:, None] * dense_hessian(problem) * inverse).abs().max())
-        interval, confidence, products = (value, value), 1.0, problem.d
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        like = next(iter(problem.parameters.values()))
-        # The mean scale is taken out: in float32 an extreme one would leave the range.
-        middle = math.exp(sum(float(part.double().log().sum()) for part in torch.split(root, SLICE)) / problem.d)
-        root = root / middle
-        every = torch.ones_like(root, dtype=torch.bool)
+    with curvature(problem) as operator:
+        if operator.matrix is not None:
+            inverse = root.double().rsqrt()
+            value = float(torch.linalg.eigvalsh(inverse[:, None] * operator.matrix * inverse).abs().max())
+            interval, confidence = (value, value), 1.0
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            like = next(iter(problem.parameters.values()))
+            # The mean scale is taken out: in float32 an extreme one would leave the range.
+            middle = math.exp(sum(float(part.double().log().sum()) for part in torch.split(root, SLICE)) / problem.d)
+            root = root / middle
+            every = torch.ones_like(root, dtype=torch.bool)
 
-        def known(run: Ritz) -> bool:
-            if progress:
-                progress(STAGE, run.steps, steps)
-            return run.norm_known
+            def stop(run: Ritz) -> bool:
+                if progress:
+                    progress(STAGE, run.steps, steps)
+                return run.norm_known
 
-        local = not memory_limit.holds_basis(problem, steps)
-        with hessian(problem) as product:
-            run = certify(product, root, every, generator, like, steps, DELTA, known, local)
-            products = product.products
-        lower, upper = run.norm_interval
-        value, interval, confidence = run.norm / middle, (lower / middle, upper / middle), 1 - DELTA
-        if not run.norm_known:
-            warnings = (not_converged(STAGE, run, steps),)
+            local = not memory_limit.holds_basis(problem, steps)
+            run = certify(operator, root, every, generator, like, steps, DELTA, stop, local)
+            lower, upper = run.norm_interval
+            value, interval, confidence = run.norm / middle, (lower / middle, upper / middle), 1 - DELTA
+            if not run.norm_known:
+                warnings = (not_converged(STAGE, run, steps),)
     if problem.precision in COARSE:
         confidence = None
         why["confidence"] = TOO_COARSE
@@ -233,7 +232,7 @@ def preconditioned_sharpness(
         value=value,
         interval=interval,
         confidence=confidence,
-        products=products,
+        products=operator.products,
         samples=problem.n,
         why=why,
         warnings=warnings,

@@ -22,7 +22,7 @@ from estimators.numbers.vectors import random_start
 from estimators.results import Cost, Interval, Progress
 from estimators.task import memory_limit
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, Product, dense_hessian, hessian
+from estimators.task.products import Product, dense_hessian, hessian
 
 STAGE = "spectral-density"
 SHIFT = 0.2
@@ -111,7 +111,7 @@ def eigenvalue_density(
     if width is not None and not 0 < width < float("inf"):
         raise InputError(f"a kernel of width {width} smooths nothing", "width", "give a share above 0, such as 0.01")
     began, before = time.perf_counter(), problem.passes.total
-    if problem.d <= DENSE_LIMIT:
+    if problem.forms_hessian:
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
         found, products, taken = _exact(values, width), problem.d, problem.d
     else:

@@ -22,7 +22,7 @@ from estimators.numbers.vectors import dot, norm, random_start, unit
 from estimators.results import Cost, Finding, Interval, Progress, Spectrum
 from estimators.task import memory_limit
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, Product, dense_hessian, hessian
+from estimators.task.products import Product, dense_hessian, hessian
 
 DELTA = 1e-3
 """Probability with which a published bound may fail."""
@@ -346,7 +346,7 @@ def spectrum(
     """
     began, before = time.perf_counter(), problem.passes.total
     warnings: tuple[Finding, ...] = ()
-    if problem.d <= DENSE_LIMIT:
+    if problem.forms_hessian:
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
         rounding = rounding_share(problem) * float(np.abs(values).max())
         bottom, top = ((end - rounding, end + rounding) for end in (values[0], values[-1]))

@@ -21,7 +21,7 @@ from estimators.numbers.vectors import SLICE, dot
 from estimators.results import Cost, Interval, Progress
 from estimators.task import memory_limit
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, Product, dense_hessian, hessian
+from estimators.task.products import Product, curvature
 
 STAGE = "one-norm"
 GROUP = 5
@@ -84,33 +84,32 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
     began, before = time.perf_counter(), problem.passes.total
     why: dict[str, str] = {}
     alone = spread = None
-    if problem.d <= DENSE_LIMIT:
-        sums = dense_hessian(problem).abs().sum(1)
-        value, products = float(sums.sum()), problem.d
-        interval = (value, value)
-        why = dict.fromkeys(("probes_alone", "probes_spread"), "the Hessian was formed")
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        like = next(iter(problem.parameters.values()))
+    with curvature(problem) as operator:
+        if operator.matrix is not None:
+            sums = operator.matrix.abs().sum(1)
+            value = float(sums.sum())
+            interval = (value, value)
+            why = dict.fromkeys(("probes_alone", "probes_spread"), "the Hessian was formed")
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            like = next(iter(problem.parameters.values()))
 
-        def report(done: int) -> None:
-            if progress:
-                progress(STAGE, done, probes)
+            def report(done: int) -> None:
+                if progress:
+                    progress(STAGE, done, probes)
 
-        columns = memory_limit.columns(problem, GROUP, memory_limit.BLOCK, BESIDE)
-        keep = memory_limit.vectors(problem) >= memory_limit.BLOCK * columns + BESIDE + probes // 2
-        with hessian(problem) as product:
-            found = one_norm_by_products(product, problem.d, probes, generator, like, report, columns, keep)
-            products = product.products
-        sums, value, interval = found.row_sums, found.value, found.interval
-        alone, spread = found.probes_alone, found.probes_spread
-        if spread is None:
-            why["probes_spread"] = "the Hessian is zero"
+            columns = memory_limit.columns(problem, GROUP, memory_limit.BLOCK, BESIDE)
+            keep = memory_limit.vectors(problem) >= memory_limit.BLOCK * columns + BESIDE + probes // 2
+            sampled = one_norm_by_products(operator, problem.d, probes, generator, like, report, columns, keep)
+            sums, value, interval = sampled.row_sums, sampled.value, sampled.interval
+            alone, spread = sampled.probes_alone, sampled.probes_spread
+            if spread is None:
+                why["probes_spread"] = "the Hessian is zero"
     return OneNorm(
         value=value,
         interval=interval,
-        exact=problem.d <= DENSE_LIMIT,
-        products=products,
+        exact=operator.matrix is not None,
+        products=operator.products,
         samples=problem.n,
         probes_alone=alone,
         probes_spread=spread,

@@ -24,7 +24,7 @@ from estimators.numbers.t_intervals import LEVEL, quantile, standard_error, sum_
 from estimators.results import Cost, HessianDiagonal, Interval, Progress, Smoothness
 from estimators.task.plain_networks import plain_network
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, dense_hessian, finite
+from estimators.task.products import dense_hessian, finite
 from estimators.task.stagewise import diagonal, diagonal_passes
 
 PROBES = 64
@@ -126,7 +126,7 @@ def hessian_diagonal(
 
 def _exact(problem: Problem, probes: int) -> tuple[Tensor, str] | None:
     """diag(H) in float64 and how it was found; None where that would cost more than random probes."""
-    if problem.d <= DENSE_LIMIT:
+    if problem.forms_hessian:
         return dense_hessian(problem).diagonal().clone(), "read off the formed Hessian, no probes"
     network = plain_network(problem)
     if network is None or not by_layers(layered_passes(problem), probes) or problem.curvature_fault is not None:

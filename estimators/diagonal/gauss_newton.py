@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -39,8 +38,7 @@ def can_split(problem: Problem) -> bool:
 
 def rest(problem: Problem) -> Problem:
     """The problem whose Hessian is H - J'SJ: the loss made linear in the outputs at the point. Passes add up."""
-    other = copy(problem)
-    other.formed_hessian = None
+    other = problem.derived()
     other._loss = _linear(problem._loss)
     return other
 

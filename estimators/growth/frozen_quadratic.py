@@ -15,7 +15,7 @@ from estimators.growth.uncoupled import uncoupled
 from estimators.results import Smoothness
 from estimators.smoothness_vector.at_a_point import smoothness
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.task.products import dense_hessian, hessian
 
 STARTS = 3
 """So often the first point is measured again where H is formed; once where it takes products, as many as the point."""
@@ -68,14 +68,14 @@ def _bounded(problem: Problem, found: Smoothness) -> tuple[Smoothness, Tensor, T
     """The result without its vectors, the feasible L, and where it is |h_jj|."""
     bound = problem.flatten(found.vectors)
     bare = replace(found, vectors={}, rows={})
-    if problem.d <= DENSE_LIMIT:
+    if problem.forms_hessian:
         return bare, *uncoupled(dense_hessian(problem), bound.double())
     return bare, bound, torch.zeros_like(bound, dtype=torch.bool)
 
 
-def repeated(d: int) -> int:
+def repeated(problem: Problem) -> int:
     """How often the first point is measured again."""
-    return STARTS if d <= DENSE_LIMIT else 1
+    return STARTS if problem.forms_hessian else 1
 
 
 def starts(
@@ -88,7 +88,7 @@ def starts(
 ) -> list[Measured]:
     """The first point measured again from other random starts; ``report`` is called with how many are done."""
     again = []
-    for number in range(1, repeated(first.problem.d) + 1):
+    for number in range(1, repeated(first.problem) + 1):
         found = smoothness(first.problem, gap=gap, max_products=max_products, beside=beside, seed=seed + 7919 * number)
         curved, bound, exact = _bounded(first.problem, found)
         again.append(replace(first, smoothness=curved, bound=bound, exact=exact))

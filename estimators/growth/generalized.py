@@ -37,7 +37,7 @@ from estimators.results import Cost, GeneralizedSmoothness, Progress, absent
 from estimators.smoothness_vector.at_a_point import DENSE_GAP, GAP, MAX_PRODUCTS, norms, rounded_up
 from estimators.task import memory_limit
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, passing
+from estimators.task.products import passing
 
 STAGE = "generalized_smoothness"
 FEWEST = 6
@@ -93,8 +93,8 @@ def generalized_smoothness(
     if groups is not None and len(groups) != len(trajectory):
         raise InputError(f"{len(groups)} labels for {len(trajectory)} points", "groups", "give one for each point")
     began, before = time.perf_counter(), problem.passes.total
-    goal = gap if gap is not None else (DENSE_GAP if problem.d <= DENSE_LIMIT else GAP)
-    total = len(trajectory) + (repeated(problem.d) if len(trajectory) >= FEWEST else 0)
+    goal = gap if gap is not None else (DENSE_GAP if problem.forms_hessian else GAP)
+    total = len(trajectory) + (repeated(problem) if len(trajectory) >= FEWEST else 0)
 
     def report(done: int) -> None:
         if progress:
@@ -104,7 +104,7 @@ def generalized_smoothness(
     # One group after another, every other point: each group has its share in both halves.
     order = [int(place) for own in members(labels).values() for place in own]
     fitted, held_out = sorted(order[::2]), sorted(order[1::2])
-    no_room = memory_limit.too_many_points(problem, len(trajectory)) if problem.d > DENSE_LIMIT else None
+    no_room = memory_limit.too_many_points(problem, len(trajectory))
     found: dict[int, Measured] = {}
     rows: list[dict[str, Any]] = [{} for _ in labels]
     keeping = memory_limit.formed_points(problem)
@@ -136,7 +136,7 @@ def generalized_smoothness(
             cost=Cost(problem.passes.total - before, time.perf_counter() - began),
         )
     with passing(measured[0].problem):
-        beside = memory_limit.POINT * (len(measured) + repeated(problem.d))
+        beside = memory_limit.POINT * (len(measured) + repeated(problem))
         again = starts(measured[0], gap, max_products, seed, lambda done: report(len(measured) + done), beside)
         control = frozen(measured[0], again, [measured[i] for i in fitted])
     free = spread(measured[0], again)

@@ -22,7 +22,7 @@ from estimators.smoothness_vector.stopping import Goal, Threshold, check_thresho
 from estimators.smoothness_vector.subspace_rounds import FEWEST_VECTORS
 from estimators.task import memory_limit
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, Counted, Product, dense_hessian, hessian
+from estimators.task.products import Curvature, Product, dense_hessian, hessian
 from estimators.task.token_rows import token_deciles
 
 GAP = 0.05
@@ -86,7 +86,7 @@ def smoothness(
     check_limits(gap, max_products)
     check_thresholds(thresholds)
     began, before = time.perf_counter(), problem.passes.total
-    dense = problem.d <= DENSE_LIMIT
+    dense = problem.forms_hessian
     gap = gap if gap is not None else (DENSE_GAP if dense else GAP)
     rows = None if start is None or dense else _rows(problem, start)
     generator = torch.Generator().manual_seed(seed if rows is None else _apart(seed, rows))
@@ -120,7 +120,7 @@ def smoothness(
 
             # Near a perfect fit curvature may be 1e-30 and less: row norms are taken of H / ||H||.
             scale = run.norm or 1.0
-            scaled = Counted(lambda block: product(block).div_(scale), problem.d)
+            scaled = Curvature(lambda block: product(block).div_(scale), problem.d)
             # Where the top of the spectrum does not stand out, rounds in a subspace are no use.
             known = None
             if run.basis is not None and run.steps <= STANDS_OUT:

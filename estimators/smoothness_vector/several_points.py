@@ -22,7 +22,7 @@ from estimators.smoothness_vector.formed import JointBracket, formed_bracket
 from estimators.smoothness_vector.sweeps import Sweeps
 from estimators.task import memory_limit
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.task.products import dense_hessian, hessian
 
 STAGE = "joint"
 GAP = 0.05
@@ -244,7 +244,7 @@ def _checked(
     check_limits(gap, max_products, FEWEST_PRODUCTS)
     if singles is not None and len(singles) != len(problems):
         raise InputError(f"{len(singles)} brackets for {len(problems)} points", "singles", "give one for each point")
-    dense = problems[0].d <= DENSE_LIMIT and memory_limit.holds_formed(problems[0], len(problems))
+    dense = problems[0].forms_hessian and memory_limit.holds_formed(problems[0], len(problems))
     return gap if gap is not None else (DENSE_GAP if dense else GAP), dense
 
 

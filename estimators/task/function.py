@@ -23,6 +23,8 @@ from estimators.task.side_effects import SideEffects
 Parameters = dict[str, Tensor]
 Samples = tuple[Tensor, Tensor] | dict[str, Tensor]
 Key = TypeVar("Key")
+DENSE_LIMIT = 2000
+"""Up to this many coordinates the Hessian is formed, where nothing else is asked for."""
 
 
 class Passes:
@@ -39,7 +41,8 @@ class Function:
     """f(w) = (1/n) sum_i l_i(w) as sums over samples at one point; nothing of it is checked.
 
     :class:`estimators.Problem` opens it and says what the arguments are. ``unrotated`` turns the parameters into those
-    of the model where the coordinates are others (``rotation.py``), else it is None.
+    of the model where the coordinates are others (``rotation.py``), else it is None. ``forms_hessian`` says whether
+    estimators work on H as a matrix, which ``formed_hessian`` holds once it is formed, or on products with it.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Function:
         loss: str | losses.LossFunction = "cross-entropy",
         *,
         memory_bytes: int | None = None,
+        forms_hessian: bool | None = None,
     ) -> None:
         model, self._wrapped = model_kinds.unwrapped(model)
         self.model = model
@@ -77,6 +81,7 @@ class Function:
         self.shapes = {name: p.shape for name, p in self.parameters.items()}
         self.sizes = [p.numel() for p in self.parameters.values()]
         self.d = sum(self.sizes)
+        self.forms_hessian = self.d <= DENSE_LIMIT if forms_hessian is None else forms_hessian
         self._loss = losses.select(loss, model)
         self._arguments = model_kinds.arguments(model)
         self.samples = self.prepared(samples)
@@ -98,12 +103,12 @@ class Function:
 
     def at(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same task at another point, each tensor in the format that it has here; passes are counted together."""
-        other = self._derived()
+        other = self.derived()
         found = self.fitting(parameters)
         other.parameters = {name: found[name].to(p.dtype, copy=True) for name, p in self.parameters.items()}
         return other
 
-    def _derived(self) -> Self:
+    def derived(self) -> Self:
         """A copy without what was formed at this point, for these samples and in this number format."""
         other = copy(self)
         other.formed_hessian = None
@@ -124,7 +129,7 @@ class Function:
 
     def in_double(self) -> Self:
         """The same task with parameters, buffers and samples in float64; passes are counted together."""
-        other = self._derived()
+        other = self.derived()
         other.dtype = other.precision = torch.float64
         other.parameters, other.fixed = _doubled(self.parameters), _doubled(self.fixed)
         if isinstance(self.samples, dict):
@@ -141,7 +146,7 @@ class Function:
 
     def on(self, samples: Samples) -> Self:
         """The same on other samples, which :meth:`prepared` has made ready, with passes counted apart (over them)."""
-        other = self._derived()
+        other = self.derived()
         other.samples = samples
         other.n = next(iter(_tensors(samples))).shape[0]
         other.chunk = min(self.chunk, other.n)

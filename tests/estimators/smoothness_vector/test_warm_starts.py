@@ -21,7 +21,7 @@ from estimators.smoothness_vector.at_a_point import _apart, _rows
 from estimators.smoothness_vector.bracket import Bracket, bracket
 from estimators.smoothness_vector.formed import dense_bracket
 from estimators.smoothness_vector.sweeps import Sweeps, within
-from estimators.task.products import Counted
+from estimators.task.products import Curvature
 from tests import oracles
 from tests.problems import quadratic, symmetric
 from tests.statistics import fewest
@@ -30,7 +30,7 @@ D = 120
 
 
 def measured(matrix: Tensor, seed: int, start: Tensor | None = None, gap: float = 0.02) -> Bracket:
-    counted = Counted(lambda block: matrix @ block, len(matrix))
+    counted = Curvature(lambda block: matrix @ block, len(matrix))
     return bracket(counted, torch.Generator().manual_seed(seed), matrix, gap, 600, 1e-3, start=start)
 
 
@@ -122,7 +122,7 @@ def test_upper_bounds_fail_as_rarely_as_without_a_start() -> None:
     exact = oracles.smallest_diagonal(matrix.numpy())
     held, trials = 0, 200
     for seed in range(trials):
-        counted = Counted(lambda block: matrix @ block, 40)
+        counted = Curvature(lambda block: matrix @ block, 40)
         rows = bracket(counted, torch.Generator().manual_seed(seed), matrix, 0.1, 200, 0.4).rows
         found = bracket(counted, torch.Generator().manual_seed(10_000 + seed), matrix, 0.1, 200, 0.4, start=rows)
         bound = found.vector
@@ -144,10 +144,9 @@ def test_other_numbers_of_columns_keep_what_they_can(count: int) -> None:
 # -- smoothness ------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("by_products")
 def test_a_result_starts_the_next_one() -> None:
     matrix = symmetric(D, 9)
-    problem = Problem(*quadratic(matrix))
+    problem = Problem(*quadratic(matrix), forms_hessian=False)
     plain, first = smoothness(problem), smoothness(problem, keep=True)
     assert dict(plain.rows) == {}
     assert stored(plain) == stored(first)
@@ -166,19 +165,20 @@ def test_a_result_starts_the_next_one() -> None:
     assert second.l1_upper >= exact.lower
 
 
-@pytest.mark.usefixtures("by_products")
 def test_the_random_numbers_after_a_start_are_others() -> None:
     """Else Lanczos would start from vectors that the rows were made with, where both have one seed."""
-    problem = Problem(*quadratic(symmetric(D, 9)))
+    problem = Problem(*quadratic(symmetric(D, 9)), forms_hessian=False)
     one, other = (smoothness(problem, seed=seed, keep=True) for seed in (0, 1))
     seeds = {0, 1, *(_apart(0, _rows(problem, each)) for each in (one, other))}
     assert len(seeds) == 4
     assert smoothness(problem, start=one).l1_upper == smoothness(problem, start=one).l1_upper
 
 
-@pytest.mark.usefixtures("by_products")
 def test_a_start_that_does_not_fit_is_refused() -> None:
-    problem, smaller = Problem(*quadratic(symmetric(D, 9))), Problem(*quadratic(symmetric(30, 9)))
+    problem, smaller = (
+        Problem(*quadratic(symmetric(D, 9)), forms_hessian=False),
+        Problem(*quadratic(symmetric(30, 9)), forms_hessian=False),
+    )
     with pytest.raises(InputError, match="holds no rows"):
         smoothness(problem, start=smoothness(problem))
     with pytest.raises(InputError, match="other parameters"):
@@ -193,7 +193,6 @@ def test_where_the_hessian_is_formed_there_are_no_rows_and_no_start() -> None:
 
 
 @pytest.mark.parametrize("groups", [None, ["a", "b"] * 4, ["a"] * 3 + ["b"] * 5])
-@pytest.mark.usefixtures("by_products")
 def test_each_point_starts_from_the_one_before_it_in_its_group(
     groups: Sequence[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +205,7 @@ def test_each_point_starts_from_the_one_before_it_in_its_group(
         return result
 
     monkeypatch.setattr(estimators.growth.frozen_quadratic, "smoothness", watched)
-    problem = Problem(*quadratic(symmetric(40, 2)))
+    problem = Problem(*quadratic(symmetric(40, 2)), forms_hessian=False)
     scales = np.geomspace(0.1, 200, 8)
     points = [{n: torch.full_like(p, float(scale)) for n, p in problem.parameters.items()} for scale in scales]
     result = generalized_smoothness(problem, points, groups=groups)
