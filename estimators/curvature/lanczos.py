@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,9 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from estimators.numbers.vectors import dot, norm, random_start, unit
-from estimators.results import Cost, Finding, Interval, Progress, Spectrum
+from estimators.results import Finding, Interval, Progress, Spectrum, reporting
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
 from estimators.task.products import Product, dense_hessian, hessian
 
@@ -311,19 +311,19 @@ def extremes(
         late: asked after every other step; where it says so the run ends there, with the bounds that it has.
     """
     first: list[Ritz] = []
+    report = reporting(progress, "spectrum", steps)
 
-    def told(run: Ritz) -> bool:
-        if progress:
-            progress("spectrum", run.steps, steps)
+    def stop(run: Ritz) -> bool:
+        report(run.steps)
         if run.norm_known and not first:
             first.append(run)
         return (run.norm_known and run.ends_known) or (late is not None and late())
 
     generator = torch.Generator().manual_seed(seed)
-    start = random_start(problem.d, generator, next(iter(problem.parameters.values())))
+    start = random_start(problem.d, generator, problem.like)
     with hessian(problem) as product:
         local = not memory_limit.holds_basis(problem, steps)
-        run = lanczos(product, start, problem.d, steps, DELTA / 4, generator, told, keep=keep, local=local)
+        run = lanczos(product, start, problem.d, steps, DELTA / 4, generator, stop, keep=keep, local=local)
     return Extremes(run, first[0] if first else run)
 
 
@@ -344,7 +344,7 @@ def spectrum(
 
     Cost: about two passes a step, none where ``run``, the whole one of :func:`extremes` for the same problem, is given.
     """
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     warnings: tuple[Finding, ...] = ()
     if problem.forms_hessian:
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
@@ -374,7 +374,7 @@ def spectrum(
         kinks=None,
         why=dict.fromkeys(("eigenvalue_density", "directional", "kinks"), "not measured by this call"),
         warnings=warnings,
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 

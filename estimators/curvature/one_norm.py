@@ -8,9 +8,8 @@ for dimension reduction in l1 using Cauchy random projections" (JMLR 2007).
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,8 +17,9 @@ from torch import Tensor
 from estimators.errors import InputError
 from estimators.numbers.t_intervals import quantile
 from estimators.numbers.vectors import SLICE, dot
-from estimators.results import Cost, Interval, Progress
+from estimators.results import Interval, Progress, Result, reporting
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
 from estimators.task.products import Product, curvature
 
@@ -34,7 +34,7 @@ APART = math.pi**2 / 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneNorm:
+class OneNorm(Result):
     """sum_jk |H_jk| with a 95% interval ([x, x] where ``exact``).
 
     ``probes_alone`` is what the Cauchy probes say without the rows, ``probes_spread`` the relative standard deviation
@@ -48,9 +48,6 @@ class OneNorm:
     samples: int
     probes_alone: float | None
     probes_spread: float | None
-    why: Mapping[str, str] = field(default_factory=dict)
-    vectors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    cost: Cost = field(default=Cost())
 
 
 def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progress: Progress | None = None) -> OneNorm:
@@ -81,7 +78,7 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
     """
     if probes < FEWEST_PROBES:
         raise InputError(f"{probes} probes give no interval", "probes", f"give {FEWEST_PROBES} or more")
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     why: dict[str, str] = {}
     alone = spread = None
     with curvature(problem) as operator:
@@ -92,15 +89,10 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
             why = dict.fromkeys(("probes_alone", "probes_spread"), "the Hessian was formed")
         else:
             generator = torch.Generator().manual_seed(seed)
-            like = next(iter(problem.parameters.values()))
-
-            def report(done: int) -> None:
-                if progress:
-                    progress(STAGE, done, probes)
-
+            report = reporting(progress, STAGE, probes)
             columns = memory_limit.columns(problem, GROUP, memory_limit.BLOCK, BESIDE)
             keep = memory_limit.vectors(problem) >= memory_limit.BLOCK * columns + BESIDE + probes // 2
-            sampled = one_norm_by_products(operator, problem.d, probes, generator, like, report, columns, keep)
+            sampled = one_norm_by_products(operator, problem.d, probes, generator, problem.like, report, columns, keep)
             sums, value, interval = sampled.row_sums, sampled.value, sampled.interval
             alone, spread = sampled.probes_alone, sampled.probes_spread
             if spread is None:
@@ -115,7 +107,7 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
         probes_spread=spread,
         why=why,
         vectors=problem.unflatten(sums.to(problem.dtype)),
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 
@@ -136,7 +128,7 @@ def one_norm_by_products(
     probes: int,
     generator: torch.Generator,
     like: Tensor,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[float], None] = lambda _: None,
     columns: int = GROUP,
     keep: bool = True,
 ) -> Sampled:

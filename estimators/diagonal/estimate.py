@@ -1,13 +1,12 @@
 """The diagonal of the Hessian with a bound for each coordinate; its trace and the sum of absolute values.
 
 Hutchinson's estimator (1990) in the form of Bekas, Kokiopoulou & Saad (Appl. Numer. Math. 2007):
-E[z * Hz] = diag(H) for z with independent signs; ``probing.py`` lessens its noise.
+E[z * Hz] = diag(H) for z with independent signs; ``probes.py`` lessens its noise.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,7 +20,8 @@ from estimators.diagonal.probe_plan import choose
 from estimators.diagonal.probes import Estimate, Purse, carry_out
 from estimators.errors import InputError
 from estimators.numbers.t_intervals import LEVEL, quantile, standard_error, sum_interval
-from estimators.results import Cost, HessianDiagonal, Interval, Progress, Smoothness
+from estimators.results import HessianDiagonal, Interval, Progress, Smoothness, reporting
+from estimators.task.function import Meter
 from estimators.task.plain_networks import plain_network
 from estimators.task.problem import Problem
 from estimators.task.products import dense_hessian, finite
@@ -45,11 +45,11 @@ def hessian_diagonal(
 
     d <= 2,000: read off the formed Hessian, all intervals are [x, x]. So they are for a plain network of any size,
     layer by layer (``stagewise.py``), where that costs no more than the probes. Else random probes, in the way that a
-    pilot finds best (``pilot.py``): h_j is estimated without bias, its bounds are a 95% t interval *for each coordinate
-    alone*, cut to [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the nearer end
-    where the two do not meet; the value is moved into its bounds). Bounds lean on normality of a mean of a few probes:
-    a coordinate coupled to one other takes two values alone, and its interval is rougher. The trace's interval uses the
-    independent probes. The interval of sum|h_j| is conservative: see :func:`absolute_sum`.
+    pilot finds best (``probe_plan.py``): h_j is estimated without bias, its bounds are a 95% t interval *for each
+    coordinate alone*, cut to [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the
+    nearer end where the two do not meet; the value is moved into its bounds). Bounds lean on normality of a mean of a
+    few probes: a coordinate coupled to one other takes two values alone, and its interval is rougher. The trace's
+    interval uses the independent probes. The interval of sum|h_j| is conservative: see :func:`absolute_sum`.
 
     Args:
         probes: Hessian-vector products that may be spent, backward passes for the Gauss-Newton part counted with a
@@ -63,7 +63,7 @@ def hessian_diagonal(
     """
     if probes < 4:
         raise InputError(f"{probes} probes are too few for an interval", "probes", "use at least 4")
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     cut = _flat_bound(problem, smoothness)
     exact = _exact(problem, probes)
     if exact is not None:
@@ -73,12 +73,8 @@ def hessian_diagonal(
         trace_interval, total_interval = (trace, trace), (total, total)
         used = None
     else:
-
-        def report(spent: float) -> None:
-            if progress:
-                progress(STAGE, min(spent, probes), probes)
-
-        generator, purse = torch.Generator().manual_seed(seed), Purse(probes, report)
+        report = reporting(progress, STAGE, probes)
+        generator, purse = torch.Generator().manual_seed(seed), Purse(probes, lambda spent: report(min(spent, probes)))
         known = None if krylov is None else deflation(krylov, problem.d)
         found = carry_out(problem, choose(problem, purse, known, generator, shrink), purse, generator)
         value, error, half = _bounds(found)
@@ -120,7 +116,7 @@ def hessian_diagonal(
         lower=problem.unflatten(lower.to(problem.dtype)),
         upper=problem.unflatten(upper.to(problem.dtype)),
         standard_error=problem.unflatten(error.to(problem.dtype)),
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 

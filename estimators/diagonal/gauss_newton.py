@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from estimators.task import memory_limit
+from estimators.task.function import targets_of
 from estimators.task.losses import LossFunction, curved, prediction
 from estimators.task.model_kinds import IGNORED, head
 from estimators.task.problem import Problem
@@ -73,8 +74,7 @@ def squares(problem: Problem, project: Callable[[Tensor], Tensor] | None = None)
         outputs = []
         for start, stop in itertools.pairwise(edges):
             samples = problem.trimmed(problem.take(slice(start, stop)))
-            targets = samples["labels"] if isinstance(samples, dict) else samples[1]
-            outputs.append((prediction(problem.output(leaves, samples)), targets))
+            outputs.append((prediction(problem.output(leaves, samples)), targets_of(samples)))
         problem.passes.add(1 / 3)
 
         def draw(generator: torch.Generator, number: int) -> Tensor:

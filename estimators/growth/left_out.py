@@ -12,7 +12,7 @@ from torch import Tensor
 
 from estimators.curvature.lanczos import DELTA
 from estimators.curvature.scaled_lanczos import certify
-from estimators.growth.frozen_quadratic import Measured
+from estimators.growth.points import Measured
 from estimators.results import FAILS_MOSTLY, Finding
 from estimators.smoothness_vector.at_a_point import norms
 from estimators.smoothness_vector.bracket import floored
@@ -102,7 +102,7 @@ def _feasible(point: Measured, scaling: Tensor, seed: int) -> bool:
             floored(scaling, torch.ones_like(active), 1e-9),
             torch.ones_like(active),
             torch.Generator().manual_seed(seed),
-            next(iter(point.problem.parameters.values())),
+            point.problem.like,
             steps=60,
             delta=DELTA,
             stop=lambda run: run.norm > 1 or run.norm_bound <= 1,

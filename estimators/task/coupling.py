@@ -16,7 +16,7 @@ from torch import Tensor
 from estimators.errors import InputError, first_line
 from estimators.numbers.formats import COARSE
 from estimators.task import losses
-from estimators.task.function import Function, Samples
+from estimators.task.function import Function, Samples, targets_of
 from estimators.task.precision import LAST_PLACES, UNITS, InDouble, at_rounded_weights, double_copy
 
 ALONE, GRADIENTS = 8, 4
@@ -35,7 +35,7 @@ def check_losses(problem: Function, few: Samples) -> None:
     """
     with torch.no_grad():
         each = problem.losses(problem.parameters, few)
-        losses.check_shape(each, len(few["labels"] if isinstance(few, dict) else few[1]))
+        losses.check_shape(each, len(targets_of(few)))
         again = problem.losses(problem.parameters, few)
     if not bool(torch.isfinite(each).all()):
         raise InputError(

@@ -144,8 +144,7 @@ def sweeping(problems: Sequence[Function], most: int) -> int:
             raise InputError(
                 f"{size(problem.memory_bytes)} are too little for {len(problems)} points together",
                 LIMIT,
-                # Graphs leave at least so much of a limit.
-                f"{_allow(least * _vector(problem) / (1 - GRAPHS))}, or give fewer points",
+                f"{_allow_vectors(problem, least)}, or give fewer points",
             )
     return min(columns(problem, most, COLUMN * len(problems), BESIDE) for problem in problems)
 
@@ -158,9 +157,7 @@ def too_many_points(problem: Function, count: int) -> str | None:
     least = POINT_FITTED * count + FEWEST
     if problem.memory_bytes is None or problem.forms_hessian or vectors(problem) >= least:
         return None
-    # Graphs leave at least so much of a limit.
-    enough = _allow(least * _vector(problem) / (1 - GRAPHS))
-    return f"{size(problem.memory_bytes)} are too little for fits to {count} points: {enough}"
+    return f"{size(problem.memory_bytes)} are too little for fits to {count} points: {_allow_vectors(problem, least)}"
 
 
 def holds_formed(problem: Function, count: int) -> bool:
@@ -196,6 +193,11 @@ def sums_dtype(problem: Function) -> torch.dtype:
 
 def _vector(problem: Function) -> int:
     return problem.d * max(problem.dtype.itemsize, 4)
+
+
+def _allow_vectors(problem: Function, count: int) -> str:
+    """A limit of which graphs leave room for so many vectors, whatever they take."""
+    return _allow(count * _vector(problem) / (1 - GRAPHS))
 
 
 def _allow(needed: float) -> str:

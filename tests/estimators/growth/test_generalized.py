@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import estimators.growth.frozen_quadratic
 import estimators.growth.generalized
 import estimators.growth.left_out
+import estimators.growth.points
 import estimators.smoothness_vector.at_a_point
 from estimators import InputError, Problem, generalized_smoothness, smoothness, sphere
 from estimators.growth.envelope import envelope
-from estimators.growth.frozen_quadratic import Measured, spread
+from estimators.growth.frozen_quadratic import spread
+from estimators.growth.points import Measured
 from estimators.results import GeneralizedSmoothness, Smoothness, stored_keys
 from estimators.task.products import dense_hessian
 from tests import oracles
@@ -466,7 +467,7 @@ def test_one_bracket_for_each_point_and_one_or_three_for_the_control(
         return found[-1]
 
     found: list[Smoothness] = []
-    monkeypatch.setattr(estimators.growth.frozen_quadratic, "smoothness", counted)
+    monkeypatch.setattr(estimators.growth.points, "smoothness", counted)
     points = _points(np.outer(np.linspace(0.2, 4, 10), [1.0, 1.0]))
     generalized_smoothness(_two_sided(formed), points, groups=["a"] * 5 + ["b"] * 5)
     if formed:

@@ -167,14 +167,13 @@ def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pyt
         _check(found, "three", problems[0].flatten(found.vectors), 2.0 if vectors == 30 else 0.5, 1e-6)
 
 
-def test_the_bound_holds_over_many_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_holds_over_many_seeds() -> None:
     """With delta = 0.3 in place of 0.001 and few steps, L fails at one of the points at most 3 times in 10."""
-    monkeypatch.setattr(module, "DELTA", 0.3)
     matrices = SETS["three"]()
     problems = _problems(matrices)
     held, repeats = 0, 60
     for seed in range(repeats):
-        found = joint_smoothness(problems, gap=0.02, max_products=30, seed=seed)
+        found = joint_smoothness(problems, gap=0.02, max_products=30, delta=0.3, seed=seed)
         held += max(_excess(matrices, problems[0].flatten(found.vectors))) <= 1 + 1e-9
     assert_covers(held, repeats, 0.7)
 
@@ -198,10 +197,11 @@ def test_along_a_network() -> None:
     exact = joint_smoothness(points, gap=0.001)
     unformed = BY_NAME["mlp"].problem(forms_hessian=False)
     fresh = [unformed.at(point.parameters) for point in points]
+    before = unformed.passes.total
     found = joint_smoothness(fresh, gap=0.02)
     assert found.l1_lower <= exact.l1_upper
     assert exact.l1_lower <= found.l1_upper <= found.l1_lower * 1.02 * (1 + 1e-9)
-    assert found.cost.passes == pytest.approx(unformed.passes.total)
+    assert found.cost.passes == pytest.approx(unformed.passes.total - before)
     assert found.cost.passes >= 2 * found.products
     assert joint_smoothness(fresh, gap=0.02).l1_upper == found.l1_upper
 

@@ -10,17 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import estimators.growth.frozen_quadratic
 import estimators.growth.generalized
 import estimators.growth.left_out
+import estimators.growth.points
 import estimators.smoothness_vector.at_a_point
-import estimators.smoothness_vector.sweeps
 from estimators import InputError, Problem, generalized_smoothness, smoothness
 from estimators.results import Smoothness, stored
 from estimators.smoothness_vector.at_a_point import _apart, _rows
 from estimators.smoothness_vector.bracket import Bracket, bracket
 from estimators.smoothness_vector.formed import dense_bracket
-from estimators.smoothness_vector.sweeps import Sweeps, within
+from estimators.smoothness_vector.sweeps import FRESH, Sweeps, within
 from estimators.task.products import Curvature
 from tests import oracles
 from tests.problems import quadratic, symmetric
@@ -76,14 +75,13 @@ def test_no_start_traps_the_sweeps_or_breaks_the_bracket(kind: str) -> None:
     assert warm <= (1.4 if kind == "another matrix" else 1.25) * cold
 
 
-def test_without_fresh_rows_a_start_of_rank_one_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fresh_rows_a_start_of_rank_one_stays_there() -> None:
     """What the random vectors are for: the rows of H Z lie in the span of those of Z."""
     matrix = symmetric(D, 4)
     ends = []
-    for fresh in (0.0, estimators.smoothness_vector.sweeps.FRESH):
-        monkeypatch.setattr(estimators.smoothness_vector.sweeps, "FRESH", fresh)
+    for fresh in (0.0, FRESH):
         generator, start = torch.Generator().manual_seed(0), columns("rank one")
-        sweeps = Sweeps(lambda block: matrix @ block, D, 12, generator, matrix, start=start)
+        sweeps = Sweeps(lambda block: matrix @ block, D, 12, generator, matrix, start=start, fresh=fresh)
         for _ in range(40):
             sweeps.sweep()
         ends.append(sweeps.lower)
@@ -204,7 +202,7 @@ def test_each_point_starts_from_the_one_before_it_in_its_group(
         calls.append((float(problem.parameters["right"][0]), start, result))
         return result
 
-    monkeypatch.setattr(estimators.growth.frozen_quadratic, "smoothness", watched)
+    monkeypatch.setattr(estimators.growth.points, "smoothness", watched)
     problem = Problem(*quadratic(symmetric(40, 2)), forms_hessian=False)
     scales = np.geomspace(0.1, 200, 8)
     points = [{n: torch.full_like(p, float(scale)) for n, p in problem.parameters.items()} for scale in scales]
