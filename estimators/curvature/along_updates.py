@@ -178,8 +178,8 @@ def preconditioned_sharpness(
 ) -> PreconditionedSharpness:
     """max|eig P^-1/2 H P^-1/2| for P = diag(scale), the scale of AdaGrad being sqrt(v).
 
-    d <= 2,000: from the formed Hessian, the interval [x, x]. Else by Lanczos from a random start until it is known to
-    0.5% with probability 1 - ``delta``; about two passes a step.
+    From H where it is formed, the interval [x, x]. Else by Lanczos from a random start until it is known to 0.5% with
+    probability 1 - ``delta``; about two passes a step.
 
     Args:
         problem: the task at a point.

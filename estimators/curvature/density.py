@@ -84,10 +84,9 @@ def eigenvalue_density(
     <q, v_i>^2 scatter, by about sqrt(2 / (d starts)) of the mass where many eigenvalues share it. The kernel is as wide
     as the steps resolve on the complement's range, 1% of the whole range at least; see ``spectral_measure.py``.
 
-    d <= 2,000: from all eigenvalues of the formed Hessian. Else about two passes for each of probes * steps products.
-    Memory: 2 steps + 2 vectors of size d; where there is no room for so many nothing is taken out, and no run holds
-    its basis where there is none for one. Rules then hold an eigenvalue as several nodes, whose weights add
-    up to its own (Greenbaum 1989).
+    From all eigenvalues where H is formed. Else about two passes for each of probes * steps products. Memory: 2 steps +
+    2 vectors of size d; where there is no room for so many nothing is taken out, and no run holds its basis where there
+    is none for one. Rules then hold an eigenvalue as several nodes, whose weights add up to its own (Greenbaum 1989).
 
     Args:
         problem: the task at a point.

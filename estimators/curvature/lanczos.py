@@ -337,10 +337,10 @@ def spectrum(
 ) -> Spectrum:
     """Largest and smallest eigenvalue of H = nabla^2 f(w) and the Ritz values between them.
 
-    d <= 2,000: all eigenvalues of the formed Hessian. Else Lanczos from a random start until both ends are known to
-    0.5% of max|eig H|: every Ritz value lies between the ends but for rounding, and the bounds hold with probability
-    0.999. Both ways they allow for the rounding of products in the parameters' format, a share of max|eig H|
-    (:func:`rounding_slack`), within which an eigenvalue is not told from 0 either.
+    All eigenvalues where H is formed. Else Lanczos from a random start until both ends are known to 0.5% of max|eig H|:
+    every Ritz value lies between the ends but for rounding, and the bounds hold with probability 0.999. Both ways they
+    allow for the rounding of products in the parameters' format, a share of max|eig H| (:func:`rounding_slack`), within
+    which an eigenvalue is not told from 0 either.
 
     Cost: about two passes a step, none where ``run``, the whole one of :func:`extremes` for the same problem, is given.
     """

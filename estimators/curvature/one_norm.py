@@ -51,7 +51,7 @@ class OneNorm(Result):
 
 
 def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progress: Progress | None = None) -> OneNorm:
-    """sum_jk |H_jk| for H = nabla^2 f(w), from ``probes`` products; exact where H is formed (d <= 2,000).
+    """sum_jk |H_jk| for H = nabla^2 f(w), from ``probes`` products; exact where H is formed.
 
     Half of the products are with Cauchy vectors c: (Hc)_j is Cauchy with scale s_j = sum_k |H_jk|, so the geometric
     mean of m values |(Hc)_j| times cos(pi/2m)^m is an unbiased s^_j, in O(d) memory. Their sum is unbiased too, but

@@ -43,7 +43,7 @@ def hessian_diagonal(
 ) -> HessianDiagonal:
     """h_j = d_j^2 f(w) with lower and upper bounds, tr H and sum_j |h_j| with 95% intervals.
 
-    d <= 2,000: read off the formed Hessian, all intervals are [x, x]. So they are for a plain network of any size,
+    Read off the Hessian where it is formed: all intervals are [x, x]. So they are for a plain network of any size,
     layer by layer (``stagewise.py``), where that costs no more than the probes. Else random probes, in the way that a
     pilot finds best (``probe_plan.py``): h_j is estimated without bias, its bounds are a 95% t interval *for each
     coordinate alone*, cut to [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the

@@ -6,7 +6,7 @@ isotropic (||g_t||_2, ||H_t||). Pure functions of arrays; see ``envelope.py`` fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -41,8 +41,7 @@ class Points:
     exact: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Levels:
+class Levels(NamedTuple):
     """The clouds of the four levels."""
 
     coordinates: Cloud
@@ -52,14 +51,11 @@ class Levels:
 
     def rows(self, index: Index) -> Levels:
         """Some of the points."""
-        return self._each(lambda cloud: cloud.rows(index))
+        return Levels(*(cloud.rows(index) for cloud in self))
 
     def subset(self, index: Index) -> Levels:
         """Some of the coordinates; the other levels stay."""
-        return Levels(self.coordinates.columns(index), self.tensors, self.whole, self.isotropic)
-
-    def _each(self, change: Callable[[Cloud], Cloud]) -> Levels:
-        return Levels(change(self.coordinates), change(self.tensors), change(self.whole), change(self.isotropic))
+        return self._replace(coordinates=self.coordinates.columns(index))
 
 
 class Pairs(NamedTuple):
@@ -114,7 +110,7 @@ def levels(points: Points, sizes: Sequence[int], gap: float, spread: Array) -> L
 
 def fit_levels(clouds: Levels) -> Pairs:
     """The pairs of all levels."""
-    return Pairs(*(fit(cloud) for cloud in (clouds.coordinates, clouds.tensors, clouds.whole, clouds.isotropic)))
+    return Pairs(*map(fit, clouds))
 
 
 def some_coordinates(d: int, seed: int, most: int = COORDINATES) -> NDArray[np.intp]:

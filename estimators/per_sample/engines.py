@@ -19,7 +19,7 @@ from estimators.numbers.moments import Moments, Sums, moments_of_outer_products,
 from estimators.per_sample import layer_rules
 from estimators.per_sample.layer_rules import Use
 from estimators.per_sample.parameter_uses import Plan
-from estimators.task.function import Parameters, Samples, mapped
+from estimators.task.function import Parameters, Samples, gradients_of, mapped
 from estimators.task.problem import Problem
 
 ROW_NUMBERS = 1 << 20
@@ -90,10 +90,7 @@ def loop_row(problem: Problem, sample: int) -> Tensor:
     """Gradient of one sample, (d,); 0 where its loss does not reach a parameter. Within ``problem.measuring()``."""
     named = problem.leaves()
     loss = problem.losses(named, problem.trimmed(problem.take(slice(sample, sample + 1)))).sum()
-    if not loss.requires_grad:
-        return torch.zeros(problem.d, dtype=problem.dtype, device=problem.device)
-    parts = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-    return torch.cat([part.reshape(-1) for part in parts])
+    return torch.cat([part.reshape(-1) for part in gradients_of(loss, list(named.values()))])
 
 
 def loop_rows(problem: Problem, samples: range) -> Tensor:

@@ -53,9 +53,9 @@ def smoothness(
 ) -> Smoothness:
     """Bracket on Lambda(H) = min{1'L : -diag(L) <= H <= diag(L)} and the feasible L of its upper end.
 
-    d <= 2,000: H is formed, the bracket is certain but for float64 rounding. Else the bracket and the
-    interval of lambda = max|eig H| hold together with probability 0.999 (random starts of Lanczos).
-    Cost: about two passes for each of the ``products``. R_L = upper/(d lambda) is ``density``.
+    Where H is formed the bracket is certain but for float64 rounding. Else the bracket and the interval of lambda =
+    max|eig H| hold together with probability 0.999 (random starts of Lanczos). Cost: about two passes for each of the
+    ``products``. R_L = upper/(d lambda) is ``density``.
 
     ``row_norm_sum`` = sum_j sqrt((H^2)_jj) is a lower bound of Lambda; where H is not formed it is estimated
     from 8 or 12 random products (a few per cent too small), null with a ``start``. ``diagonal_sum`` is left to
@@ -138,13 +138,12 @@ def smoothness(
             ).times(scale)
             products = paid + product.products
         sharpness, interval = run.norm, run.norm_interval
+        found = capped(found, interval[1])
         if not run.norm_known:
             warnings.append(not_converged(STAGE, run, run.steps))
         confidence = 1 - DELTA
         why["hessian_11"] = why["hessian_11_interval"] = "measured by hessian_one_norm"
         why["diagonal_sum"] = "measured by the Hessian diagonal"
-    if not dense:
-        found = capped(found, interval[1])
     if problem.precision in COARSE:
         confidence = None
         why["confidence"] = TOO_COARSE

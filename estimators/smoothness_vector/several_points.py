@@ -77,11 +77,10 @@ def joint_smoothness(
     the best U is the rows of W = [H_1 V_1, ..., H_T V_T] scaled to unit length, and the value sum_i |W_i| is a lower
     bound. D is the mean of the last two row norms and upper = max_t |D^-1/2 H_t D^-1/2| sum D.
 
-    d <= 2,000: the Hessians are formed and the bracket is certain but for float64 rounding. Else it holds with
-    probability 1 - ``delta``, a share of the rest for each point. Cost: about two passes a product at each point, and
-    one more for each sweep and point; the graph of one point is in memory at a time, with six vectors of size d for
-    each of the eight columns of every point. Little memory means fewer columns, and products where Hessians could be
-    formed.
+    Where the Hessians are formed the bracket is certain but for float64 rounding. Else it holds with probability 1 -
+    ``delta``, a share of the rest for each point. Cost: about two passes a product at each point, and one more for each
+    sweep and point; the graph of one point is in memory at a time, with six vectors of size d for each of the eight
+    columns of every point. Little memory means fewer columns, and products where Hessians could be formed.
 
     Args:
         problems: the same task at T points (``problem.at``), or on other samples; the parameters must agree.

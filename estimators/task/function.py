@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, Self
@@ -119,8 +119,8 @@ class Function:
     def at(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same task at another point, each tensor in the format that it has here; passes are counted together."""
         other = self.derived()
-        found = self.fitting(parameters)
-        other.parameters = {name: found[name].to(p.dtype, copy=True) for name, p in self.parameters.items()}
+        vector = self.fitting(parameters)
+        other.parameters = {name: vector[name].to(p.dtype, copy=True) for name, p in self.parameters.items()}
         return other
 
     def derived(self) -> Self:
@@ -258,9 +258,7 @@ class Function:
             for chunk in self.chunks():
                 loss = self.losses(leaves, chunk).double().sum()
                 value += loss.item()
-                if loss.requires_grad:
-                    parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-                    total += torch.cat([part.reshape(-1) for part in parts]).double()
+                total += torch.cat([part.reshape(-1) for part in gradients_of(loss, list(leaves.values()))]).double()
         self.passes.add(1)
         mean = self.unflatten(total / self.n)
         return value / self.n, {name: mean[name].to(p.dtype) for name, p in self.parameters.items()}
@@ -313,6 +311,13 @@ def _doubled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def gradients_of(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """By each of the leaves; 0 where the loss does not reach it."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
 
 
 def tensors_of(samples: Samples) -> list[Tensor]:
