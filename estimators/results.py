@@ -18,7 +18,6 @@ Vector = Mapping[str, Any]
 """Parameter name -> tensor (as measured) or numpy array (as read back), each of the parameter's shape."""
 Progress = Callable[[str, float, float], None]
 """Called with (stage, done, total); done and total share a unit chosen by the caller."""
-
 BESIDE = {"stored": False}
 FAILS_MOSTLY = 0.5
 """A fit of generalized smoothness that fails at more than this share of the points left out of it is not supported."""
@@ -29,6 +28,16 @@ ALL_ROWS = "all rows were measured: the interval is the bracket itself"
 NONE_MISSED = "all rows were measured: none could be missed"
 """Why nothing is said about rare rows: no lack either."""
 Part = TypeVar("Part")
+
+
+def reporting(progress: Progress | None, stage: str, total: float) -> Callable[[float], None]:
+    """A call that tells how much of the total is done, where somebody asked for it."""
+
+    def report(done: float) -> None:
+        if progress:
+            progress(stage, done, total)
+
+    return report
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,17 @@ def absent(part: type[Part], reason: str) -> Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class Result:
+    """What every result carries beside its numbers: ``why`` some are null, ``vectors``, findings, and what it took."""
+
+    why: Mapping[str, str] = field(default_factory=dict)
+    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
+    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
+    cost: Cost = field(default=Cost(), metadata=BESIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Result):
     """Gradient noise: sigma_j^2 = Var_i(d_j l_i(w)) over all rows of the data, measured (``exact``) or estimated from
     a draw with 95% intervals for the data set's values. ``rare_rows``: the share of the rows below which a draw misses
     all of them in more than 2.5% of draws, so that the intervals hold unless rarer ones carry the noise; null where all
@@ -83,7 +102,7 @@ class Noise:
     holds median, lower and upper (quartiles) over coordinates of Hill's tail index over samples, coordinates, samples.
     ``tensors`` holds one row for each parameter: name, parameters, l1, l2, density, dead_fraction;
     ``token_deciles`` one for each frequency group of the rows of token embedding and output head
-    (``embeddings.token_deciles``).
+    (``token_rows.token_deciles``).
     """
 
     l1: float | None
@@ -109,14 +128,10 @@ class Noise:
     gradient_l2: float | None
     tensors: Sequence[Mapping[str, Any]] | None
     token_deciles: Sequence[Mapping[str, Any]] | None
-    why: Mapping[str, str] = field(default_factory=dict)
-    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
-    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
-    cost: Cost = field(default=Cost(), metadata=BESIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HessianDiagonal:
+class HessianDiagonal(Result):
     """Diagonal of the Hessian, h_j = d_j^2 f, with bounds for each coordinate in ``lower`` and ``upper``.
 
     ``exact`` says whether the diagonal is, from the formed Hessian or layer by layer; ``probes`` is then null.
@@ -132,24 +147,20 @@ class HessianDiagonal:
     exact: bool | None
     negative_fraction: float | None
     tensors: Sequence[Mapping[str, Any]] | None
-    why: Mapping[str, str] = field(default_factory=dict)
-    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     lower: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     upper: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     standard_error: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
-    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
-    cost: Cost = field(default=Cost(), metadata=BESIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smoothness:
+class Smoothness(Result):
     """Bracket on the smallest ||L||_1 with -diag(L) <= H <= diag(L); ``vectors`` is a feasible L.
 
     ``confidence`` is the probability with which bracket and sharpness hold (1 where H was formed).
     ``sharpness_interval`` bounds lambda = max|eig H|. ``hessian_11`` is sum|H_jk|, beyond d = 2,000 an estimate
     with a 95% interval. All of these are of the ``samples`` measured; ``whole_data`` is the 95% interval for the
     smallest ||L||_1 of all rows of the data: {interval, mean, inflation, samples, rows, products}, see
-    ``crossfit.Crossfit``; where all rows were measured it is the bracket.
+    ``whole_data.Crossfit``; where all rows were measured it is the bracket.
     ``density_interval`` is the bracket over d lambda with both ends of lambda. The bracket was to be ``gap_wanted``
     wide (upper/lower - 1) at most; ``ended_by`` says what ended it: that gap, "thresholds" (it is told from every
     value at which its reading changes) or the number of products. lambda was to be known to ``sharpness_wanted``,
@@ -184,15 +195,11 @@ class Smoothness:
     points: Sequence[Mapping[str, Any]] | None
     tensors: Sequence[Mapping[str, Any]] | None
     token_deciles: Sequence[Mapping[str, Any]] | None
-    why: Mapping[str, str] = field(default_factory=dict)
-    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     rows: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
-    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
-    cost: Cost = field(default=Cost(), metadata=BESIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum:
+class Spectrum(Result):
     """Extremal eigenvalues of the Hessian; ``eigenvalues`` are Ritz values in ascending order, all where it was formed.
 
     ``largest_lower`` and ``largest_upper`` hold the largest with probability ``confidence``, rounding included, and
@@ -218,14 +225,10 @@ class Spectrum:
     eigenvalue_density: Mapping[str, Any] | None
     directional: Mapping[str, Mapping[str, Any]] | None
     kinks: Sequence[Mapping[str, Any]] | None
-    why: Mapping[str, str] = field(default_factory=dict)
-    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
-    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
-    cost: Cost = field(default=Cost(), metadata=BESIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneralizedSmoothness:
+class GeneralizedSmoothness(Result):
     """A pair (L0, L1) by coordinate with |H(w)| <= diag(L0 + L1 |grad f(w)|) at every fitted point.
 
     ``identified_fraction`` is the share of coordinates whose gradients span a decade, ``helps_fraction`` of those with
@@ -258,9 +261,5 @@ class GeneralizedSmoothness:
     control: Mapping[str, Any] | None
     points: Sequence[Mapping[str, Any]] | None
     tensors: Sequence[Mapping[str, Any]] | None
-    why: Mapping[str, str] = field(default_factory=dict)
-    vectors: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     l0: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     l1: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
-    warnings: tuple[Finding, ...] = field(default=(), metadata=BESIDE)
-    cost: Cost = field(default=Cost(), metadata=BESIDE)

@@ -32,8 +32,8 @@ class Case:
     dead: bool = False
     hessian: Tensor | None = None
 
-    def problem(self) -> Problem:
-        return Problem(*self.parts())
+    def problem(self, forms_hessian: bool | None = None) -> Problem:
+        return Problem(*self.parts(), forms_hessian=forms_hessian)
 
     def __str__(self) -> str:
         return self.name

@@ -9,11 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import estimators.curvature.density
-import estimators.curvature.lanczos
-import estimators.curvature.one_norm
-import estimators.diagonal.estimate
-import estimators.smoothness_vector.at_a_point
 from benchmarks import diagonal, eigenvalues, noise, one_norm, products, smoothness, table, trace
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.estimates import Benchmark, Found, bound_in_words, off, off_number
@@ -33,16 +28,9 @@ def task() -> Task:
 
 
 @pytest.fixture
-def unformed(monkeypatch: pytest.MonkeyPatch) -> None:
+def unformed(task: Task) -> None:
     """As for a model too large to form its Hessian."""
-    for module in (
-        estimators.smoothness_vector.at_a_point,
-        estimators.diagonal.estimate,
-        estimators.curvature.lanczos,
-        estimators.curvature.one_norm,
-        estimators.curvature.density,
-    ):
-        monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    task.problem.forms_hessian = False
 
 
 @pytest.mark.parametrize("method", ["diagnose", "loop", "torch.func"])

@@ -7,7 +7,6 @@ Preconditioned sharpness: Cohen et al., "Adaptive gradient methods at the edge o
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -19,11 +18,11 @@ from estimators.curvature.scaled_lanczos import certify
 from estimators.errors import InputError
 from estimators.numbers.formats import COARSE, TOO_COARSE
 from estimators.numbers.vectors import SLICE, dot, norm, unit
-from estimators.results import Cost, Finding, Interval, Progress
+from estimators.results import Finding, Interval, Progress, Result, reporting
 from estimators.task import memory_limit
-from estimators.task.function import Parameters
+from estimators.task.function import Meter, Parameters
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.task.products import curvature, hessian
 
 STAGE = "preconditioned-sharpness"
 DIRECTIONS = ("sgd", "sign-sgd", "adagrad")
@@ -47,7 +46,7 @@ class Direction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateSharpness:
+class UpdateSharpness(Result):
     """The directions of sgd, sign-sgd and adagrad. ``log_ratio`` = log(sgd's sharpness / adagrad's): > 0 where
     AdaGrad moves along flatter directions; None where one of the two is not above 0."""
 
@@ -55,12 +54,10 @@ class UpdateSharpness:
     log_ratio: float | None
     batch_size: int
     samples: int
-    why: Mapping[str, str] = field(default_factory=dict)
-    cost: Cost = field(default=Cost())
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreconditionedSharpness:
+class PreconditionedSharpness(Result):
     """max|eig P^-1/2 H P^-1/2|: ``value`` is a lower bound but for rounding, which the ends of ``interval`` allow for;
     it holds with probability ``confidence``.
 
@@ -72,9 +69,6 @@ class PreconditionedSharpness:
     confidence: float | None
     products: int
     samples: int
-    why: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[Finding, ...] = ()
-    cost: Cost = field(default=Cost())
 
 
 def directional_sharpness(problem: Problem, direction: Mapping[str, Tensor]) -> float:
@@ -107,7 +101,7 @@ def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_siz
     """
     if batch_size < 1:
         raise InputError(f"a batch of {batch_size}", "batch_size", "give 1 or more")
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     g = problem.flatten(problem.gradient())
     noise = problem.flatten(problem.fitting(sigma))
     if norm(g) == 0:
@@ -119,7 +113,7 @@ def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_siz
             batch_size=batch_size,
             samples=problem.n,
             why={"log_ratio": "the gradient is zero"},
-            cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+            cost=meter.cost(),
         )
     width = memory_limit.columns(problem, len(DIRECTIONS), memory_limit.BLOCK, BESIDE)
     found = {}
@@ -137,7 +131,7 @@ def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_siz
         batch_size=batch_size,
         samples=problem.n,
         why={} if ratio is not None else {"log_ratio": "no curvature above 0 along one of the two directions"},
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 
@@ -178,18 +172,20 @@ def preconditioned_sharpness(
     scale: Mapping[str, Tensor],
     *,
     steps: int = MAX_STEPS,
+    delta: float = DELTA,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreconditionedSharpness:
     """max|eig P^-1/2 H P^-1/2| for P = diag(scale), the scale of AdaGrad being sqrt(v).
 
-    d <= 2,000: from the formed Hessian, the interval [x, x]. Else by Lanczos from a random start until it is known to
-    0.5% with probability 0.999; about two passes a step.
+    From H where it is formed, the interval [x, x]. Else by Lanczos from a random start until it is known to 0.5% with
+    probability 1 - ``delta``; about two passes a step.
 
     Args:
         problem: the task at a point.
         scale: one number above 0 for each coordinate, as a parameter dict.
         steps: largest number of Lanczos steps.
+        delta: probability with which the interval may fail.
         seed: of Lanczos' start.
         progress: called with ("preconditioned-sharpness", products done, steps).
 
@@ -197,35 +193,33 @@ def preconditioned_sharpness(
         InputError: names or shapes that do not fit, a scale that is not above 0 and finite.
     """
     root = problem.flatten(_positive(problem, scale))
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     why: dict[str, str] = {}
     warnings: tuple[Finding, ...] = ()
     confidence: float | None
-    if problem.d <= DENSE_LIMIT:
-        inverse = root.double().rsqrt()
-        value = float(torch.linalg.eigvalsh(inverse[:, None] * dense_hessian(problem) * inverse).abs().max())
-        interval, confidence, products = (value, value), 1.0, problem.d
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        like = next(iter(problem.parameters.values()))
-        # The mean scale is taken out: in float32 an extreme one would leave the range.
-        middle = math.exp(sum(float(part.double().log().sum()) for part in torch.split(root, SLICE)) / problem.d)
-        root = root / middle
-        every = torch.ones_like(root, dtype=torch.bool)
+    with curvature(problem) as operator:
+        if operator.matrix is not None:
+            inverse = root.double().rsqrt()
+            value = float(torch.linalg.eigvalsh(inverse[:, None] * operator.matrix * inverse).abs().max())
+            interval, confidence = (value, value), 1.0
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            # The mean scale is taken out: in float32 an extreme one would leave the range.
+            middle = math.exp(sum(float(part.double().log().sum()) for part in torch.split(root, SLICE)) / problem.d)
+            root = root / middle
+            every = torch.ones_like(root, dtype=torch.bool)
+            report = reporting(progress, STAGE, steps)
 
-        def known(run: Ritz) -> bool:
-            if progress:
-                progress(STAGE, run.steps, steps)
-            return run.norm_known
+            def stop(run: Ritz) -> bool:
+                report(run.steps)
+                return run.norm_known
 
-        local = not memory_limit.holds_basis(problem, steps)
-        with hessian(problem) as product:
-            run = certify(product, root, every, generator, like, steps, DELTA, known, local)
-            products = product.products
-        lower, upper = run.norm_interval
-        value, interval, confidence = run.norm / middle, (lower / middle, upper / middle), 1 - DELTA
-        if not run.norm_known:
-            warnings = (not_converged(STAGE, run, steps),)
+            local = not memory_limit.holds_basis(problem, steps)
+            run = certify(operator, root, every, generator, problem.like, steps, delta, stop, local)
+            lower, upper = run.norm_interval
+            value, interval, confidence = run.norm / middle, (lower / middle, upper / middle), 1 - delta
+            if not run.norm_known:
+                warnings = (not_converged(STAGE, run, steps),)
     if problem.precision in COARSE:
         confidence = None
         why["confidence"] = TOO_COARSE
@@ -233,11 +227,11 @@ def preconditioned_sharpness(
         value=value,
         interval=interval,
         confidence=confidence,
-        products=products,
+        products=operator.products,
         samples=problem.n,
         why=why,
         warnings=warnings,
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 

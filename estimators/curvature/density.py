@@ -6,9 +6,8 @@ Krishnan & Xiao, "An investigation into neural net optimization via Hessian eige
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from estimators.curvature.outliers import outliers
 from estimators.curvature.spectral_measure import WIDTH, Array, Measure, points, rule, smoothed
 from estimators.errors import InputError
 from estimators.numbers.vectors import random_start
-from estimators.results import Cost, Interval, Progress
+from estimators.results import Interval, Progress, Result, reporting
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, Product, dense_hessian, hessian
+from estimators.task.products import Product, dense_hessian, hessian
 
 STAGE = "spectral-density"
 SHIFT = 0.2
@@ -32,7 +32,7 @@ DEFLATING = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectralDensity:
+class SpectralDensity(Result):
     """The density of the d eigenvalues, smoothed with a Gaussian kernel of standard deviation ``width``.
 
     ``density`` on ``grid`` integrates to 1. ``lower`` and ``upper`` hold that of the exact eigenvalues, smoothed with
@@ -63,8 +63,6 @@ class SpectralDensity:
     steps: int
     products: int
     samples: int
-    why: Mapping[str, str] = field(default_factory=dict)
-    cost: Cost = field(default=Cost())
 
 
 def eigenvalue_density(
@@ -84,12 +82,11 @@ def eigenvalue_density(
     over q that measure is the eigenvalues' own, 1/d each. The first run's converged Ritz values at both ends are taken
     out (``outliers.py``): each is one eigenvalue, of weight 1/d. The other runs go on the complement, where the weights
     <q, v_i>^2 scatter, by about sqrt(2 / (d starts)) of the mass where many eigenvalues share it. The kernel is as wide
-    as the steps resolve on the complement's range, 1% of the whole range at least; see ``measure.py``.
+    as the steps resolve on the complement's range, 1% of the whole range at least; see ``spectral_measure.py``.
 
-    d <= 2,000: from all eigenvalues of the formed Hessian. Else about two passes for each of probes * steps products.
-    Memory: 2 steps + 2 vectors of size d; where there is no room for so many nothing is taken out, and no run holds
-    its basis where there is none for one. Rules then hold an eigenvalue as several nodes, whose weights add
-    up to its own (Greenbaum 1989).
+    From all eigenvalues where H is formed. Else about two passes for each of probes * steps products. Memory: 2 steps +
+    2 vectors of size d; where there is no room for so many nothing is taken out, and no run holds its basis where there
+    is none for one. Rules then hold an eigenvalue as several nodes, whose weights add up to its own (Greenbaum 1989).
 
     Args:
         problem: the task at a point.
@@ -110,8 +107,8 @@ def eigenvalue_density(
         raise InputError(f"{steps} step gives no density", "steps", "give 2 or more")
     if width is not None and not 0 < width < float("inf"):
         raise InputError(f"a kernel of width {width} smooths nothing", "width", "give a share above 0, such as 0.01")
-    began, before = time.perf_counter(), problem.passes.total
-    if problem.d <= DENSE_LIMIT:
+    meter = Meter(problem)
+    if problem.forms_hessian:
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
         found, products, taken = _exact(values, width), problem.d, problem.d
     else:
@@ -123,7 +120,7 @@ def eigenvalue_density(
         steps=taken,
         products=products,
         samples=problem.n,
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 
@@ -179,13 +176,7 @@ def _measured(
 ) -> tuple[Measure, int, int]:
     """The measure by products, how many were spent, and the steps of the longest run."""
     generator = torch.Generator().manual_seed(seed)
-    like = next(iter(problem.parameters.values()))
-    fresh = probes - (run is not None)
-
-    def report(done: int) -> None:
-        if progress:
-            progress(STAGE, done * steps, fresh * steps)
-
+    like, report = problem.like, reporting(progress, STAGE, (probes - (run is not None)) * steps)
     with hessian(problem) as product:
         made = 0
         if run is None:
@@ -193,12 +184,14 @@ def _measured(
             local = not memory_limit.holds_basis(problem, steps)
             start = random_start(problem.d, generator, like)
             run, made = lanczos(product, start, problem.d, steps, DELTA, generator, keep=keep, local=local), 1
-            report(made)
+            report(steps)
         held = 0 if run.basis is None else run.steps + 1 + DEFLATING
         local = not memory_limit.holds_basis(problem, steps + held)
-        measure = measured(
-            product, run, problem.d, probes - 1, steps, generator, like, lambda done: report(made + done), local
-        )
+
+        def report_starts(done: int) -> None:
+            report((made + done) * steps)
+
+        measure = measured(product, run, problem.d, probes - 1, steps, generator, like, report_starts, local)
         return measure, product.products, max(run.steps, *(len(rule.nodes) for rule in measure.rules))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from estimators.errors import InputError
 from estimators.numbers.vectors import SLICE, dot, norm, random_start, unit
-from estimators.results import Cost, Finding, Progress
+from estimators.results import Finding, Progress, Result, reporting
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
 from estimators.task.products import hessian
 
@@ -43,15 +43,13 @@ class FiniteStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kinks:
+class Kinks(Result):
     """``rows`` holds every direction at every h; ``parted`` the row where the two differ most, at the smallest h,
     None where they agree (then there is no warning)."""
 
     rows: tuple[FiniteStep, ...]
     parted: FiniteStep | None
     samples: int
-    warnings: tuple[Finding, ...] = ()
-    cost: Cost = field(default=Cost())
 
 
 def finite_step_curvature(
@@ -88,14 +86,14 @@ def finite_step_curvature(
         raise InputError("two steps above 0 are needed to see whether the difference shrinks", "steps")
     if directions < 1:
         raise InputError(f"{directions} directions", "directions", "give 1 or more")
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     at = problem.flatten(problem.parameters)
     gradient = problem.flatten(problem.gradient())
     slope, length = norm(gradient), norm(at) or 1.0
     generator = torch.Generator().manual_seed(seed)
     names = [GRADIENT] * (slope > 0) + [f"random {number}" for number in range(1, directions + 1)]
     width = memory_limit.columns(problem, len(names), memory_limit.BLOCK, BESIDE)
-    rows: list[FiniteStep] = []
+    rows, report = list[FiniteStep](), reporting(progress, STAGE, 2 * len(names) * len(steps))
     for start in range(0, len(names), width):
         some = names[start : start + width]
         units = torch.stack(
@@ -104,8 +102,7 @@ def finite_step_curvature(
         for name, u, curvature in zip(some, units, _curvatures(problem, units), strict=True):
             for step in sorted(steps, reverse=True):
                 rows.append(_finite_step(problem, at, name, u, step * length, curvature))
-                if progress:
-                    progress(STAGE, 2 * len(rows), 2 * len(names) * len(steps))
+                report(2 * len(rows))
     noise = ROUNDING * torch.finfo(problem.precision).eps * slope
     each = [rows[i : i + len(steps)] for i in range(0, len(rows), len(steps))]
     apart = [part[-1] for part in each if _parted(part[-2], part[-1], noise)]
@@ -115,7 +112,7 @@ def finite_step_curvature(
         parted=parted,
         samples=problem.n,
         warnings=(_finding(parted),) if parted else (),
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,11 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from estimators.numbers.vectors import dot, norm, random_start, unit
-from estimators.results import Cost, Finding, Interval, Progress, Spectrum
+from estimators.results import Finding, Interval, Progress, Spectrum, reporting
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, Product, dense_hessian, hessian
+from estimators.task.products import Product, dense_hessian, hessian
 
 DELTA = 1e-3
 """Probability with which a published bound may fail."""
@@ -311,19 +311,19 @@ def extremes(
         late: asked after every other step; where it says so the run ends there, with the bounds that it has.
     """
     first: list[Ritz] = []
+    report = reporting(progress, "spectrum", steps)
 
-    def told(run: Ritz) -> bool:
-        if progress:
-            progress("spectrum", run.steps, steps)
+    def stop(run: Ritz) -> bool:
+        report(run.steps)
         if run.norm_known and not first:
             first.append(run)
         return (run.norm_known and run.ends_known) or (late is not None and late())
 
     generator = torch.Generator().manual_seed(seed)
-    start = random_start(problem.d, generator, next(iter(problem.parameters.values())))
+    start = random_start(problem.d, generator, problem.like)
     with hessian(problem) as product:
         local = not memory_limit.holds_basis(problem, steps)
-        run = lanczos(product, start, problem.d, steps, DELTA / 4, generator, told, keep=keep, local=local)
+        run = lanczos(product, start, problem.d, steps, DELTA / 4, generator, stop, keep=keep, local=local)
     return Extremes(run, first[0] if first else run)
 
 
@@ -337,16 +337,16 @@ def spectrum(
 ) -> Spectrum:
     """Largest and smallest eigenvalue of H = nabla^2 f(w) and the Ritz values between them.
 
-    d <= 2,000: all eigenvalues of the formed Hessian. Else Lanczos from a random start until both ends are known to
-    0.5% of max|eig H|: every Ritz value lies between the ends but for rounding, and the bounds hold with probability
-    0.999. Both ways they allow for the rounding of products in the parameters' format, a share of max|eig H|
-    (:func:`rounding_slack`), within which an eigenvalue is not told from 0 either.
+    All eigenvalues where H is formed. Else Lanczos from a random start until both ends are known to 0.5% of max|eig H|:
+    every Ritz value lies between the ends but for rounding, and the bounds hold with probability 0.999. Both ways they
+    allow for the rounding of products in the parameters' format, a share of max|eig H| (:func:`rounding_slack`), within
+    which an eigenvalue is not told from 0 either.
 
     Cost: about two passes a step, none where ``run``, the whole one of :func:`extremes` for the same problem, is given.
     """
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     warnings: tuple[Finding, ...] = ()
-    if problem.d <= DENSE_LIMIT:
+    if problem.forms_hessian:
         values = torch.linalg.eigvalsh(dense_hessian(problem)).cpu().numpy()
         rounding = rounding_share(problem) * float(np.abs(values).max())
         bottom, top = ((end - rounding, end + rounding) for end in (values[0], values[-1]))
@@ -374,7 +374,7 @@ def spectrum(
         kinks=None,
         why=dict.fromkeys(("eigenvalue_density", "directional", "kinks"), "not measured by this call"),
         warnings=warnings,
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 

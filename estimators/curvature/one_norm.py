@@ -8,9 +8,8 @@ for dimension reduction in l1 using Cauchy random projections" (JMLR 2007).
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,10 +17,11 @@ from torch import Tensor
 from estimators.errors import InputError
 from estimators.numbers.t_intervals import quantile
 from estimators.numbers.vectors import SLICE, dot
-from estimators.results import Cost, Interval, Progress
+from estimators.results import Interval, Progress, Result, reporting
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, Product, dense_hessian, hessian
+from estimators.task.products import Product, curvature
 
 STAGE = "one-norm"
 GROUP = 5
@@ -34,7 +34,7 @@ APART = math.pi**2 / 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneNorm:
+class OneNorm(Result):
     """sum_jk |H_jk| with a 95% interval ([x, x] where ``exact``).
 
     ``probes_alone`` is what the Cauchy probes say without the rows, ``probes_spread`` the relative standard deviation
@@ -48,13 +48,10 @@ class OneNorm:
     samples: int
     probes_alone: float | None
     probes_spread: float | None
-    why: Mapping[str, str] = field(default_factory=dict)
-    vectors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    cost: Cost = field(default=Cost())
 
 
 def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progress: Progress | None = None) -> OneNorm:
-    """sum_jk |H_jk| for H = nabla^2 f(w), from ``probes`` products; exact where H is formed (d <= 2,000).
+    """sum_jk |H_jk| for H = nabla^2 f(w), from ``probes`` products; exact where H is formed.
 
     Half of the products are with Cauchy vectors c: (Hc)_j is Cauchy with scale s_j = sum_k |H_jk|, so the geometric
     mean of m values |(Hc)_j| times cos(pi/2m)^m is an unbiased s^_j, in O(d) memory. Their sum is unbiased too, but
@@ -81,42 +78,36 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
     """
     if probes < FEWEST_PROBES:
         raise InputError(f"{probes} probes give no interval", "probes", f"give {FEWEST_PROBES} or more")
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     why: dict[str, str] = {}
     alone = spread = None
-    if problem.d <= DENSE_LIMIT:
-        sums = dense_hessian(problem).abs().sum(1)
-        value, products = float(sums.sum()), problem.d
-        interval = (value, value)
-        why = dict.fromkeys(("probes_alone", "probes_spread"), "the Hessian was formed")
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        like = next(iter(problem.parameters.values()))
-
-        def report(done: int) -> None:
-            if progress:
-                progress(STAGE, done, probes)
-
-        columns = memory_limit.columns(problem, GROUP, memory_limit.BLOCK, BESIDE)
-        keep = memory_limit.vectors(problem) >= memory_limit.BLOCK * columns + BESIDE + probes // 2
-        with hessian(problem) as product:
-            found = one_norm_by_products(product, problem.d, probes, generator, like, report, columns, keep)
-            products = product.products
-        sums, value, interval = found.row_sums, found.value, found.interval
-        alone, spread = found.probes_alone, found.probes_spread
-        if spread is None:
-            why["probes_spread"] = "the Hessian is zero"
+    with curvature(problem) as operator:
+        if operator.matrix is not None:
+            sums = operator.matrix.abs().sum(1)
+            value = float(sums.sum())
+            interval = (value, value)
+            why = dict.fromkeys(("probes_alone", "probes_spread"), "the Hessian was formed")
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            report = reporting(progress, STAGE, probes)
+            columns = memory_limit.columns(problem, GROUP, memory_limit.BLOCK, BESIDE)
+            keep = memory_limit.vectors(problem) >= memory_limit.BLOCK * columns + BESIDE + probes // 2
+            sampled = one_norm_by_products(operator, problem.d, probes, generator, problem.like, report, columns, keep)
+            sums, value, interval = sampled.row_sums, sampled.value, sampled.interval
+            alone, spread = sampled.probes_alone, sampled.probes_spread
+            if spread is None:
+                why["probes_spread"] = "the Hessian is zero"
     return OneNorm(
         value=value,
         interval=interval,
-        exact=problem.d <= DENSE_LIMIT,
-        products=products,
+        exact=operator.matrix is not None,
+        products=operator.products,
         samples=problem.n,
         probes_alone=alone,
         probes_spread=spread,
         why=why,
         vectors=problem.unflatten(sums.to(problem.dtype)),
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 
@@ -137,7 +128,7 @@ def one_norm_by_products(
     probes: int,
     generator: torch.Generator,
     like: Tensor,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[float], None] = lambda _: None,
     columns: int = GROUP,
     keep: bool = True,
 ) -> Sampled:

@@ -1,13 +1,12 @@
 """The diagonal of the Hessian with a bound for each coordinate; its trace and the sum of absolute values.
 
 Hutchinson's estimator (1990) in the form of Bekas, Kokiopoulou & Saad (Appl. Numer. Math. 2007):
-E[z * Hz] = diag(H) for z with independent signs; ``probing.py`` lessens its noise.
+E[z * Hz] = diag(H) for z with independent signs; ``probes.py`` lessens its noise.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,10 +20,11 @@ from estimators.diagonal.probe_plan import choose
 from estimators.diagonal.probes import Estimate, Purse, carry_out
 from estimators.errors import InputError
 from estimators.numbers.t_intervals import LEVEL, quantile, standard_error, sum_interval
-from estimators.results import Cost, HessianDiagonal, Interval, Progress, Smoothness
+from estimators.results import HessianDiagonal, Interval, Progress, Smoothness, reporting
+from estimators.task.function import Meter
 from estimators.task.plain_networks import plain_network
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, dense_hessian, finite
+from estimators.task.products import dense_hessian, finite
 from estimators.task.stagewise import diagonal, diagonal_passes
 
 PROBES = 64
@@ -43,13 +43,13 @@ def hessian_diagonal(
 ) -> HessianDiagonal:
     """h_j = d_j^2 f(w) with lower and upper bounds, tr H and sum_j |h_j| with 95% intervals.
 
-    d <= 2,000: read off the formed Hessian, all intervals are [x, x]. So they are for a plain network of any size,
+    Read off the Hessian where it is formed: all intervals are [x, x]. So they are for a plain network of any size,
     layer by layer (``stagewise.py``), where that costs no more than the probes. Else random probes, in the way that a
-    pilot finds best (``pilot.py``): h_j is estimated without bias, its bounds are a 95% t interval *for each coordinate
-    alone*, cut to [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the nearer end
-    where the two do not meet; the value is moved into its bounds). Bounds lean on normality of a mean of a few probes:
-    a coordinate coupled to one other takes two values alone, and its interval is rougher. The trace's interval uses the
-    independent probes. The interval of sum|h_j| is conservative: see :func:`absolute_sum`.
+    pilot finds best (``probe_plan.py``): h_j is estimated without bias, its bounds are a 95% t interval *for each
+    coordinate alone*, cut to [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the
+    nearer end where the two do not meet; the value is moved into its bounds). Bounds lean on normality of a mean of a
+    few probes: a coordinate coupled to one other takes two values alone, and its interval is rougher. The trace's
+    interval uses the independent probes. The interval of sum|h_j| is conservative: see :func:`absolute_sum`.
 
     Args:
         probes: Hessian-vector products that may be spent, backward passes for the Gauss-Newton part counted with a
@@ -63,7 +63,7 @@ def hessian_diagonal(
     """
     if probes < 4:
         raise InputError(f"{probes} probes are too few for an interval", "probes", "use at least 4")
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     cut = _flat_bound(problem, smoothness)
     exact = _exact(problem, probes)
     if exact is not None:
@@ -73,12 +73,8 @@ def hessian_diagonal(
         trace_interval, total_interval = (trace, trace), (total, total)
         used = None
     else:
-
-        def report(spent: float) -> None:
-            if progress:
-                progress(STAGE, min(spent, probes), probes)
-
-        generator, purse = torch.Generator().manual_seed(seed), Purse(probes, report)
+        report = reporting(progress, STAGE, probes)
+        generator, purse = torch.Generator().manual_seed(seed), Purse(probes, lambda spent: report(min(spent, probes)))
         known = None if krylov is None else deflation(krylov, problem.d)
         found = carry_out(problem, choose(problem, purse, known, generator, shrink), purse, generator)
         value, error, half = _bounds(found)
@@ -120,13 +116,13 @@ def hessian_diagonal(
         lower=problem.unflatten(lower.to(problem.dtype)),
         upper=problem.unflatten(upper.to(problem.dtype)),
         standard_error=problem.unflatten(error.to(problem.dtype)),
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 
 def _exact(problem: Problem, probes: int) -> tuple[Tensor, str] | None:
     """diag(H) in float64 and how it was found; None where that would cost more than random probes."""
-    if problem.d <= DENSE_LIMIT:
+    if problem.forms_hessian:
         return dense_hessian(problem).diagonal().clone(), "read off the formed Hessian, no probes"
     network = plain_network(problem)
     if network is None or not by_layers(layered_passes(problem), probes) or problem.curvature_fault is not None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from estimators.task import memory_limit
+from estimators.task.function import targets_of
 from estimators.task.losses import LossFunction, curved, prediction
 from estimators.task.model_kinds import IGNORED, head
 from estimators.task.problem import Problem
@@ -39,8 +39,7 @@ def can_split(problem: Problem) -> bool:
 
 def rest(problem: Problem) -> Problem:
     """The problem whose Hessian is H - J'SJ: the loss made linear in the outputs at the point. Passes add up."""
-    other = copy(problem)
-    other.formed_hessian = None
+    other = problem.derived()
     other._loss = _linear(problem._loss)
     return other
 
@@ -75,8 +74,7 @@ def squares(problem: Problem, project: Callable[[Tensor], Tensor] | None = None)
         outputs = []
         for start, stop in itertools.pairwise(edges):
             samples = problem.trimmed(problem.take(slice(start, stop)))
-            targets = samples["labels"] if isinstance(samples, dict) else samples[1]
-            outputs.append((prediction(problem.output(leaves, samples)), targets))
+            outputs.append((prediction(problem.output(leaves, samples)), targets_of(samples)))
         problem.passes.add(1 / 3)
 
         def draw(generator: torch.Generator, number: int) -> Tensor:

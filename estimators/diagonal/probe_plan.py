@@ -170,7 +170,7 @@ def _remainder(product: Product, problem: Problem, known: Deflation, generator: 
 
 def _short_lanczos(problem: Problem, purse: Purse, whole: float, generator: torch.Generator) -> Deflation:
     """A quarter of the products, or the first six where these show that few directions don't carry the curvature."""
-    like = next(iter(problem.parameters.values()))
+    like = problem.like
 
     def hopeless(run: Ritz) -> bool:
         return float(np.square(run.values).sum()) < CARRIED * whole

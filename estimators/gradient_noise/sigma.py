@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +12,14 @@ from torch import Tensor
 from estimators.errors import InputError
 from estimators.gradient_noise import batches
 from estimators.gradient_noise.draw import Drawn, gradients, spread, tail_gradients
-from estimators.gradient_noise.draw_intervals import FEWEST, Intervals, half_width, noise_intervals, samples_for
+from estimators.gradient_noise.draw_intervals import FEWEST, PAIRS, Intervals, half_width, noise_intervals, samples_for
 from estimators.numbers import tails
 from estimators.numbers.moments import Moments, stored_dtype
 from estimators.numbers.rare_rows import unseen_share
 from estimators.numbers.thinning import Weights
 from estimators.per_sample.gradients import STAGE
-from estimators.results import NONE_MISSED, Cost, Finding, Noise, Progress
+from estimators.results import NONE_MISSED, Finding, Noise, Progress
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
 from estimators.task.token_rows import token_deciles
 
@@ -72,7 +72,7 @@ def noise(
     rows = problem.n if rows is None else rows
     if rows < problem.n:
         raise InputError(f"{rows} rows cannot hold {problem.n} samples", "rows", "give the size of the whole data set")
-    started, passes = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     drawn = gradients(problem, rows, seed, progress)
     sigma = _standard_deviation(drawn.moments, rows, problem.precision)
     tail_rows = tail_gradients(problem, drawn, extra_passes, seed)
@@ -87,7 +87,7 @@ def noise(
         why=why,
         vectors=problem.unflatten(sigma.to(stored_dtype(problem.dtype))) if values["tensors"] is not None else {},
         warnings=(*findings, *drawn.findings),
-        cost=Cost(problem.passes.total - passes, time.perf_counter() - started),
+        cost=meter.cost(),
     )
 
 
@@ -222,8 +222,7 @@ def _intervals(
 
 def _corrected(found: Intervals, plain: Mapping[str, Any], d: int) -> dict[str, Any]:
     """What an interval's estimates replace; None where they are."""
-    names = ("l1", "l2", "density", "noise_scale_l1", "noise_scale_l2")
-    values = {key: getattr(found, key) for name in names for key in (name, f"{name}_interval")}
+    values = {key: getattr(found, key) for name in PAIRS for key in (name, f"{name}_interval")}
     live = round((1 - plain["dead_fraction"]) * d)
     phi = found.density
     return values | {

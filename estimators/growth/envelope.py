@@ -95,7 +95,7 @@ def fit(cloud: Cloud, weights: Array | None = None, spanned: NDArray[np.bool_] |
     return Lines(np.where(helps, a, top), np.where(helps, b, 0.0), helps, np.where(helps, gain, 0.0), ranges)
 
 
-def envelope(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, Array]:
+def envelope(x: Array, y: Array, weights: Array | None = None, together: int = TOGETHER) -> tuple[Array, Array]:
     """a, b >= 0 of least mean height a + b mean(x) with a + b x_t >= y_t for every t, of each column.
 
     The line runs through a point left of the mean, or (0, 0) (a >= 0), and one right of it, or level (b >= 0). The one
@@ -107,8 +107,9 @@ def envelope(x: Array, y: Array, weights: Array | None = None) -> tuple[Array, A
     Args:
         x, y: (T, c), not negative.
         weights: (T, c), how often each point counts in the mean of each fit.
+        together: columns that are fitted at once.
     """
-    pieces = [slice(start, start + TOGETHER) for start in range(0, x.shape[1], TOGETHER)]
+    pieces = [slice(start, start + together) for start in range(0, x.shape[1], together)]
     parts = [_envelope(x[:, own], y[:, own], None if weights is None else weights[:, own]) for own in pieces]
     return np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])
 

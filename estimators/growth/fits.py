@@ -6,9 +6,9 @@ isotropic (||g_t||_2, ||H_t||). Pure functions of arrays; see ``envelope.py`` fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from estimators.numbers.resampling import PERMUTATIONS, REPLICATES, Index, block
 from estimators.results import Interval
 
 Rows = TypeVar("Rows", Array, Index)
+Value = TypeVar("Value")
 COORDINATES = 1000
 """Beyond so many coordinates, replicates repeat the fits of a seeded subset."""
 FEWEST_RESAMPLED = 8
@@ -40,8 +41,7 @@ class Points:
     exact: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Levels:
+class Levels(NamedTuple):
     """The clouds of the four levels."""
 
     coordinates: Cloud
@@ -51,14 +51,11 @@ class Levels:
 
     def rows(self, index: Index) -> Levels:
         """Some of the points."""
-        return self._each(lambda cloud: cloud.rows(index))
+        return Levels(*(cloud.rows(index) for cloud in self))
 
     def subset(self, index: Index) -> Levels:
         """Some of the coordinates; the other levels stay."""
-        return Levels(self.coordinates.columns(index), self.tensors, self.whole, self.isotropic)
-
-    def _each(self, change: Callable[[Cloud], Cloud]) -> Levels:
-        return Levels(change(self.coordinates), change(self.tensors), change(self.whole), change(self.isotropic))
+        return self._replace(coordinates=self.coordinates.columns(index))
 
 
 class Pairs(NamedTuple):
@@ -113,55 +110,51 @@ def levels(points: Points, sizes: Sequence[int], gap: float, spread: Array) -> L
 
 def fit_levels(clouds: Levels) -> Pairs:
     """The pairs of all levels."""
-    return Pairs(*(fit(cloud) for cloud in (clouds.coordinates, clouds.tensors, clouds.whole, clouds.isotropic)))
+    return Pairs(*map(fit, clouds))
 
 
-def some_coordinates(d: int, seed: int) -> NDArray[np.intp]:
-    """All, or a seeded choice of COORDINATES."""
-    if d <= COORDINATES:
-        return np.arange(d)
-    return np.sort(np.random.default_rng(seed).choice(d, COORDINATES, replace=False))
+def some_coordinates(d: int, seed: int, most: int = COORDINATES) -> NDArray[np.intp]:
+    """All, or a seeded choice."""
+    return np.arange(d) if d <= most else np.sort(np.random.default_rng(seed).choice(d, most, replace=False))
 
 
-class Summary(NamedTuple):
-    """The numbers that get an interval."""
+class Summary(NamedTuple, Generic[Value]):
+    """The numbers that get an interval, or their intervals."""
 
-    l0_l1: float
-    l1_median: float
-    isotropic_l0: float
-    isotropic_l1: float
+    l0_l1: Value
+    l1_median: Value
+    isotropic_l0: Value
+    isotropic_l1: Value
 
 
-def summary(coordinates: Lines, isotropic: Lines) -> Summary:
+def summary(coordinates: Lines, isotropic: Lines) -> Summary[float]:
     """||L0||_1, the median of L1, and the isotropic pair."""
     return Summary(
         float(coordinates.a.sum()), float(np.median(coordinates.b)), float(isotropic.a[0]), float(isotropic.b[0])
     )
 
 
-class Intervals(NamedTuple):
-    """95% block-bootstrap intervals of a summary."""
-
-    l0_l1: Interval
-    l1_median: Interval
-    isotropic_l0: Interval
-    isotropic_l1: Interval
-
-
-def intervals(clouds: Levels, groups: Sequence[Hashable], found: Summary, seed: int) -> Intervals:
-    """Intervals of ``found``, which is the summary of all coordinates, from replicates of at most COORDINATES."""
-    few = clouds.subset(some_coordinates(clouds.coordinates.x.shape[1], seed))
+def intervals(
+    clouds: Levels,
+    groups: Sequence[Hashable],
+    values: Summary[float],
+    seed: int,
+    most: int = COORDINATES,
+    count: int = REPLICATES,
+) -> Summary[Interval]:
+    """95% block-bootstrap intervals of the summary of all coordinates, from so many replicates of ``most`` at most."""
+    few = clouds.subset(some_coordinates(clouds.coordinates.x.shape[1], seed, most))
     lines = fit_levels(few)
     center = summary(lines.coordinates, lines.isotropic)
-    samples = block_samples(groups, REPLICATES, seed)
+    samples = block_samples(groups, count, seed)
     (l0, l1), (isotropic_l0, isotropic_l1) = (_replicates(each, samples) for each in (few.coordinates, few.isotropic))
     replicates = (l0.sum(1), np.median(l1, 1), isotropic_l0[:, 0], isotropic_l1[:, 0])
     # Of a subset of the coordinates the sum is scaled to that of all.
-    scale = np.array([found.l0_l1 / center.l0_l1 if center.l0_l1 > 0 else 1.0, 1.0, 1.0, 1.0])
-    return Intervals(
+    scale = np.array([values.l0_l1 / center.l0_l1 if center.l0_l1 > 0 else 1.0, 1.0, 1.0, 1.0])
+    return Summary(
         *(
             symmetric(own, middle * factor, column * factor)
-            for own, middle, factor, column in zip(found, center, scale, replicates, strict=True)
+            for own, middle, factor, column in zip(values, center, scale, replicates, strict=True)
         )
     )
 

@@ -7,7 +7,6 @@ since descent removes sharp directions first, so that secants of a quadratic cor
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ from estimators.growth.by_group import by_group, l1_moves
 from estimators.growth.envelope import RANGE, Array, span
 from estimators.growth.fits import (
     FEWEST_RESAMPLED,
-    Intervals,
     Pairs,
     Summary,
     fit_levels,
@@ -29,15 +27,17 @@ from estimators.growth.fits import (
     permutation_test,
     summary,
 )
-from estimators.growth.frozen_quadratic import Measured, frozen, gathered, measure, repeated, spread, starts, width
+from estimators.growth.frozen_quadratic import frozen, repeated, spread, starts
 from estimators.growth.left_out import FLAT, HeldOut, coordinate_wise, fit_fails, tighter
 from estimators.growth.left_out import isotropic as isotropic_held
+from estimators.growth.points import Measured, gathered, measure, width
 from estimators.numbers.resampling import members
-from estimators.results import Cost, GeneralizedSmoothness, Progress, absent
+from estimators.results import GeneralizedSmoothness, Interval, Progress, absent, reporting
 from estimators.smoothness_vector.at_a_point import DENSE_GAP, GAP, MAX_PRODUCTS, norms, rounded_up
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, passing
+from estimators.task.products import passing
 
 STAGE = "generalized_smoothness"
 FEWEST = 6
@@ -60,20 +60,20 @@ def generalized_smoothness(
     points, L0, L1 >= 0: above (|g_tj|, L_tj) for coordinate j, so that L0 + L1 |g_t| >= L_t and the pair is feasible
     at every fitted point by construction; above (||g_tb||_1, sum_b L_t) for tensor b; (||g_t||_1, sum L_t) for the
     whole; (||g_t||_2, ||H_t||) isotropic. A slope counts only where it is identified: the gradient spans a decade,
-    and the line lies below the constant bound by more than twice what the bracket leaves free (``pairs.levels``);
+    and the line lies below the constant bound by more than twice what the bracket leaves free (``fits.levels``);
     else L1 = 0.
 
-    Intervals: 95%, block bootstrap over contiguous points within groups (``pairs.intervals``), from 8 fitted points
+    Intervals: 95%, block bootstrap over contiguous points within groups (``fits.intervals``), from 8 fitted points
     on. ``identified_fraction``: share of coordinates whose own gradient spans a decade. ``permutation_p``: share of
-    orders of the gradients, curvature in its own order, in which L1 helps as much (``pairs.permutation_test``).
+    orders of the gradients, curvature in its own order, in which L1 helps as much (``fits.permutation_test``).
     ``coverage``: share of held-out points at which ||D^(-1/2) H D^(-1/2)|| <= 1 is certified for D = L0 + L1 |g|;
     ``tightness``: mean over them of sum(D) over sum(L_t). ``control`` repeats all fits on the quadratic frozen at the
     first point, where L1 is 0. ``vectors`` is ``l1``.
 
     A point is a parameter dict, or ``problem.at`` of one: then a Hessian formed here stays with it, at the first points
-    and as far as there is room (``memory.formed_points``). At the others it is formed again where it is wanted again.
-    ``points`` is filled even where no fit is possible, as with a memory limit that the vectors of all points exceed
-    (``memory.too_many_points``). Cost: one bracket a point, and for the control one more, three where H is formed.
+    and as far as there is room (``memory_limit.py``). At the others it is formed again where it is wanted again.
+    ``points`` is filled even where no fit is possible, as with a memory limit that the vectors of all points exceed.
+    Cost: one bracket a point, and for the control one more, three where H is formed.
     Where it is not, the sweeps of a point start from the rows of the point before it in its group, those of a group's
     first from the rows of the first point of all; the control's start at random, since it measures what the start
     leaves free.
@@ -92,19 +92,15 @@ def generalized_smoothness(
     """
     if groups is not None and len(groups) != len(trajectory):
         raise InputError(f"{len(groups)} labels for {len(trajectory)} points", "groups", "give one for each point")
-    began, before = time.perf_counter(), problem.passes.total
-    goal = gap if gap is not None else (DENSE_GAP if problem.d <= DENSE_LIMIT else GAP)
-    total = len(trajectory) + (repeated(problem.d) if len(trajectory) >= FEWEST else 0)
-
-    def report(done: int) -> None:
-        if progress:
-            progress(STAGE, done, total)
-
+    meter = Meter(problem)
+    goal = gap if gap is not None else (DENSE_GAP if problem.forms_hessian else GAP)
+    total = len(trajectory) + (repeated(problem) if len(trajectory) >= FEWEST else 0)
+    report = reporting(progress, STAGE, total)
     labels = list(groups) if groups is not None else [""] * len(trajectory)
     # One group after another, every other point: each group has its share in both halves.
     order = [int(place) for own in members(labels).values() for place in own]
     fitted, held_out = sorted(order[::2]), sorted(order[1::2])
-    no_room = memory_limit.too_many_points(problem, len(trajectory)) if problem.d > DENSE_LIMIT else None
+    no_room = memory_limit.too_many_points(problem, len(trajectory))
     found: dict[int, Measured] = {}
     rows: list[dict[str, Any]] = [{} for _ in labels]
     keeping = memory_limit.formed_points(problem)
@@ -133,10 +129,10 @@ def generalized_smoothness(
         return GeneralizedSmoothness(
             **{**dict.fromkeys(nothing.why), "points": rows},  # type: ignore[arg-type]
             why=why,
-            cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+            cost=meter.cost(),
         )
     with passing(measured[0].problem):
-        beside = memory_limit.POINT * (len(measured) + repeated(problem.d))
+        beside = memory_limit.POINT * (len(measured) + repeated(problem))
         again = starts(measured[0], gap, max_products, seed, lambda done: report(len(measured) + done), beside)
         control = frozen(measured[0], again, [measured[i] for i in fitted])
     free = spread(measured[0], again)
@@ -185,11 +181,13 @@ def generalized_smoothness(
         l0=l0,
         l1=l1,
         warnings=(*l1_moves(slopes or []), *fit_fails(by_coordinate.coverage, len(held))),
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 
-def _isotropic(numbers: Summary, held: HeldOut, p: float, around: Intervals | None, few: str) -> dict[str, Any]:
+def _isotropic(
+    numbers: Summary[float], held: HeldOut, p: float, around: Summary[Interval] | None, few: str
+) -> dict[str, Any]:
     body: dict[str, Any] = {
         "l0": numbers.isotropic_l0,
         "l0_interval": around.isotropic_l0 if around else None,

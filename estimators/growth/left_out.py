@@ -12,11 +12,11 @@ from torch import Tensor
 
 from estimators.curvature.lanczos import DELTA
 from estimators.curvature.scaled_lanczos import certify
-from estimators.growth.frozen_quadratic import Measured
+from estimators.growth.points import Measured
 from estimators.results import FAILS_MOSTLY, Finding
 from estimators.smoothness_vector.at_a_point import norms
 from estimators.smoothness_vector.bracket import floored
-from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian, passing
+from estimators.task.products import curvature, passing
 
 FLAT = "the Hessian vanishes at a held-out point"
 
@@ -90,25 +90,19 @@ def _summary(held: Sequence[bool], bounds: Sequence[float], values: Sequence[flo
 def _feasible(point: Measured, scaling: Tensor, seed: int) -> bool:
     """Whether |H| <= diag(scaling) is certified at the point."""
     active = scaling > 0
-    problem = point.problem
-    if problem.d <= DENSE_LIMIT:
-        with passing(problem):
-            matrix = dense_hessian(problem)
-        if float(matrix[~active].abs().sum()) > 0:
-            return False
-        root = torch.where(active, scaling, torch.ones_like(scaling)).rsqrt() * active
-        return float(torch.linalg.eigvalsh(root[:, None] * matrix * root).abs().max()) <= 1 + 1e-9
-    like = next(iter(problem.parameters.values()))
-    generator = torch.Generator().manual_seed(seed)
-    # A tiny floor keeps rows that the fit left at 0 in the test without changing the others.
-    floor = floored(scaling, torch.ones_like(active), 1e-9)
-    with hessian(problem) as product:
+    with passing(point.problem), curvature(point.problem) as operator:
+        if operator.matrix is not None:
+            if float(operator.matrix[~active].abs().sum()) > 0:
+                return False
+            root = torch.where(active, scaling, torch.ones_like(scaling)).rsqrt() * active
+            return float(torch.linalg.eigvalsh(root[:, None] * operator.matrix * root).abs().max()) <= 1 + 1e-9
+        # A tiny floor keeps rows that the fit left at 0 in the test without changing the others.
         run = certify(
-            product,
-            floor,
+            operator,
+            floored(scaling, torch.ones_like(active), 1e-9),
             torch.ones_like(active),
-            generator,
-            like,
+            torch.Generator().manual_seed(seed),
+            point.problem.like,
             steps=60,
             delta=DELTA,
             stop=lambda run: run.norm > 1 or run.norm_bound <= 1,

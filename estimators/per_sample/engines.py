@@ -19,7 +19,7 @@ from estimators.numbers.moments import Moments, Sums, moments_of_outer_products,
 from estimators.per_sample import layer_rules
 from estimators.per_sample.layer_rules import Use
 from estimators.per_sample.parameter_uses import Plan
-from estimators.task.function import Parameters, Samples
+from estimators.task.function import Parameters, Samples, gradients_of, mapped
 from estimators.task.problem import Problem
 
 ROW_NUMBERS = 1 << 20
@@ -90,10 +90,7 @@ def loop_row(problem: Problem, sample: int) -> Tensor:
     """Gradient of one sample, (d,); 0 where its loss does not reach a parameter. Within ``problem.measuring()``."""
     named = problem.leaves()
     loss = problem.losses(named, problem.trimmed(problem.take(slice(sample, sample + 1)))).sum()
-    if not loss.requires_grad:
-        return torch.zeros(problem.d, dtype=problem.dtype, device=problem.device)
-    parts = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-    return torch.cat([part.reshape(-1) for part in parts])
+    return torch.cat([part.reshape(-1) for part in gradients_of(loss, list(named.values()))])
 
 
 def loop_rows(problem: Problem, samples: range) -> Tensor:
@@ -203,12 +200,7 @@ def vmap_rows(problem: Problem, samples: Samples) -> Tensor:
     """Gradients of the samples as rows, (m, d). Within ``problem.measuring()``."""
 
     def loss(parameters: Parameters, sample: Samples) -> Tensor:
-        alone: Samples
-        if isinstance(sample, dict):
-            alone = {name: tensor[None] for name, tensor in sample.items()}
-        else:
-            alone = (sample[0][None], sample[1][None])
-        return problem.losses(parameters, alone)[0]
+        return problem.losses(parameters, mapped(sample, lambda tensor: tensor[None]))[0]
 
     rows: Parameters = vmap(grad(loss), in_dims=(None, 0))(problem.parameters, samples)
     return torch.cat([rows[name].reshape(len(rows[name]), -1) for name in problem.names], 1)

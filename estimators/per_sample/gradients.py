@@ -34,7 +34,7 @@ from estimators.numbers.moments import Moments, moments_of_rows, stored_dtype
 from estimators.per_sample import engines, layer_rules
 from estimators.per_sample.engines import LOOP, VMAP, Done, Engine
 from estimators.per_sample.parameter_uses import Plan, Unfit
-from estimators.results import Finding, Progress
+from estimators.results import Finding, Progress, reporting
 from estimators.task.function import Samples
 from estimators.task.problem import Problem
 
@@ -69,16 +69,8 @@ def grouped_moments(
 ) -> tuple[Moments, tuple[Moments, ...], tuple[Finding, ...]]:
     """The same of all samples and of each of so many groups of them, sample i in group i mod groups.
 
-    Memory: that of :func:`gradient_moments`, and two vectors a group in float64.
-
-    Args:
-        problem: the task at a point.
-        groups: how many.
-        at: numbers of the coordinates that moments of groups are kept at; None: all.
-        progress: called with ("noise", samples done, samples).
-
-    Raises:
-        InputError: the gradient of a sample is not finite, or more groups than samples.
+    As :func:`gradient_moments`, and two vectors a group in float64, at the coordinates with the numbers ``at`` (None:
+    all). No more groups than samples.
     """
     if not 1 <= groups <= problem.n:
         raise InputError(f"{problem.n} samples do not make {groups} groups", "groups")
@@ -91,14 +83,7 @@ def grouped_moments(
 def gradient_rows(problem: Problem, progress: Progress | None = None) -> tuple[Tensor, Moments, tuple[Finding, ...]]:
     """The per-sample gradients, (n, d), their moments, and what was found on the way.
 
-    Cost: that of :func:`gradient_moments`. Memory: n d numbers of :func:`stored_dtype`, beside what one chunk takes.
-
-    Args:
-        problem: the task at a point.
-        progress: called with ("noise", samples done, samples).
-
-    Raises:
-        InputError: the gradient of a sample is not finite.
+    As :func:`gradient_moments`; in memory are n d numbers of :func:`stored_dtype`, beside what one chunk takes.
     """
     (rows, moments), findings = _measured(problem, lambda engine: _kept(problem, engine, _counted(problem, progress)))
     return rows, moments, findings
@@ -118,14 +103,13 @@ def _measured(problem: Problem, measure: Callable[[Engine], Measured]) -> tuple[
 
 
 def _counted(problem: Problem, progress: Progress | None) -> Done:
-    finished = 0
+    finished, report = 0, reporting(progress, STAGE, problem.n)
 
     def done(samples: int) -> None:
         nonlocal finished
         finished += samples
         problem.passes.add(samples / problem.n)
-        if progress is not None:
-            progress(STAGE, finished, problem.n)
+        report(finished)
 
     return done
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,15 +13,16 @@ from estimators.curvature.lanczos import DELTA, MAX_STEPS, SHARPNESS_TOLERANCE, 
 from estimators.errors import InputError
 from estimators.numbers.formats import COARSE, TOO_COARSE
 from estimators.numbers.vectors import SLICE, random_start
-from estimators.results import Cost, Ending, Finding, Interval, Progress, Smoothness
+from estimators.results import Ending, Finding, Interval, Progress, Smoothness, reporting
 from estimators.smoothness_vector.bracket import MEMORY, Bracket, bracket, check_limits, room_in
 from estimators.smoothness_vector.formed import dense_bracket
 from estimators.smoothness_vector.known_subspace import Known, from_lanczos
 from estimators.smoothness_vector.stopping import Goal, Threshold, check_thresholds, marks
 from estimators.smoothness_vector.subspace_rounds import FEWEST_VECTORS
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, Counted, Product, dense_hessian, hessian
+from estimators.task.products import Curvature, Product, dense_hessian, hessian
 from estimators.task.token_rows import token_deciles
 
 GAP = 0.05
@@ -53,9 +53,9 @@ def smoothness(
 ) -> Smoothness:
     """Bracket on Lambda(H) = min{1'L : -diag(L) <= H <= diag(L)} and the feasible L of its upper end.
 
-    d <= 2,000: H is formed, the bracket is certain but for float64 rounding. Else the bracket and the
-    interval of lambda = max|eig H| hold together with probability 0.999 (random starts of Lanczos).
-    Cost: about two passes for each of the ``products``. R_L = upper/(d lambda) is ``density``.
+    Where H is formed the bracket is certain but for float64 rounding. Else the bracket and the interval of lambda =
+    max|eig H| hold together with probability 0.999 (random starts of Lanczos). Cost: about two passes for each of the
+    ``products``. R_L = upper/(d lambda) is ``density``.
 
     ``row_norm_sum`` = sum_j sqrt((H^2)_jj) is a lower bound of Lambda; where H is not formed it is estimated
     from 8 or 12 random products (a few per cent too small), null with a ``start``. ``diagonal_sum`` is left to
@@ -85,8 +85,8 @@ def smoothness(
     """
     check_limits(gap, max_products)
     check_thresholds(thresholds)
-    began, before = time.perf_counter(), problem.passes.total
-    dense = problem.d <= DENSE_LIMIT
+    meter = Meter(problem)
+    dense = problem.forms_hessian
     gap = gap if gap is not None else (DENSE_GAP if dense else GAP)
     rows = None if start is None or dense else _rows(problem, start)
     generator = torch.Generator().manual_seed(seed if rows is None else _apart(seed, rows))
@@ -103,7 +103,6 @@ def smoothness(
         diagonal_sum = float(matrix.diagonal().abs().sum())
         products = problem.d
     else:
-        like = next(iter(problem.parameters.values()))
         room = memory_limit.vectors(problem) - beside - (0 if rows is None else 2 * rows.shape[1])
         held = min(max(room, memory_limit.FEWEST), COARSE_VECTORS if problem.precision in COARSE else MEMORY)
         with hessian(problem) as product:
@@ -111,16 +110,12 @@ def smoothness(
             if run is not None:
                 paid = _fitting(run, problem.d).steps
                 held = max(held - (MAX_STEPS + 1 if run.basis is not None else 0), memory_limit.FEWEST)
-            run = run or sharpness_run(product, problem.d, generator, like, held)
+            run = run or sharpness_run(product, problem.d, generator, problem.like, held)
             spent = paid + product.products
-
-            def report(done: int) -> None:
-                if progress:
-                    progress(STAGE, spent + done, spent + max_products)
-
+            report = reporting(progress, STAGE, spent + max_products)
             # Near a perfect fit curvature may be 1e-30 and less: row norms are taken of H / ||H||.
             scale = run.norm or 1.0
-            scaled = Counted(lambda block: product(block).div_(scale), problem.d)
+            scaled = Curvature(lambda block: product(block).div_(scale), problem.d)
             # Where the top of the spectrum does not stand out, rounds in a subspace are no use.
             known = None
             if run.basis is not None and run.steps <= STANDS_OUT:
@@ -131,11 +126,11 @@ def smoothness(
             found = bracket(
                 scaled,
                 generator,
-                like,
+                problem.like,
                 gap,
                 max_products,
                 3 * DELTA / 4,
-                report,
+                lambda done: report(spent + done),
                 known=known,
                 memory=held,
                 start=rows,
@@ -143,13 +138,12 @@ def smoothness(
             ).times(scale)
             products = paid + product.products
         sharpness, interval = run.norm, run.norm_interval
+        found = capped(found, interval[1])
         if not run.norm_known:
             warnings.append(not_converged(STAGE, run, run.steps))
         confidence = 1 - DELTA
         why["hessian_11"] = why["hessian_11_interval"] = "measured by hessian_one_norm"
         why["diagonal_sum"] = "measured by the Hessian diagonal"
-    if not dense:
-        found = capped(found, interval[1])
     if problem.precision in COARSE:
         confidence = None
         why["confidence"] = TOO_COARSE
@@ -200,7 +194,7 @@ def smoothness(
         vectors=vectors,
         rows=_by_name(problem, found.rows) if keep and found.rows is not None else {},
         warnings=tuple(warnings),
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 

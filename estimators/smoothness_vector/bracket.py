@@ -34,7 +34,7 @@ from estimators.smoothness_vector.subspace_rounds import (
     settle,
 )
 from estimators.smoothness_vector.sweeps import LAST, Sweeps
-from estimators.task.products import Counted
+from estimators.task.products import Curvature
 
 COLUMNS, FEW = 12, 8
 """Columns of the sweeps, and of those before rounds: 8 alone stall at a gap of 5% on a GPT-2 at its start."""
@@ -105,7 +105,7 @@ class Search:
 
     def __init__(
         self,
-        product: Counted,
+        product: Curvature,
         generator: torch.Generator,
         like: Tensor,
         target: Goal,
@@ -235,7 +235,7 @@ class Search:
 
 
 def bracket(
-    product: Counted,
+    product: Curvature,
     generator: torch.Generator,
     like: Tensor,
     gap: float,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,14 +14,15 @@ from estimators.curvature.scaled_lanczos import certify
 from estimators.errors import InputError
 from estimators.numbers.formats import COARSE, TOO_COARSE
 from estimators.numbers.vectors import norm, random_start
-from estimators.results import Cost, Finding, Progress, Smoothness
+from estimators.results import Finding, Progress, Result, Smoothness, reporting
 from estimators.smoothness_vector.at_a_point import rounded_up
 from estimators.smoothness_vector.bracket import check_limits, floored
 from estimators.smoothness_vector.formed import JointBracket, formed_bracket
 from estimators.smoothness_vector.sweeps import Sweeps
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
-from estimators.task.products import DENSE_LIMIT, dense_hessian, hessian
+from estimators.task.products import dense_hessian, hessian
 
 STAGE = "joint"
 GAP = 0.05
@@ -42,7 +42,7 @@ FEWEST_PRODUCTS = 2 * COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joint:
+class Joint(Result):
     """l1_lower <= min{1'L : -diag(L) <= H_t <= diag(L) for all t} <= l1_upper = sum of the feasible ``vectors``.
 
     ``binding`` holds for each point max|eig L^-1/2 H_t L^-1/2|, from 0 to 1: at points near 1 this L is tight, those
@@ -59,10 +59,6 @@ class Joint:
     coordinatewise: float | None
     products: int
     samples: int
-    why: Mapping[str, str] = field(default_factory=dict)
-    vectors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    warnings: tuple[Finding, ...] = ()
-    cost: Cost = field(default=Cost())
 
 
 def joint_smoothness(
@@ -71,6 +67,7 @@ def joint_smoothness(
     gap: float | None = None,
     max_products: int = MAX_PRODUCTS,
     singles: Sequence[Smoothness] | None = None,
+    delta: float = DELTA,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Joint:
@@ -80,16 +77,17 @@ def joint_smoothness(
     the best U is the rows of W = [H_1 V_1, ..., H_T V_T] scaled to unit length, and the value sum_i |W_i| is a lower
     bound. D is the mean of the last two row norms and upper = max_t |D^-1/2 H_t D^-1/2| sum D.
 
-    d <= 2,000: the Hessians are formed and the bracket is certain but for float64 rounding. Else it holds with
-    probability 0.999, a share of the rest for each point. Cost: about two passes a product at each point, and one more
-    for each sweep and point; the graph of one point is in memory at a time, with six vectors of size d for each of
-    the eight columns of every point. Little memory means fewer columns, and products where Hessians could be formed.
+    Where the Hessians are formed the bracket is certain but for float64 rounding. Else it holds with probability 1 -
+    ``delta``, a share of the rest for each point. Cost: about two passes a product at each point, and one more for each
+    sweep and point; the graph of one point is in memory at a time, with six vectors of size d for each of the eight
+    columns of every point. Little memory means fewer columns, and products where Hessians could be formed.
 
     Args:
         problems: the same task at T points (``problem.at``), or on other samples; the parameters must agree.
         gap: goal for upper/lower - 1; default 0.01 where the Hessians are formed, else 0.05.
         max_products: products at each point.
         singles: ``smoothness`` of each point, for the two values beside the bracket; its lower bounds hold here too.
+        delta: probability with which the bracket may fail.
         seed: of the first columns and of Lanczos' starts.
         progress: called with ("joint", products done, most products) for all points together.
 
@@ -98,9 +96,7 @@ def joint_smoothness(
             another number of points, a memory limit with less room than one column for each point.
     """
     gap, dense = _checked(problems, gap, max_products, singles)
-    began = time.perf_counter()
-    counters = list({id(problem.passes): problem.passes for problem in problems}.values())
-    before = sum(counter.total for counter in counters)
+    meter = Meter(*problems)
     generator = torch.Generator().manual_seed(seed)
     first = problems[0]
     if dense:
@@ -108,12 +104,8 @@ def joint_smoothness(
         found = joint_of_matrices(matrices, generator, gap)
         products = sum(problem.d for problem in problems)
     else:
-
-        def report(done: int) -> None:
-            if progress:
-                progress(STAGE, done, max_products * len(problems))
-
-        found, products = _by_products(problems, generator, gap, max_products, report)
+        report = reporting(progress, STAGE, max_products * len(problems))
+        found, products = _by_products(problems, generator, gap, max_products, delta, report)
     lower, why = found.lower, {}
     largest = coordinatewise = None
     if singles is None:
@@ -123,7 +115,7 @@ def joint_smoothness(
         stacked = torch.stack([first.flatten(single.vectors).double() for single in singles])
         coordinatewise = float(stacked.amax(0).sum())
         lower = max(lower, largest)
-    confidence: float | None = 1.0 if dense else 1 - DELTA
+    confidence: float | None = 1.0 if dense else 1 - delta
     if any(problem.precision in COARSE for problem in problems):
         confidence = None
         why["confidence"] = TOO_COARSE
@@ -141,7 +133,7 @@ def joint_smoothness(
         why=why,
         vectors=first.unflatten(rounded_up(found.vector, first.dtype)),
         warnings=(_wide(lower, found.upper, gap),) if wide else (),
-        cost=Cost(sum(counter.total for counter in counters) - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 
@@ -157,11 +149,12 @@ def _by_products(
     generator: torch.Generator,
     gap: float,
     max_products: int,
-    progress: Callable[[int], None],
+    delta: float,
+    progress: Callable[[float], None],
 ) -> tuple[JointBracket, int]:
     """Sweep and certify, as ``bracket.bracket`` does for one point; and the products taken."""
-    points, like = len(problems), next(iter(problems[0].parameters.values()))
-    d, delta = problems[0].d, DELTA / (ATTEMPTS * points)
+    points, like = len(problems), problems[0].like
+    d, delta = problems[0].d, delta / (ATTEMPTS * points)
     columns = memory_limit.sweeping(problems, COLUMNS) * points
     # Sweeps hold three blocks between two calls of theirs.
     local = not all(memory_limit.holds_basis(problem, LANCZOS_STEPS + 3 * columns) for problem in problems)
@@ -244,7 +237,7 @@ def _checked(
     check_limits(gap, max_products, FEWEST_PRODUCTS)
     if singles is not None and len(singles) != len(problems):
         raise InputError(f"{len(singles)} brackets for {len(problems)} points", "singles", "give one for each point")
-    dense = problems[0].d <= DENSE_LIMIT and memory_limit.holds_formed(problems[0], len(problems))
+    dense = problems[0].forms_hessian and memory_limit.holds_formed(problems[0], len(problems))
     return gap if gap is not None else (DENSE_GAP if dense else GAP), dense
 
 

@@ -33,8 +33,8 @@ class Sweeps:
 
     ``start``: rows of any length, shape (d, q), to begin with, say those that ended at a point nearby. A sweep gives a
     lower bound from any unit rows, so what they are decides how soon it is close, not whether it holds. HZ has no
-    direction that Z lacks: each row gets a small random vector, without which rows in a subspace would stay there. It
-    is also all that a zero row has.
+    direction that Z lacks: each row gets a random vector of the length ``fresh``, without which rows in a subspace
+    would stay there. It is also all that a zero row has.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Sweeps:
         lean: bool = False,
         start: Tensor | None = None,
         history: int = LAST,
+        fresh: float = FRESH,
     ) -> None:
         self.product, self.lean, self.history = product, lean, history
         self.z = torch.empty(columns, d, dtype=like.dtype, device=like.device).T
@@ -54,7 +55,7 @@ class Sweeps:
         for number, rows in enumerate(torch.split(self.z, SLICE)):
             unit = _unit(torch.randn(len(rows), columns, generator=generator, dtype=torch.float64))
             if given is not None:
-                unit = _unit(given[number].to(unit) + FRESH * unit)
+                unit = _unit(given[number].to(unit) + fresh * unit)
             rows.copy_(unit)
         self.previous: Tensor | None = None
         self.norms: list[Tensor] = []

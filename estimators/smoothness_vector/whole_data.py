@@ -7,9 +7,8 @@ times at tens of samples), and no bracket on it, however tight, is one on the da
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,10 +17,11 @@ from estimators.errors import InputError
 from estimators.numbers.rare_rows import unseen_share
 from estimators.numbers.t_intervals import quantile
 from estimators.numbers.vectors import SLICE, norm, random_start
-from estimators.results import Cost, Interval, Progress, Smoothness
+from estimators.results import Interval, Progress, Result, Smoothness, reporting
 from estimators.smoothness_vector.at_a_point import smoothness as bracket_of
 from estimators.smoothness_vector.sweeps import Sweeps
 from estimators.task import memory_limit
+from estimators.task.function import Meter
 from estimators.task.problem import Problem
 from estimators.task.products import Product, hessian
 
@@ -39,7 +39,7 @@ GROWTH = 0.003
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crossfit:
+class Crossfit(Result):
     """A 95% interval for Lambda of the data set's Hessian, from a draw of ``samples`` of its ``rows`` (None: endless).
 
     ``crossfit_mean`` <= Lambda in expectation, and ``sample_interval``, the bracket on Lambda of the draw itself, lies
@@ -60,8 +60,6 @@ class Crossfit:
     samples: int
     rows: int | None
     rare_rows: float | None
-    why: Mapping[str, str] = field(default_factory=dict)
-    cost: Cost = field(default=Cost())
 
 
 def crossfit_smoothness(
@@ -111,7 +109,7 @@ def crossfit_smoothness(
     columns = memory_limit.sweeping([problem], COLUMNS)
     _check(problem, rows, folds, batches, smoothness)
     sweeps = MAX_SWEEPS if max_products is None else min(MAX_SWEEPS, _sweeps_within(max_products, folds, columns))
-    began, before = time.perf_counter(), problem.passes.total
+    meter = Meter(problem)
     generator = torch.Generator().manual_seed(seed)
     whole = smoothness or bracket_of(problem, seed=seed)
     assert whole.l1_lower is not None
@@ -119,7 +117,7 @@ def crossfit_smoothness(
     products = 0.0 if smoothness else float(whole.products or 0)
     order = torch.randperm(problem.n, generator=generator)
     pieces = list(order.tensor_split(batches))
-    means, squares = [], 0.0
+    means, squares, report = [], 0.0, reporting(progress, STAGE, folds)
     for fold in range(folds):
         inside = [piece for number, piece in enumerate(pieces) if number % folds != fold]
         outside = pieces[fold::folds]
@@ -133,8 +131,7 @@ def crossfit_smoothness(
         means.append(share * fitted + (1 - share) * mean)
         products += swept * sum(piece.numel() for piece in inside) / problem.n
         products += columns * float(sizes.sum()) / problem.n
-        if progress:
-            progress(STAGE, fold + 1, folds)
+        report(fold + 1)
     left_out = 1 - problem.n / rows if rows else 1.0
     error = math.sqrt(squares / (batches - folds) / batches * left_out)
     middle = sum(means) / folds
@@ -152,7 +149,7 @@ def crossfit_smoothness(
         rows=rows,
         rare_rows=unseen_share(problem.n, rows),
         why=why,
-        cost=Cost(problem.passes.total - before, time.perf_counter() - began),
+        cost=meter.cost(),
     )
 
 
@@ -180,7 +177,7 @@ def _directions(
     problem: Problem, index: Tensor, generator: torch.Generator, columns: int, most: int
 ) -> tuple[float, Tensor, Tensor, int]:
     """<H_A, UV'>, U and V (d, k) with unit rows, and the products taken, for the samples A of the index."""
-    like = next(iter(problem.parameters.values()))
+    like = problem.like
     part = problem.subset(index)
     with hessian(part) as product:
         # Near a perfect fit curvature may be 1e-30 and less: float32 norms of it would vanish.

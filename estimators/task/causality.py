@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from estimators.errors import InputError
 from estimators.numbers.formats import COARSE
 from estimators.task import losses, model_kinds
-from estimators.task.function import Function, Parameters, Samples
+from estimators.task.function import Function, Parameters, Samples, targets_of
 from estimators.task.model_kinds import IGNORED
 
 ROWS = 4
@@ -168,7 +168,7 @@ def _without_zeros(parameters: Parameters) -> Parameters:
 def _scores(problem: Function, parameters: Parameters, rows: Samples, shifted: bool) -> list[Tensor]:
     """Scores of the labels of each row, shape (m, vocabulary)."""
     rows = problem.trimmed(rows)
-    labels = rows["labels"] if isinstance(rows, dict) else rows[1]
+    labels = targets_of(rows)
     with torch.no_grad():
         logits = losses.prediction(problem.output(parameters, rows))
     counted = labels[0] != IGNORED

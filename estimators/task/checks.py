@@ -15,11 +15,11 @@ from estimators.numbers.formats import COARSE, weights_precision
 from estimators.results import Finding
 from estimators.task import coupling, losses, model_kinds
 from estimators.task.causality import refuse_later_tokens, refuse_one_sided
-from estimators.task.function import Function, Samples
+from estimators.task.function import Function, Samples, inputs_of, targets_of
 from estimators.task.graphs import dense_parts
 from estimators.task.lookups import NoRow, RefusedNumbers
 from estimators.task.model_loss import refuse_another_loss
-from estimators.task.module_checks import module_findings
+from estimators.task.module_checks import module_findings, without_gradient
 
 NO_PADDING = "set `pad_token_id` in its config to the number of the token that fills short rows"
 COMPARE = "compare the shape and type of one sample with what forward takes"
@@ -141,8 +141,8 @@ def _check_outputs(problem: Function, few: Samples) -> int:
 def _check_targets(problem: Function, output: Any) -> None:
     """The targets of all samples fit what forward returns for some; a function as loss takes what it likes."""
     if problem.loss_name is not None:
-        full = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
-        losses.check_targets(problem.loss_name, output, full, model_kinds.head(problem.model) == "causal")
+        causal = model_kinds.head(problem.model) == "causal"
+        losses.check_targets(problem.loss_name, output, targets_of(problem.samples), causal)
 
 
 def _saved(problem: Function, few: Samples) -> int:
@@ -162,16 +162,13 @@ def _saved(problem: Function, few: Samples) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         total = problem.losses(leaves, problem.trimmed(few)).sum()
     del total  # the graph held what was counted: its memory could not come back under the same address
-    size = few["labels"] if isinstance(few, dict) else few[1]
-    return count // size.shape[0]
+    return count // len(targets_of(few))
 
 
 def _looks_up(problem: Function) -> bool:
     """Whether samples hold whole numbers that forward may look up in a table: then it may take some and not others."""
-    samples = problem.samples
-    inputs = [t for name, t in samples.items() if name != "labels"] if isinstance(samples, dict) else [samples[0]]
     tables = any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in problem.model.modules())
-    return tables or not all(tensor.is_floating_point() for tensor in inputs)
+    return tables or not all(tensor.is_floating_point() for tensor in inputs_of(problem.samples))
 
 
 def _check_every_sample(problem: Function, size: int) -> Any:
@@ -192,10 +189,8 @@ def _check_extremes(problem: Function) -> Any:
 
 def _extremes(problem: Function) -> set[int]:
     """The first sample, and those with the smallest and the largest number of each input or of each of its columns."""
-    samples = problem.samples
-    inputs = [t for name, t in samples.items() if name != "labels"] if isinstance(samples, dict) else [samples[0]]
     rows = {0}
-    for tensor in inputs:
+    for tensor in inputs_of(problem.samples):
         if tensor.dtype == torch.bool or not tensor.numel():
             continue
         columns = tensor.reshape(problem.n, -1)
@@ -258,8 +253,7 @@ def _named(problem: Function, start: int, stop: int, error: InputError) -> Input
 
 def _whole_numbers(problem: Function, sample: int) -> str:
     """The range of a sample's whole numbers in words."""
-    one = problem.take(slice(sample, sample + 1))
-    inputs = [t for name, t in one.items() if name != "labels"] if isinstance(one, dict) else [one[0]]
+    inputs = inputs_of(problem.take(slice(sample, sample + 1)))
     ends = [end for t in inputs if not t.is_floating_point() and t.numel() for end in torch.aminmax(t.long())]
     return f" with numbers from {int(min(ends))} to {int(max(ends))}" if ends else ""
 
@@ -281,10 +275,7 @@ def _unreached(problem: Function, names: list[str]) -> list[str]:
     while names and (chunk := next(chunks, None)) is not None:
         leaves = {name: p.detach() for name, p in problem.parameters.items()}
         asked = {name: leaves[name].requires_grad_() for name in names}
-        loss = problem.losses(leaves, chunk).sum()
-        if loss.requires_grad:
-            parts = torch.autograd.grad(loss, list(asked.values()), allow_unused=True)
-            names = [name for name, part in zip(asked, parts, strict=True) if part is None]
+        names = without_gradient(problem.losses(leaves, chunk).sum(), asked)
     return names
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,15 @@ from torch.func import functional_call
 
 from estimators.errors import InputError
 from estimators.numbers.formats import COARSE, coarsest, weights_precision
-from estimators.results import Finding
+from estimators.results import Cost, Finding
 from estimators.task import losses, model_kinds
 from estimators.task.plain_torch import plain_torch
 from estimators.task.side_effects import SideEffects
 
 Parameters = dict[str, Tensor]
 Samples = tuple[Tensor, Tensor] | dict[str, Tensor]
-Key = TypeVar("Key")
+DENSE_LIMIT = 2000
+"""Up to this many coordinates the Hessian is formed, where nothing else is asked for."""
 
 
 class Passes:
@@ -35,11 +37,27 @@ class Passes:
         self.total += passes
 
 
+class Meter:
+    """What a measurement takes, from the moment at which this is made."""
+
+    def __init__(self, *problems: Function) -> None:
+        self._counters = list({id(problem.passes): problem.passes for problem in problems}.values())
+        self._began, self._first = time.perf_counter(), self._passes()
+
+    def _passes(self) -> float:
+        return sum(counter.total for counter in self._counters)
+
+    def cost(self) -> Cost:
+        """Passes, those of points that count together once, and seconds until now."""
+        return Cost(self._passes() - self._first, time.perf_counter() - self._began)
+
+
 class Function:
     """f(w) = (1/n) sum_i l_i(w) as sums over samples at one point; nothing of it is checked.
 
     :class:`estimators.Problem` opens it and says what the arguments are. ``unrotated`` turns the parameters into those
-    of the model where the coordinates are others (``rotation.py``), else it is None.
+    of the model where the coordinates are others (``rotation.py``), else it is None. ``forms_hessian`` says whether
+    estimators work on H as a matrix, which ``formed_hessian`` holds once it is formed, or on products with it.
     """
 
     def __init__(
@@ -49,6 +67,7 @@ class Function:
         loss: str | losses.LossFunction = "cross-entropy",
         *,
         memory_bytes: int | None = None,
+        forms_hessian: bool | None = None,
     ) -> None:
         model, self._wrapped = model_kinds.unwrapped(model)
         self.model = model
@@ -77,13 +96,14 @@ class Function:
         self.shapes = {name: p.shape for name, p in self.parameters.items()}
         self.sizes = [p.numel() for p in self.parameters.values()]
         self.d = sum(self.sizes)
+        self.forms_hessian = self.d <= DENSE_LIMIT if forms_hessian is None else forms_hessian
         self._loss = losses.select(loss, model)
         self._arguments = model_kinds.arguments(model)
         self.samples = self.prepared(samples)
         self._trims = (
             self.loss_name == "cross-entropy" and isinstance(self.samples, dict) and model_kinds.keeps_logits(model)
         )
-        self.n = next(iter(_tensors(self.samples))).shape[0]
+        self.n = len(targets_of(self.samples))
         self.passes = Passes()
         self.unrotated: Callable[[Parameters], Parameters] | None = None
         self.formed_hessian: Tensor | None = None
@@ -98,12 +118,12 @@ class Function:
 
     def at(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same task at another point, each tensor in the format that it has here; passes are counted together."""
-        other = self._derived()
-        found = self.fitting(parameters)
-        other.parameters = {name: found[name].to(p.dtype, copy=True) for name, p in self.parameters.items()}
+        other = self.derived()
+        vector = self.fitting(parameters)
+        other.parameters = {name: vector[name].to(p.dtype, copy=True) for name, p in self.parameters.items()}
         return other
 
-    def _derived(self) -> Self:
+    def derived(self) -> Self:
         """A copy without what was formed at this point, for these samples and in this number format."""
         other = copy(self)
         other.formed_hessian = None
@@ -124,14 +144,10 @@ class Function:
 
     def in_double(self) -> Self:
         """The same task with parameters, buffers and samples in float64; passes are counted together."""
-        other = self._derived()
+        other = self.derived()
         other.dtype = other.precision = torch.float64
         other.parameters, other.fixed = _doubled(self.parameters), _doubled(self.fixed)
-        if isinstance(self.samples, dict):
-            other.samples = _doubled(self.samples)
-        else:
-            inputs, targets = _doubled(dict(enumerate(self.samples))).values()
-            other.samples = inputs, targets
+        other.samples = mapped(self.samples, _double)
         other.effects = replace(self.effects, state=_doubled(self.effects.state))
         return other
 
@@ -141,9 +157,9 @@ class Function:
 
     def on(self, samples: Samples) -> Self:
         """The same on other samples, which :meth:`prepared` has made ready, with passes counted apart (over them)."""
-        other = self._derived()
+        other = self.derived()
         other.samples = samples
-        other.n = next(iter(_tensors(samples))).shape[0]
+        other.n = len(targets_of(samples))
         other.chunk = min(self.chunk, other.n)
         other.passes = Passes()
         return other
@@ -157,6 +173,11 @@ class Function:
         parts = torch.split(vector, self.sizes)
         return {name: part.reshape(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor with the format and the device of vectors that go through the Hessian."""
+        return next(iter(self.parameters.values()))
+
     def leaves(self) -> Parameters:
         """The parameters as leaves of a graph of their own: what a gradient is taken by."""
         return {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
@@ -165,9 +186,7 @@ class Function:
 
     def take(self, index: Tensor | slice) -> Samples:
         """Some of the samples; an index of shape (..., m) gives tensors of shape (..., m, *)."""
-        if isinstance(self.samples, dict):
-            return {name: tensor[index] for name, tensor in self.samples.items()}
-        return self.samples[0][index], self.samples[1][index]
+        return mapped(self.samples, lambda tensor: tensor[index])
 
     def trimmed(self, samples: Samples) -> Samples:
         """The same samples without work that no loss sees: logits at positions without a label.
@@ -181,8 +200,7 @@ class Function:
 
         Call it inside :meth:`measuring`. It counts no pass: what differentiates it does.
         """
-        targets = samples["labels"] if isinstance(samples, dict) else samples[1]
-        return self.loss_of(self.output(parameters, samples), targets)
+        return self.loss_of(self.output(parameters, samples), targets_of(samples))
 
     def loss_of(self, output: Any, targets: Tensor) -> Tensor:
         """l_i, shape (m,), from what forward returned for m samples and their targets."""
@@ -240,9 +258,7 @@ class Function:
             for chunk in self.chunks():
                 loss = self.losses(leaves, chunk).double().sum()
                 value += loss.item()
-                if loss.requires_grad:
-                    parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-                    total += torch.cat([part.reshape(-1) for part in parts]).double()
+                total += torch.cat([part.reshape(-1) for part in gradients_of(loss, list(leaves.values()))]).double()
         self.passes.add(1)
         mean = self.unflatten(total / self.n)
         return value / self.n, {name: mean[name].to(p.dtype) for name, p in self.parameters.items()}
@@ -289,9 +305,36 @@ class Function:
         return named["inputs"], named["targets"]
 
 
-def _doubled(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
-    return {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+def _doubled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _double(tensor) for name, tensor in tensors.items()}
 
 
-def _tensors(samples: Samples) -> list[Tensor]:
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def gradients_of(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """By each of the leaves; 0 where the loss does not reach it."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+
+
+def tensors_of(samples: Samples) -> list[Tensor]:
     return list(samples.values()) if isinstance(samples, dict) else list(samples)
+
+
+def inputs_of(samples: Samples) -> list[Tensor]:
+    """What forward takes."""
+    return [t for name, t in samples.items() if name != "labels"] if isinstance(samples, dict) else [samples[0]]
+
+
+def targets_of(samples: Samples) -> Tensor:
+    return samples["labels"] if isinstance(samples, dict) else samples[1]
+
+
+def mapped(samples: Samples, change: Callable[[Tensor], Tensor]) -> Samples:
+    """Samples of the same kind, each tensor changed."""
+    if isinstance(samples, dict):
+        return {name: change(tensor) for name, tensor in samples.items()}
+    return change(samples[0]), change(samples[1])

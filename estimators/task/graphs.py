@@ -12,7 +12,7 @@ from torch import Tensor, UntypedStorage
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from estimators.errors import InputError
-from estimators.task.function import Function, Samples
+from estimators.task.function import Function, Samples, tensors_of
 from estimators.task.second_derivatives import TwiceDifferentiable
 
 UNDERIVED = re.compile(r"derivative|double.?backward|differentiat|not implemented", re.IGNORECASE)
@@ -76,8 +76,7 @@ def graph(problem: Function, samples: Samples) -> Graph:
 
 def kept_bytes(problem: Function, samples: Samples) -> int:
     """What the graph of these samples keeps for backward, parameters and samples left out."""
-    given = samples.values() if isinstance(samples, dict) else samples
-    tensors = (*problem.parameters.values(), *problem.fixed.values(), *given)
+    tensors = (*problem.parameters.values(), *problem.fixed.values(), *tensors_of(samples))
     known = {part.untyped_storage().data_ptr() for t in tensors for part in dense_parts(t)}
     held: dict[int, UntypedStorage] = {}
 

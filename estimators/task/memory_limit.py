@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 
 from estimators.errors import InputError
+from estimators.task.function import DENSE_LIMIT as DENSE_LIMIT
 from estimators.task.function import Function
 from estimators.task.graphs import kept_bytes
 
@@ -41,8 +42,6 @@ POINT, POINT_FITTED = 3, 17
 """Vectors that generalized smoothness holds for each point: gradient and bound; and with what fits make of them."""
 LIMIT = "memory limit"
 """Where the errors of this module are."""
-DENSE_LIMIT = 2000
-"""Up to this many coordinates the Hessian is formed."""
 FORMED_BYTES = 256 << 20
 """For formed Hessians of other points, each of which another measurement may want again."""
 FORMED = 6
@@ -81,7 +80,7 @@ def fitting_chunk(problem: Function, wanted: int) -> int:
     """
     if problem.memory_bytes is None:
         return wanted
-    formed = FORMED * 8 * problem.d**2 if problem.d <= DENSE_LIMIT else 0
+    formed = FORMED * 8 * problem.d**2 if problem.forms_hessian else 0
     work = 2 * graph_bytes(problem, 1)
     needed = max(work / GRAPHS, work + max(FEWEST * _vector(problem), formed))
     if problem.memory_bytes < needed:
@@ -145,8 +144,7 @@ def sweeping(problems: Sequence[Function], most: int) -> int:
             raise InputError(
                 f"{size(problem.memory_bytes)} are too little for {len(problems)} points together",
                 LIMIT,
-                # Graphs leave at least so much of a limit.
-                f"{_allow(least * _vector(problem) / (1 - GRAPHS))}, or give fewer points",
+                f"{_allow_vectors(problem, least)}, or give fewer points",
             )
     return min(columns(problem, most, COLUMN * len(problems), BESIDE) for problem in problems)
 
@@ -157,11 +155,9 @@ def too_many_points(problem: Function, count: int) -> str | None:
     Their gradients and bounds are held together, with the fits' own arrays in float64.
     """
     least = POINT_FITTED * count + FEWEST
-    if problem.memory_bytes is None or vectors(problem) >= least:
+    if problem.memory_bytes is None or problem.forms_hessian or vectors(problem) >= least:
         return None
-    # Graphs leave at least so much of a limit.
-    enough = _allow(least * _vector(problem) / (1 - GRAPHS))
-    return f"{size(problem.memory_bytes)} are too little for fits to {count} points: {enough}"
+    return f"{size(problem.memory_bytes)} are too little for fits to {count} points: {_allow_vectors(problem, least)}"
 
 
 def holds_formed(problem: Function, count: int) -> bool:
@@ -197,6 +193,11 @@ def sums_dtype(problem: Function) -> torch.dtype:
 
 def _vector(problem: Function) -> int:
     return problem.d * max(problem.dtype.itemsize, 4)
+
+
+def _allow_vectors(problem: Function, count: int) -> str:
+    """A limit of which graphs leave room for so many vectors, whatever they take."""
+    return _allow(count * _vector(problem) / (1 - GRAPHS))
 
 
 def _allow(needed: float) -> str:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimators.numbers.formats import COARSE, coarsest
 from estimators.results import Finding
-from estimators.task.function import Function, Samples
+from estimators.task.function import Function, Samples, inputs_of, mapped, targets_of, tensors_of
 from estimators.task.lookups import UNNAMED, ShiftedPadding, Watch
 from estimators.task.module_state import Place, Places, Snapshot, held_tensors, same_numbers, unchanged, undone
 from estimators.task.side_effects import CAREFUL, SideEffects, changed_parameter
@@ -57,12 +57,12 @@ def _observed(problem: Function, few: Samples, snapshot: Snapshot) -> tuple[Side
     changed, places, unreached = [], dict[tuple[Any, ...], tuple[Place, Any]](), list[str]()
     before = {name: p._version for name, p in problem.parameters.items()}
     for with_gradient in (False, True):
-        samples, leaves = _cloned(few), problem.leaves()
-        versions = [tensor._version for tensor in _tensors(samples)]
+        samples, leaves = mapped(few, Tensor.clone), problem.leaves()
+        versions = [tensor._version for tensor in tensors_of(samples)]
         try:
             with watch, formats, torch.set_grad_enabled(with_gradient):
                 loss = problem.losses(leaves, problem.trimmed(samples)).sum()
-            unreached = _without_gradient(loss, leaves) if with_gradient else []
+            unreached = without_gradient(loss, leaves) if with_gradient else []
         except (Exception, SystemExit):
             return CAREFUL, []  # the checks that follow say what it is
         changed.append(_changed(samples, few, versions))
@@ -81,7 +81,8 @@ def _observed(problem: Function, few: Samples, snapshot: Snapshot) -> tuple[Side
     return found, unreached
 
 
-def _without_gradient(loss: Tensor, leaves: Mapping[str, Tensor]) -> list[str]:
+def without_gradient(loss: Tensor, leaves: Mapping[str, Tensor]) -> list[str]:
+    """Those of the leaves that the loss does not reach."""
     if not loss.requires_grad:
         return list(leaves)
     parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -117,7 +118,7 @@ def _refilled(problem: Function, few: Samples, found: SideEffects) -> Places:
     for place, nothing in held_tensors(problem.model)[:TRIED]:
         with undone(((place, nothing),)), torch.no_grad():
             try:
-                other.losses(other.parameters, other.trimmed(_cloned(few)))
+                other.losses(other.parameters, other.trimmed(mapped(few, Tensor.clone)))
             except (Exception, SystemExit):
                 continue  # forward needs it
             value = place.read()
@@ -147,7 +148,7 @@ def _still_unreached(problem: Function, few: Samples, effects: SideEffects, trai
         for module in modules:
             module.training = training
         leaves = other.leaves()
-        return _without_gradient(other.losses(leaves, other.trimmed(_cloned(few))).sum(), leaves)
+        return without_gradient(other.losses(leaves, other.trimmed(mapped(few, Tensor.clone))).sum(), leaves)
     except (Exception, SystemExit):
         return list(problem.names)
     finally:
@@ -164,20 +165,10 @@ def _by_address(problem: Function) -> dict[int, str]:
 # -- samples ---------------------------------------------------------------------------------------
 
 
-def _tensors(samples: Samples) -> list[Tensor]:
-    return list(samples.values()) if isinstance(samples, dict) else list(samples)
-
-
-def _cloned(samples: Samples) -> Samples:
-    if isinstance(samples, dict):
-        return {name: tensor.clone() for name, tensor in samples.items()}
-    return samples[0].clone(), samples[1].clone()
-
-
 def _changed(copies: Samples, originals: Samples, versions: list[int]) -> tuple[bool, bool]:
     """Whether inputs and whether targets were worked on in place."""
     names = list(copies) if isinstance(copies, dict) else ["inputs", "labels"]
-    rows = zip(names, _tensors(copies), _tensors(originals), versions, strict=True)
+    rows = zip(names, tensors_of(copies), tensors_of(originals), versions, strict=True)
     changed = {name for name, one, other, was in rows if one._version != was or not same_numbers(one, other)}
     return bool(changed - {"labels"}), "labels" in changed
 
@@ -276,10 +267,8 @@ def _padding_rows(problem: Function) -> list[Finding]:
 
 def _with_padding(problem: Function) -> Tensor:
     """The first samples, and some in which a number of a padding row occurs."""
-    inputs = [t for name, t in problem.samples.items() if name != "labels"] if isinstance(problem.samples, dict) else []
-    inputs = inputs or [_tensors(problem.samples)[0]]
     chosen = list(range(min(FEW, problem.n)))
-    for tensor in inputs:
+    for tensor in inputs_of(problem.samples) or [targets_of(problem.samples)]:
         for _, padding in problem.effects.paddings if not tensor.is_complex() else ():
             chosen += (tensor == padding).flatten(1).any(1).nonzero()[:FEW, 0].tolist() if tensor.dim() > 1 else []
     return torch.tensor(sorted(set(chosen)), device=problem.device)

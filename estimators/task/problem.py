@@ -38,6 +38,8 @@ class Problem(Function):
             a function (output, targets) -> one loss for each sample, shape (n,).
         memory_bytes: what measuring may take beyond the model, a copy of its parameters, the samples and Python; see
             ``memory_limit.py``. Estimators do with it what they can. Default: no limit but their own constants.
+        forms_hessian: whether the Hessian is formed as a (d, d) matrix: results are exact then. Else it is met through
+            products with vectors. Default: formed up to 2,000 coordinates.
 
     Raises:
         InputError: nothing to differentiate, NaN in the weights, a loss that is not finite, differs between
@@ -52,11 +54,12 @@ class Problem(Function):
         loss: str | LossFunction = "cross-entropy",
         *,
         memory_bytes: int | None = None,
+        forms_hessian: bool | None = None,
     ) -> None:
         if torch.is_inference_mode_enabled():
             raise InputError("gradients are off", "torch.inference_mode()", "leave the inference mode for this call")
         refuse_unmade(unwrapped(model)[0])
-        super().__init__(model, samples, loss, memory_bytes=memory_bytes)
+        super().__init__(model, samples, loss, memory_bytes=memory_bytes, forms_hessian=forms_hessian)
         self._examine()
 
     def with_samples(self, samples: Samples | Mapping[str, Tensor], *, every: bool = True) -> Problem:

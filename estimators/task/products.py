@@ -25,7 +25,6 @@ from estimators.numbers.formats import COARSE
 from estimators.task import memory_limit, stagewise
 from estimators.task.function import Function
 from estimators.task.graphs import Graph, graph
-from estimators.task.memory_limit import DENSE_LIMIT as DENSE_LIMIT
 from estimators.task.plain_networks import PlainNetwork, plain_network
 from estimators.task.second_derivatives import REWRITE
 
@@ -38,13 +37,18 @@ ASYMMETRIC = 0.05
 """Share of a formed Hessian's norm that rounding alone never parts it from its transpose by."""
 
 
-class Counted:
-    """An operator v -> A v on blocks (d, k) that counts the vectors that it was applied to."""
+class Curvature:
+    """The Hessian, or a multiple of it, as an operator V -> A V on blocks (d, k).
+
+    ``products`` counts the vectors that it was applied to, d of them where it was formed for this. ``matrix`` is A,
+    (d, d) in float64, where :func:`curvature` gave it as one.
+    """
 
     def __init__(self, apply: Product, d: int) -> None:
         self._apply = apply
         self.d = d
         self.products = 0
+        self.matrix: Tensor | None = None
 
     def __call__(self, block: Tensor) -> Tensor:
         """A times the block.
@@ -72,7 +76,17 @@ def finite(numbers: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def hessian(problem: Function) -> Iterator[Counted]:
+def curvature(problem: Function) -> Iterator[Curvature]:
+    """H at the problem's point in the way that the problem asks for: with its ``matrix``, or as products alone."""
+    matrix = dense_hessian(problem) if problem.forms_hessian else None
+    with hessian(problem) as operator:
+        if matrix is not None:
+            operator.matrix, operator.products = matrix, problem.d
+        yield operator
+
+
+@contextlib.contextmanager
+def hessian(problem: Function) -> Iterator[Curvature]:
     """The operator V (d, k) -> H V (d, k) at the problem's point.
 
     Cost: one gradient pass with its graph, then about two passes for each vector. Where H was formed already,
@@ -86,7 +100,7 @@ def hessian(problem: Function) -> Iterator[Counted]:
         raise InputError(fault.what, fault.where, fault.hint)
     if problem.formed_hessian is not None:
         dense = problem.formed_hessian
-        yield Counted(lambda block: (dense @ block.to(dense.dtype)).to(block.dtype), problem.d)
+        yield Curvature(lambda block: (dense @ block.to(dense.dtype)).to(block.dtype), problem.d)
         return
     network = plain_network(problem)
     if network is not None:
@@ -115,10 +129,10 @@ def hessian(problem: Function) -> Iterator[Counted]:
                 rows.copy_(total.div_(problem.n))
             return image.T
 
-        yield Counted(apply, problem.d)
+        yield Curvature(apply, problem.d)
 
 
-def _by_layers(network: PlainNetwork) -> Counted:
+def _by_layers(network: PlainNetwork) -> Curvature:
     problem = network.problem
     with problem.measuring():
         summed = stagewise.products(network)
@@ -128,7 +142,7 @@ def _by_layers(network: PlainNetwork) -> Counted:
         problem.passes.add(2 * block.shape[1])
         return summed(block.to(problem.dtype)).div_(problem.n).to(block.dtype)
 
-    return Counted(apply, problem.d)
+    return Curvature(apply, problem.d)
 
 
 def dense_hessian(problem: Function) -> Tensor:

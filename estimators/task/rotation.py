@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 import torch
 from torch import Tensor
 
@@ -80,7 +78,7 @@ def rotated(problem: Problem, seed: int) -> Problem:
 
     Noise, curvature and every update rule then see the rotated coordinates; samples, losses and passes are shared.
     """
-    other = copy(problem)
+    other = problem.derived()
     flat = problem.flatten(problem.parameters).to(problem.dtype)
     rotation = Rotation(problem.d, seed, flat)
     sizes, like = problem.sizes, problem.parameters
@@ -92,7 +90,6 @@ def rotated(problem: Problem, seed: int) -> Problem:
     other.unrotated = unrotated
     other.parameters = {NAME: rotation.inverse(flat)}
     other.names, other.sizes, other.shapes = (NAME,), [problem.d], {NAME: torch.Size([problem.d])}
-    other.formed_hessian = None
     other.measure_graphs()
     other.findings = (*problem.findings, CONTROL)
     return other

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from estimators.results import NO_EMBEDDING
 from estimators.task import losses
+from estimators.task.function import targets_of
 from estimators.task.model_kinds import IGNORED, head, input_embedding, output_head, transformer
 from estimators.task.problem import Problem
 
@@ -110,7 +111,7 @@ def _scoring_layer(problem: Problem, embedding: Tensor | None) -> nn.Module | No
     Labels of one class for each sample, and those of another set than the tokens, have no such layer. Costs a forward
     pass over one sample.
     """
-    labels = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
+    labels = targets_of(problem.samples)
     if embedding is None or transformer(problem.model) is not None or problem.loss_name != "cross-entropy":
         return None
     if labels.dim() < 2:
@@ -165,7 +166,7 @@ def _counts(problem: Problem, vocabulary: int) -> Tensor:
 
 def _labels(problem: Problem) -> Tensor:
     """The tokens that are to be predicted, one by one: those behind the first for a causal model."""
-    labels = problem.samples["labels"] if isinstance(problem.samples, dict) else problem.samples[1]
+    labels = targets_of(problem.samples)
     if head(problem.model) == "causal":
         labels = labels[:, 1:]
     return labels[labels != IGNORED].long()

@@ -110,10 +110,8 @@ def test_no_gradient_no_direction() -> None:
 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("case", SMALL, ids=str)
-def test_in_a_metric(case: Case, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not dense:
-        monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    problem = case.problem()
+def test_in_a_metric(case: Case, dense: bool) -> None:
+    problem = case.problem(forms_hessian=dense)
     scale = _scale(problem)
     root = np.sqrt(problem.flatten(scale).numpy())
     wanted = np.abs(np.linalg.eigvalsh(_hessian(case.name) / np.outer(root, root))).max()
@@ -135,12 +133,10 @@ def test_one_as_scale_is_the_sharpness() -> None:
     assert found.value == pytest.approx(np.abs(np.linalg.eigvalsh(_hessian("mlp"))).max())
 
 
-def test_the_interval_holds_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(module, "DELTA", 0.3)
-    problem = Problem(*quadratic(torch.diag(torch.linspace(-1, 1, 60).double() ** 3)))
+def test_the_interval_holds_as_often_as_it_says() -> None:
+    problem = Problem(*quadratic(torch.diag(torch.linspace(-1, 1, 60).double() ** 3)), forms_hessian=False)
     one = {name: torch.ones_like(p) for name, p in problem.parameters.items()}
-    runs = [preconditioned_sharpness(problem, one, steps=8, seed=seed) for seed in range(200)]
+    runs = [preconditioned_sharpness(problem, one, steps=8, delta=0.3, seed=seed) for seed in range(200)]
     assert_covers(sum(run.interval[1] >= 1 for run in runs), len(runs), 0.7)
     assert sum(run.value >= 1 for run in runs) == 0
     assert {w.code for run in runs for w in run.warnings} == {"not-converged"}

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import estimators.curvature.density as module
 from estimators import InputError, Problem
 from estimators.curvature.density import SHIFT, eigenvalue_density, measured
 from estimators.curvature.lanczos import DELTA, extremes, lanczos
@@ -288,11 +287,10 @@ def _network() -> Problem:
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn-batchnorm", "unseen-token", "singular"])
-def test_by_products_of_a_problem(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+def test_by_products_of_a_problem(name: str) -> None:
     case = BY_NAME[name]
     values = np.linalg.eigvalsh(oracles.hessian(case.parts()))
-    problem = case.problem()
+    problem = case.problem(forms_hessian=False)
     said: list[float] = []
     found = eigenvalue_density(problem, probes=20, steps=30, progress=lambda stage, done, total: said.append(done))
     assert not found.exact
@@ -331,9 +329,8 @@ def test_without_a_basis_the_rules_say_the_same() -> None:
         np.testing.assert_allclose(again, curve, atol=0.01 * curve.max())
 
 
-def test_a_run_given_is_one_of_the_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    problem = BY_NAME["mlp"].problem()
+def test_a_run_given_is_one_of_the_starts() -> None:
+    problem = BY_NAME["mlp"].problem(forms_hessian=False)
     run = extremes(problem, seed=5).whole
     alone = eigenvalue_density(problem, probes=3, steps=10)
     found = eigenvalue_density(problem, probes=4, steps=10, run=run)
@@ -359,10 +356,9 @@ def test_scaling_moves_the_grid_alone() -> None:
 
 
 @pytest.mark.parametrize("size", [0.0, -3.0])
-def test_a_single_eigenvalue(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = Problem(*quadratic(size * torch.eye(10).double()))
-    for limit in (2000, 0):
-        monkeypatch.setattr(module, "DENSE_LIMIT", limit)
+def test_a_single_eigenvalue(size: float) -> None:
+    for formed in (True, False):
+        problem = Problem(*quadratic(size * torch.eye(10).double()), forms_hessian=formed)
         found = eigenvalue_density(problem, steps=5)
         assert found.grid[int(np.argmax(found.density))] == pytest.approx(size, abs=found.width)
         assert np.trapezoid(found.density, found.grid) == pytest.approx(1, abs=1e-4)

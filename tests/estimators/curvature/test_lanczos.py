@@ -8,7 +8,6 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
-import estimators.curvature.lanczos as module
 from estimators import Problem, spectrum
 from estimators.curvature.lanczos import Ritz, edge, extremes, lanczos, rounding_slack
 from estimators.numbers.vectors import random_start
@@ -193,10 +192,9 @@ def test_a_definite_hessian_has_no_eigenvalue_below_the_rounding_of_its_format(d
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_spectrum_by_products(case: Case, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+def test_spectrum_by_products(case: Case, seed: int) -> None:
     values = np.linalg.eigvalsh(oracles.hessian(case.parts()))
-    result = spectrum(case.problem(), seed=seed)
+    result = spectrum(case.problem(forms_hessian=False), seed=seed)
     slack = 0.005 * np.abs(values).max()
     assert result.largest is not None
     assert result.smallest is not None
@@ -217,14 +215,13 @@ def _known_in_float32(size: float) -> tuple[Problem, np.ndarray]:
     matrix = ((q * values) @ q.T).float()
     model, samples, loss = quadratic(matrix.double())
     assert isinstance(samples, tuple)
-    problem = Problem(model.float(), (samples[0].float(), samples[1].float()), loss)
+    problem = Problem(model.float(), (samples[0].float(), samples[1].float()), loss, forms_hessian=False)
     return problem, np.linalg.eigvalsh(((matrix + matrix.T) / 2).double().numpy())
 
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 100.0])
-def test_the_intervals_allow_for_the_rounding_of_float32(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_intervals_allow_for_the_rounding_of_float32(size: float) -> None:
     """Ritz values lie beyond the spectrum by rounding; the intervals hold its ends all the same, and lambda."""
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
     problem, values = _known_in_float32(size)
     beyond = 0
     for seed in range(20):
@@ -272,10 +269,9 @@ def test_spectrum_of_a_language_model() -> None:
     assert result.smallest_lower <= low * (1 - 1e-9)
 
 
-def test_too_few_steps_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+def test_too_few_steps_are_said() -> None:
     matrix = symmetric(200, 6)
-    problem = Problem(*quadratic(matrix))
+    problem = Problem(*quadratic(matrix), forms_hessian=False)
     result = spectrum(problem, steps=8)
     (warning,) = result.warnings
     assert warning.code == "not-converged"
@@ -285,10 +281,9 @@ def test_too_few_steps_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.largest_upper >= values[-1] > (result.largest or 0.0)
 
 
-def test_a_run_that_is_late_ends_with_bounds_that_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+def test_a_run_that_is_late_ends_with_bounds_that_hold() -> None:
     matrix = symmetric(200, 6)
-    problem = Problem(*quadratic(matrix))
+    problem = Problem(*quadratic(matrix), forms_hessian=False)
     asked: list[None] = []
 
     def late() -> bool:
@@ -306,9 +301,8 @@ def test_a_run_that_is_late_ends_with_bounds_that_hold(monkeypatch: pytest.Monke
     assert f"after {run.steps} Lanczos steps" in warning.found
 
 
-def test_progress_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    problem = BY_NAME["mlp"].problem()
+def test_progress_and_cost() -> None:
+    problem = BY_NAME["mlp"].problem(forms_hessian=False)
     calls: list[tuple[str, float, float]] = []
     result = spectrum(problem, progress=lambda *call: calls.append(call))
     assert calls

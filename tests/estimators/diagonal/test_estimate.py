@@ -33,10 +33,9 @@ from tests.statistics import ALPHA, assert_calibrated, assert_covers, fewest
 REPEATS = 300
 
 
-@pytest.fixture
-def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random probes on small problems and plain networks too."""
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+@pytest.fixture(autouse=True)
+def probes_on_plain_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random probes where a plain network's diagonal would be worked out layer by layer."""
     monkeypatch.setattr(module, "plain_network", lambda problem: None)
 
 
@@ -75,11 +74,10 @@ def test_exact(case: Case) -> None:
 # -- by probes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("by_products")
 def test_an_axis_aligned_hessian_needs_one_probe() -> None:
     """z * Hz is the diagonal itself: no error to report."""
     case = BY_NAME["axis-aligned"]
-    problem = case.problem()
+    problem = case.problem(forms_hessian=False)
     result = hessian_diagonal(problem, probes=4)
     assert case.hessian is not None
     torch.testing.assert_close(problem.flatten(result.vectors), case.hessian.diagonal(), rtol=1e-13, atol=0)
@@ -90,9 +88,8 @@ def test_an_axis_aligned_hessian_needs_one_probe() -> None:
     assert "probes" not in result.why
 
 
-@pytest.mark.usefixtures("by_products")
 def test_the_mean_over_many_probes_is_the_diagonal() -> None:
-    problem = _formed(BY_NAME["mlp"].problem())
+    problem = _formed(BY_NAME["mlp"].problem(forms_hessian=False))
     wanted = np.diag(oracles.hessian(BY_NAME["mlp"].parts()))
     result = hessian_diagonal(problem, probes=1500)
     error = problem.flatten(result.standard_error).numpy()
@@ -101,11 +98,10 @@ def test_the_mean_over_many_probes_is_the_diagonal() -> None:
     assert error.max() < 0.05
 
 
-@pytest.mark.usefixtures("by_products")
 def test_standard_errors() -> None:
     """Var(z_j (Hz)_j) = sum of H_jk^2 over k != j, for independent signs."""
     matrix = symmetric(12, 7)
-    problem = _formed(Problem(*quadratic(matrix)))
+    problem = _formed(Problem(*quadratic(matrix), forms_hessian=False))
     results = [hessian_diagonal(problem, probes=20, seed=seed) for seed in range(REPEATS)]
     found = torch.stack([problem.flatten(r.standard_error).square() for r in results]).mean(0)
     torch.testing.assert_close(
@@ -113,7 +109,6 @@ def test_standard_errors() -> None:
     )
 
 
-@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize(
     ("name", "probes", "steps"),
     [
@@ -127,7 +122,7 @@ def test_standard_errors() -> None:
 )
 def test_coverage(name: str, probes: int, steps: int) -> None:
     """No bias; trace, each coordinate and the sum of absolute values covered at least as often as claimed."""
-    problem = _formed(BY_NAME[name].problem())
+    problem = _formed(BY_NAME[name].problem(forms_hessian=False))
     wanted = np.diag(oracles.hessian(BY_NAME[name].parts()))
     trace = total = 0
     each = np.zeros(problem.d)
@@ -151,10 +146,9 @@ def test_coverage(name: str, probes: int, steps: int) -> None:
     assert_covers(round(float(each.mean())), REPEATS, 0.94)
 
 
-@pytest.mark.usefixtures("by_products")
 def test_the_interval_of_the_trace_is_no_wider_than_it_says() -> None:
     matrix = symmetric(40, 5)
-    problem = Problem(*quadratic(matrix))
+    problem = Problem(*quadratic(matrix), forms_hessian=False)
     problem.formed_hessian = matrix
     hits = 0
     for seed in range(REPEATS):
@@ -163,7 +157,6 @@ def test_the_interval_of_the_trace_is_no_wider_than_it_says() -> None:
     assert_calibrated(hits, REPEATS, 0.95)
 
 
-@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("probes", [4, 8, 16, 23])
 @pytest.mark.parametrize("kind", ["rank one", "negative", "over a bulk", "one of each sign", "power 2"])
 def test_coverage_of_the_trace_where_few_eigenvalues_dominate(kind: str, probes: int) -> None:
@@ -178,7 +171,7 @@ def test_coverage_of_the_trace_where_few_eigenvalues_dominate(kind: str, probes:
     elif kind == "power 2":
         values = torch.arange(1, d + 1).double() ** -2
     turn = orthogonal(d, 3)
-    problem = Problem(*quadratic(turn @ torch.diag(values) @ turn.T))
+    problem = Problem(*quadratic(turn @ torch.diag(values) @ turn.T), forms_hessian=False)
     _formed(problem)
     hits = plain = 0
     wanted = float(values.sum())
@@ -196,7 +189,6 @@ def test_coverage_of_the_trace_where_few_eigenvalues_dominate(kind: str, probes:
         assert plain < fewest(REPEATS, 0.95)
 
 
-@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize(("kind", "probes"), [("rank-one", 16), ("hidden", 16), ("hidden", 64), ("negative", 32)])
 def test_coverage_of_the_absolute_sum_where_noise_hides_it(kind: str, probes: int) -> None:
     d = 150
@@ -208,7 +200,7 @@ def test_coverage_of_the_absolute_sum_where_noise_hides_it(kind: str, probes: in
     else:  # off-diagonal mass a hundred times the diagonal's, of both signs
         matrix = symmetric(d, 9)
         matrix.diagonal().mul_(0.01)
-    problem = Problem(*quadratic(matrix))
+    problem = Problem(*quadratic(matrix), forms_hessian=False)
     problem.formed_hessian = matrix
     wanted = float(matrix.diagonal().abs().sum())
     hits = naive = 0
@@ -462,8 +454,6 @@ def test_a_diagonal_in_few_directions_is_deflated_without_a_run_from_elsewhere()
     assert plan.name == "deflated"
 
 
-@pytest.mark.usefixtures("by_products")
-@pytest.mark.usefixtures("by_products")
 def test_the_cost_stays_within_the_products_allowed() -> None:
     calls: list[tuple[str, float, float]] = []
 
@@ -498,7 +488,7 @@ def _case_of_digits(activation: str, trained: bool) -> Problem:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return Problem(model, (inputs, targets), "cross-entropy")
+    return Problem(model, (inputs, targets), "cross-entropy", forms_hessian=False)
 
 
 def _run(problem: Problem, steps: int) -> Ritz:
@@ -508,7 +498,6 @@ def _run(problem: Problem, steps: int) -> Ritz:
         return lanczos(product, start, problem.d, steps, DELTA, generator, keep=True)
 
 
-@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("steps", [0, 12])
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "trained"])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -555,9 +544,8 @@ def test_shrinking_leaves_what_is_resolved_and_drops_noise() -> None:
     assert away[2] == pytest.approx(0.5, rel=0.2)
 
 
-@pytest.mark.usefixtures("by_products")
 def test_shrinking_moves_the_value_alone() -> None:
-    problem = _formed(BY_NAME["mlp"].problem())
+    problem = _formed(BY_NAME["mlp"].problem(forms_hessian=False))
     plain, moved = (hessian_diagonal(problem, probes=32, shrink=shrink) for shrink in (False, True))
     assert not torch.equal(problem.flatten(plain.vectors), problem.flatten(moved.vectors))
     for key in ("lower", "upper", "standard_error"):
@@ -568,9 +556,8 @@ def test_shrinking_moves_the_value_alone() -> None:
 # -- bounds cut by the smoothness vector -----------------------------------------------------------
 
 
-@pytest.mark.usefixtures("by_products")
 def test_bounds_are_cut_to_the_smoothness_vector() -> None:
-    problem = _formed(BY_NAME["mlp"].problem())
+    problem = _formed(BY_NAME["mlp"].problem(forms_hessian=False))
     bound = smoothness(problem)
     limit = problem.flatten(bound.vectors)
     plain = hessian_diagonal(problem, probes=8)
@@ -585,9 +572,8 @@ def test_bounds_are_cut_to_the_smoothness_vector() -> None:
     assert cut.abs_sum_interval[1] <= bound.l1_upper
 
 
-@pytest.mark.usefixtures("by_products")
 def test_an_interval_beyond_the_smoothness_vector_becomes_its_nearer_end() -> None:
-    problem = _formed(BY_NAME["axis-aligned"].problem())
+    problem = _formed(BY_NAME["axis-aligned"].problem(forms_hessian=False))
     bound = smoothness(problem)
     tiny = {name: 0.001 * v for name, v in bound.vectors.items()}
     cut = hessian_diagonal(problem, probes=4, smoothness=replace(bound, vectors=tiny))
@@ -607,22 +593,19 @@ def test_a_smoothness_result_of_other_samples_is_refused() -> None:
 # -- edges -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("by_products")
 def test_too_few_probes_are_refused() -> None:
     with pytest.raises(InputError, match="3 probes are too few"):
-        hessian_diagonal(BY_NAME["mlp"].problem(), probes=3)
+        hessian_diagonal(BY_NAME["mlp"].problem(forms_hessian=False), probes=3)
 
 
-@pytest.mark.usefixtures("by_products")
 def test_a_zero_hessian() -> None:
-    result = hessian_diagonal(Problem(*quadratic(torch.zeros(8, 8).double())), probes=4)
+    result = hessian_diagonal(Problem(*quadratic(torch.zeros(8, 8).double()), forms_hessian=False), probes=4)
     assert (result.trace, result.abs_sum, result.trace_interval, result.abs_sum_interval) == (0, 0, (0, 0), (0, 0))
 
 
-@pytest.mark.usefixtures("by_products")
 def test_float32_keeps_the_value_between_its_bounds() -> None:
     model, samples, loss = mlp()
-    problem = Problem(model.float(), samples, loss)
+    problem = Problem(model.float(), samples, loss, forms_hessian=False)
     result = hessian_diagonal(problem, probes=8)
     low, value, high = (problem.flatten(v) for v in (result.lower, result.vectors, result.upper))
     assert low.dtype == torch.float32

@@ -44,11 +44,9 @@ def test_the_line_is_that_of_a_linear_program(points: int, weighted: bool) -> No
     np.testing.assert_allclose(heights, wanted, rtol=1e-8)
 
 
-def test_columns_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_do_not_see_each_other() -> None:
     x, y = clouds(7, seed=0)
-    whole = envelope(x, y)
-    monkeypatch.setattr("estimators.growth.envelope.TOGETHER", 3)
-    for found, wanted in zip(envelope(x, y), whole, strict=True):
+    for found, wanted in zip(envelope(x, y, together=3), envelope(x, y), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import estimators.growth.frozen_quadratic
 import estimators.growth.generalized
 import estimators.growth.left_out
+import estimators.growth.points
 import estimators.smoothness_vector.at_a_point
 from estimators import InputError, Problem, generalized_smoothness, smoothness, sphere
 from estimators.growth.envelope import envelope
-from estimators.growth.frozen_quadratic import Measured, spread
+from estimators.growth.frozen_quadratic import spread
+from estimators.growth.points import Measured
 from estimators.results import GeneralizedSmoothness, Smoothness, stored_keys
 from estimators.task.products import dense_hessian
 from tests import oracles
@@ -24,11 +25,9 @@ from tests.diagnose.training.tasks import Shift
 from tests.problems import BY_NAME, Parts, mlp, orthogonal, quadratic, symmetric, value
 
 
-@pytest.fixture(params=["dense", "products"])
-def route(request: pytest.FixtureRequest) -> str:
-    if request.param == "products":
-        request.getfixturevalue("by_products")
-    return str(request.param)
+@pytest.fixture(params=[True, False], ids=["formed", "products"])
+def formed(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 class Pieces(nn.Module):
@@ -101,22 +100,26 @@ def _constant(kind: str, seed: int, d: int = 50) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["indefinite", "graded", "rotated"])
-def test_a_quadratic_has_no_l1(kind: str, route: str) -> None:
+def test_a_quadratic_has_no_l1(kind: str, formed: bool) -> None:
     for seed in range(3):
         matrix = _constant(kind, seed)
         start = torch.randn(50, generator=torch.Generator().manual_seed(seed)).double()
-        problem = Problem(Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value)
+        problem = Problem(
+            Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value, forms_hessian=formed
+        )
         result = generalized_smoothness(problem, _radial(problem, np.logspace(0, -1.5, 10)), seed=seed)
         _no_l1(result)
 
 
 @pytest.mark.parametrize("d", [12, 130])
-def test_a_quadratic_has_no_l1_in_any_group_or_interval(d: int, route: str) -> None:
+def test_a_quadratic_has_no_l1_in_any_group_or_interval(d: int, formed: bool) -> None:
     """Points of two runs and of a sphere, as many as intervals need."""
     for seed in range(2 if d < 100 else 1):
         matrix = _constant("rotated", seed, d)
         start = torch.randn(d, generator=torch.Generator().manual_seed(seed)).double()
-        problem = Problem(Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value)
+        problem = Problem(
+            Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value, forms_hessian=formed
+        )
         runs = [_radial(problem, np.logspace(0, -1.5, 8)), _descent(problem, 0.1, 320, 40)]
         ball = sphere(problem, 0.5 * float(start.norm()), 4, seed)
         groups = ["radial"] * 8 + ["descent"] * 8 + ["sphere"] * 4
@@ -147,12 +150,11 @@ def _no_l1(result: GeneralizedSmoothness) -> None:
     assert set(result.control.values()) == {0.0}
 
 
-@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("rate", [0.02, 0.08])
 def test_descent_on_a_quadratic_shows_no_l1(rate: float) -> None:
     """Descent removes sharp directions first: curvature along the path falls with the gradient, H does not."""
     matrix = _constant("rotated", 1)
-    problem = Problem(*quadratic(matrix, n=3, noise=0.01))
+    problem = Problem(*quadratic(matrix, n=3, noise=0.01), forms_hessian=False)
     result = generalized_smoothness(problem, _descent(problem, rate, 400, 40))
     assert set(_slopes(result)) == {0.0}
     assert result.isotropic is not None
@@ -168,7 +170,6 @@ def test_descent_on_a_quadratic_shows_no_l1(rate: float) -> None:
     assert np.corrcoef(secants, norms)[0, 1] > 0.9
 
 
-@pytest.mark.usefixtures("by_products")
 def test_brackets_that_missed_their_goal_show_no_l1() -> None:
     """With few products L differs by tens of per cent from point to point; that is no slope."""
     d = 150
@@ -177,7 +178,9 @@ def test_brackets_that_missed_their_goal_show_no_l1() -> None:
         q = orthogonal(d, seed)
         matrix = q @ torch.diag(torch.logspace(-3, 1, d).double()) @ q.T
         start = torch.randn(d, generator=torch.Generator().manual_seed(seed)).double()
-        problem = Problem(Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value)
+        problem = Problem(
+            Pieces(matrix, start), (torch.zeros(2).double(), torch.zeros(2).double()), value, forms_hessian=False
+        )
         problem.formed_hessian = (matrix + matrix.T) / 2
         points = _radial(problem, np.logspace(0, -2, 12))
         found += _slopes(generalized_smoothness(problem, points, seed=seed, max_products=100))
@@ -188,13 +191,13 @@ def test_brackets_that_missed_their_goal_show_no_l1() -> None:
 
 
 @pytest.mark.parametrize(("top", "points"), [(4.0, 9), (5.0, 15)])
-def test_cosh_has_an_l1(top: float, points: int, route: str) -> None:
+def test_cosh_has_an_l1(top: float, points: int, formed: bool) -> None:
     """h <= c + |g| holds everywhere, and far out h/|g| tends to 1: neither reach nor spacing moves L1."""
-    problem = Problem(*_cosh())
+    problem = Problem(*_cosh(), forms_hessian=formed)
     result = generalized_smoothness(problem, _radial(problem, np.linspace(0.1, top, points)))
     assert _slopes(result)[0] == pytest.approx(1.0, abs=0.1)
     assert (result.helps_fraction or 0.0) >= 4 / 7 - 1e-9
-    if route == "dense":
+    if formed:
         assert _slopes(result)[1] == 0
     assert result.coverage == 1
     assert result.isotropic is not None
@@ -204,9 +207,8 @@ def test_cosh_has_an_l1(top: float, points: int, route: str) -> None:
     assert result.control["l1_median"] == 0
 
 
-@pytest.mark.usefixtures("by_products")
 def test_the_tensor_of_constant_curvature_gets_no_l1_beside_one_that_has_it() -> None:
-    problem = Problem(*_cosh())
+    problem = Problem(*_cosh(), forms_hessian=False)
     for top, points in ((4.0, 9), (5.0, 15)):
         result = generalized_smoothness(problem, _radial(problem, np.linspace(0.1, top, points)))
         assert _slopes(result)[1] == 0
@@ -214,9 +216,9 @@ def test_the_tensor_of_constant_curvature_gets_no_l1_beside_one_that_has_it() ->
 
 
 @pytest.mark.parametrize("name", ["cosh", "mlp"])
-def test_the_pair_is_feasible_at_every_fitted_point(name: str, route: str) -> None:
+def test_the_pair_is_feasible_at_every_fitted_point(name: str, formed: bool) -> None:
     """|H| <= diag(L0 + L1 |g|) by an eigenvalue solver; held-out points give the coverage."""
-    problem = Problem(*(_cosh() if name == "cosh" else mlp()))
+    problem = Problem(*(_cosh() if name == "cosh" else mlp()), forms_hessian=formed)
     trajectory = _radial(problem, np.linspace(0.1, 5, 11))
     if name == "mlp":
         trajectory = _descent(problem, 2.0, 440, 40)
@@ -232,7 +234,7 @@ def test_the_pair_is_feasible_at_every_fitted_point(name: str, route: str) -> No
             assert excess <= 1e-9
         else:
             held.append(excess <= 1e-9)
-    if route == "dense":
+    if formed:
         assert result.coverage == pytest.approx(sum(held) / len(held))
     else:  # certified, so never more than true
         assert (result.coverage or 0.0) <= sum(held) / len(held) + 1e-12
@@ -275,16 +277,16 @@ def test_the_numbers_of_a_result() -> None:
 SHARP = (0.5, 1.0, 2.0, 3.0)
 
 
-def _of_w(loss: Callable[[Tensor], Tensor], d: int = 4) -> Problem:
+def _of_w(loss: Callable[[Tensor], Tensor], d: int = 4, formed: bool = True) -> Problem:
     """f(w) = loss(w), the same for each of two samples."""
     samples = (torch.zeros(2, d).double(), torch.zeros(2).double())
-    return Problem(Shift(d).double(), samples, lambda output, _: loss(output))
+    return Problem(Shift(d).double(), samples, lambda output, _: loss(output), forms_hessian=formed)
 
 
-def _separable(of: Callable[[Tensor], Tensor]) -> Problem:
+def _separable(of: Callable[[Tensor], Tensor], formed: bool = True) -> Problem:
     """f(w) = sum_j of(a_j w_j)."""
     a = torch.tensor(SHARP, dtype=torch.float64)
-    return _of_w(lambda w: of(a * w).sum(-1))
+    return _of_w(lambda w: of(a * w).sum(-1), formed=formed)
 
 
 def _points(rows: Any) -> list[dict[str, Tensor]]:
@@ -320,10 +322,10 @@ def test_sum_of_exponentials_has_no_l0_and_the_rates_as_l1() -> None:
     assert result.l1_median_interval == pytest.approx((1.5, 1.5))
 
 
-@pytest.mark.usefixtures("by_products")
 def test_without_the_formed_hessian_small_coordinates_keep_the_floor_in_l0() -> None:
     """The steepest coordinate is found; beside it the smallest show L0 alone, never an L1 of their own."""
-    result = generalized_smoothness(_separable(torch.exp), _points(np.outer(np.linspace(-3, 3, 16), np.ones(4))))
+    problem = _separable(torch.exp, formed=False)
+    result = generalized_smoothness(problem, _points(np.outer(np.linspace(-3, 3, 16), np.ones(4))))
     l0, l1 = _by_coordinate(result)
     assert l1[3] == pytest.approx(3, rel=0.02)
     assert l1[2] == pytest.approx(2, rel=0.1)
@@ -382,9 +384,9 @@ def test_the_tighter_assumption_is_named_with_its_factor() -> None:
 # -- groups ----------------------------------------------------------------------------------------
 
 
-def _two_sided() -> Problem:
+def _two_sided(formed: bool = True) -> Problem:
     """exp(w) + exp(-3 w) for each of two coordinates: L1 is 1 far to the right and 3 far to the left."""
-    return _of_w(lambda w: (torch.exp(w) + torch.exp(-3 * w)).sum(-1), d=2)
+    return _of_w(lambda w: (torch.exp(w) + torch.exp(-3 * w)).sum(-1), d=2, formed=formed)
 
 
 def test_an_l1_that_moves_between_groups_is_found() -> None:
@@ -453,7 +455,7 @@ def test_few_fitted_points_have_no_interval() -> None:
 
 
 def test_one_bracket_for_each_point_and_one_or_three_for_the_control(
-    route: str, monkeypatch: pytest.MonkeyPatch
+    formed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By products the sweeps of a point start from those of the one before, of a group from those of the first point;
     the control's at random."""
@@ -465,10 +467,10 @@ def test_one_bracket_for_each_point_and_one_or_three_for_the_control(
         return found[-1]
 
     found: list[Smoothness] = []
-    monkeypatch.setattr(estimators.growth.frozen_quadratic, "smoothness", counted)
+    monkeypatch.setattr(estimators.growth.points, "smoothness", counted)
     points = _points(np.outer(np.linspace(0.2, 4, 10), [1.0, 1.0]))
-    generalized_smoothness(_two_sided(), points, groups=["a"] * 5 + ["b"] * 5)
-    if route == "dense":
+    generalized_smoothness(_two_sided(formed), points, groups=["a"] * 5 + ["b"] * 5)
+    if formed:
         assert starts == [None] * 13
         return
     rows = [None if start is None else start.rows for start in starts]

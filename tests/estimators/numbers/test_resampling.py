@@ -124,12 +124,11 @@ def test_plain_quantiles_would_miss_l1_a_third_of_the_time() -> None:
     assert plain < 0.7 < 0.8 < float(np.mean([a <= L1 <= b for a, b in ends]))
 
 
-def test_intervals_are_those_of_the_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("estimators.growth.fits.REPLICATES", 200)
+def test_intervals_are_those_of_the_replicates() -> None:
     cloud = drawn(12, 1, 0.0, lambda u: 0.5 + 0.5 * u, seed=2)
     lines, a, b = replicates(cloud, seed=5)
     clouds = Levels(cloud, cloud, cloud, cloud)
-    found = intervals(clouds, ["run"] * 12, summary(lines, lines), seed=5)
+    found = intervals(clouds, ["run"] * 12, summary(lines, lines), seed=5, count=200)
     assert lines.helps[0]
     for own, column, ends in (
         (lines.a, a, (found.l0_l1, found.isotropic_l0)),
@@ -189,14 +188,13 @@ def test_levels_sum_over_tensors_and_the_whole() -> None:
     np.testing.assert_allclose(found.coordinates.slack.sum(1), 2 * 0.05 * points.bounds.sum(1))
 
 
-def test_intervals_of_many_coordinates_come_from_a_subset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_of_many_coordinates_come_from_a_subset() -> None:
     """Of 400 coordinates that behave alike a quarter tells nearly the same."""
     clouds = levels(made(12, 400), [400], 0.01, np.zeros(400))
     lines = fit_levels(clouds)
     found = summary(lines.coordinates, lines.isotropic)
     whole = intervals(clouds, ["a"] * 12, found, seed=0)
-    monkeypatch.setattr("estimators.growth.fits.COORDINATES", 100)
-    part = intervals(clouds, ["a"] * 12, found, seed=0)
+    part = intervals(clouds, ["a"] * 12, found, seed=0, most=100)
     assert part.isotropic_l1 == whole.isotropic_l1
     for own, other in ((part.l0_l1, whole.l0_l1), (part.l1_median, whole.l1_median)):
         assert own != other

@@ -10,18 +10,11 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 
-import estimators.smoothness_vector.at_a_point as module
 from estimators import InputError, Problem, smoothness
 from estimators.curvature.lanczos import extremes
 from estimators.results import Smoothness
 from tests import oracles
 from tests.problems import BY_NAME, SMALL, Case, Scores, quadratic, symmetric
-
-
-@pytest.fixture
-def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The route of large problems on small ones too."""
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
 
 
 @cache
@@ -74,12 +67,11 @@ def test_where_the_hessian_is_formed(case: Case) -> None:
         assert result.why[key]
 
 
-@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_by_products(case: Case, seed: int) -> None:
     matrix, _ = _known(case.name)
-    problem = case.problem()
+    problem = case.problem(forms_hessian=False)
     result = smoothness(problem, seed=seed)
     _check(case, problem, result, 0.05)
     assert result.confidence == pytest.approx(0.999)
@@ -92,20 +84,18 @@ def test_by_products(case: Case, seed: int) -> None:
         assert result.why[key]
 
 
-@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("name", ["logistic", "mlp", "unseen-token"])
 def test_in_float32(name: str) -> None:
     model, samples, loss = BY_NAME[name].parts()
-    problem = Problem(model.float(), samples, loss)
+    problem = Problem(model.float(), samples, loss, forms_hessian=False)
     _check(BY_NAME[name], problem, smoothness(problem), 0.05, rounding=1e-5)
 
 
-@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("name", ["mlp", "unseen-token"])
 def test_with_the_run_behind_the_spectrum(name: str) -> None:
     """Its steps count as products, and are not taken again."""
     case = BY_NAME[name]
-    problem = case.problem()
+    problem = case.problem(forms_hessian=False)
     run = extremes(problem, seed=3, keep=True).norm
     result = smoothness(problem, run=run)
     assert result.sharpness_interval == run.norm_interval
@@ -114,19 +104,17 @@ def test_with_the_run_behind_the_spectrum(name: str) -> None:
     _check(case, problem, result, 0.05)
     _check(case, problem, smoothness(problem, run=extremes(problem, seed=3).norm), 0.05)
     with pytest.raises(InputError, match="of other parameters"):
-        smoothness(problem, run=extremes(BY_NAME["softmax"].problem(), keep=True).norm)
+        smoothness(problem, run=extremes(BY_NAME["softmax"].problem(forms_hessian=False), keep=True).norm)
 
 
-@pytest.mark.usefixtures("by_products")
 def test_a_narrow_gap_is_reached() -> None:
     case = BY_NAME["cnn-batchnorm"]
-    problem = case.problem()
+    problem = case.problem(forms_hessian=False)
     _check(case, problem, smoothness(problem, gap=0.002, max_products=2000), 0.002)
 
 
-@pytest.mark.usefixtures("by_products")
 def test_a_wide_bracket_is_said() -> None:
-    result = smoothness(Problem(*quadratic(symmetric(60, 3))), gap=1e-4, max_products=120)
+    result = smoothness(Problem(*quadratic(symmetric(60, 3)), forms_hessian=False), gap=1e-4, max_products=120)
     (warning,) = result.warnings
     assert warning.code == "bracket-wide"
     assert warning.severity == "warning"
@@ -172,9 +160,8 @@ def test_a_zero_hessian() -> None:
     assert result.warnings == ()
 
 
-@pytest.mark.usefixtures("by_products")
 def test_a_zero_hessian_by_products() -> None:
-    result = smoothness(Problem(*quadratic(torch.zeros(8, 8).double())))
+    result = smoothness(Problem(*quadratic(torch.zeros(8, 8).double()), forms_hessian=False))
     assert (result.l1_lower, result.l1_upper, result.sharpness, result.density) == (0, 0, 0, None)
     assert result.warnings == ()
 
@@ -221,10 +208,9 @@ def test_no_closed_form_for_other_models(model: nn.Module) -> None:
     assert result.why["global_l1"]
 
 
-@pytest.mark.usefixtures("by_products")
 def test_progress() -> None:
     calls: list[tuple[str, float, float]] = []
-    smoothness(BY_NAME["mlp"].problem(), progress=lambda *call: calls.append(call))
+    smoothness(BY_NAME["mlp"].problem(forms_hessian=False), progress=lambda *call: calls.append(call))
     assert {stage for stage, _, _ in calls} == {"smoothness"}
     assert all(0 < done <= total for _, done, total in calls)
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)

@@ -15,7 +15,7 @@ from estimators.errors import InputError
 from estimators.smoothness_vector.bracket import COLUMNS, FEWEST_PRODUCTS, Bracket, bracket, check_limits, floored
 from estimators.smoothness_vector.formed import dense_bracket
 from estimators.smoothness_vector.sweeps import Sweeps
-from estimators.task.products import Counted
+from estimators.task.products import Curvature
 from tests import oracles
 from tests.problems import orthogonal, symmetric
 from tests.statistics import assert_covers, fewest
@@ -89,7 +89,7 @@ def smallest(name: str) -> float:
 
 
 def by_products(matrix: Tensor, seed: int, gap: float = 0.02, products: int = 400, delta: float = 1e-3) -> Bracket:
-    counted = Counted(lambda block: matrix @ block, len(matrix))
+    counted = Curvature(lambda block: matrix @ block, len(matrix))
     found = bracket(counted, torch.Generator().manual_seed(seed), matrix, gap, products, delta)
     assert found.products == counted.products
     return found

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import estimators.smoothness_vector.at_a_point as single
 import estimators.smoothness_vector.several_points as module
 from estimators import InputError, Problem, smoothness
 from estimators.smoothness_vector.several_points import FEWEST_PRODUCTS, Joint, joint_of_matrices, joint_smoothness
@@ -70,12 +69,14 @@ def _wanted(name: str) -> float:
     return _solved(matrices) if name != "zero" else 0.0
 
 
-def _problems(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float64) -> list[Problem]:
+def _problems(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float64, formed: bool = False) -> list[Problem]:
     problems = []
     for matrix in matrices:
         model, samples, loss = quadratic(matrix)
         assert isinstance(samples, tuple)
-        problems.append(Problem(model.to(dtype), (samples[0].to(dtype), samples[1].to(dtype)), loss))
+        problems.append(
+            Problem(model.to(dtype), (samples[0].to(dtype), samples[1].to(dtype)), loss, forms_hessian=formed)
+        )
     return problems
 
 
@@ -106,7 +107,7 @@ def _check(found: Joint, name: str, vector: Tensor, gap: float, rounding: float)
 @pytest.mark.parametrize("name", SETS)
 def test_formed(name: str) -> None:
     for seed in range(3):
-        problems = _problems(SETS[name]())
+        problems = _problems(SETS[name](), formed=True)
         found = joint_smoothness(problems, seed=seed)
         _check(found, name, problems[0].flatten(found.vectors), 0.01, 1e-9)
         assert found.confidence == 1
@@ -117,8 +118,7 @@ def test_formed(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", SETS)
-def test_by_products(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+def test_by_products(name: str, dtype: torch.dtype) -> None:
     for seed in range(3):
         problems = _problems(SETS[name](), dtype)
         found = joint_smoothness(problems, gap=0.02, seed=seed)
@@ -127,8 +127,8 @@ def test_by_products(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPa
         assert found.products <= module.MAX_PRODUCTS * len(problems)
 
 
-def test_it_lies_between_the_largest_and_the_coordinatewise_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = _problems(SETS["three"]())
+def test_it_lies_between_the_largest_and_the_coordinatewise_maximum() -> None:
+    problems = _problems(SETS["three"](), formed=True)
     singles = [smoothness(problem, gap=0.001) for problem in problems]
     exact = joint_smoothness(problems, gap=0.001, singles=singles)
     assert exact.largest_single is not None
@@ -136,19 +136,17 @@ def test_it_lies_between_the_largest_and_the_coordinatewise_maximum(monkeypatch:
     assert exact.largest_single < exact.l1_lower
     assert exact.l1_upper < exact.coordinatewise
     assert exact.why == {}
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(single, "DENSE_LIMIT", 0)
-    few = joint_smoothness(problems, max_products=FEWEST_PRODUCTS, gap=1e-3, singles=singles)
+    unformed = _problems(SETS["three"]())
+    few = joint_smoothness(unformed, max_products=FEWEST_PRODUCTS, gap=1e-3, singles=singles)
     assert few.l1_lower >= exact.largest_single
-    without = joint_smoothness(problems)
+    without = joint_smoothness(unformed)
     assert without.largest_single is None
     assert set(without.why) == {"largest_single", "coordinatewise"}
 
 
 @pytest.mark.parametrize("products", [FEWEST_PRODUCTS, 40, 100])
 @pytest.mark.parametrize("name", ["three", "five-sizes", "dead-rows"])
-def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int) -> None:
     for seed in range(4):
         problems = _problems(SETS[name]())
         found = joint_smoothness(problems, gap=1e-4, max_products=products, seed=seed)
@@ -162,7 +160,6 @@ def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int, m
 @pytest.mark.parametrize("vectors", [30, 60, 200])
 def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 and of three points: one column each, two, and eight; a basis with 200 vectors alone."""
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
     monkeypatch.setattr(memory_limit, "vectors", lambda _: vectors)
     for seed in range(3):
         problems = _problems(SETS["three"](), torch.float32)
@@ -170,44 +167,41 @@ def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pyt
         _check(found, "three", problems[0].flatten(found.vectors), 2.0 if vectors == 30 else 0.5, 1e-6)
 
 
-def test_the_bound_holds_over_many_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_holds_over_many_seeds() -> None:
     """With delta = 0.3 in place of 0.001 and few steps, L fails at one of the points at most 3 times in 10."""
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(module, "DELTA", 0.3)
     matrices = SETS["three"]()
     problems = _problems(matrices)
     held, repeats = 0, 60
     for seed in range(repeats):
-        found = joint_smoothness(problems, gap=0.02, max_products=30, seed=seed)
+        found = joint_smoothness(problems, gap=0.02, max_products=30, delta=0.3, seed=seed)
         held += max(_excess(matrices, problems[0].flatten(found.vectors))) <= 1 + 1e-9
     assert_covers(held, repeats, 0.7)
 
 
-def test_scaling_and_the_order_of_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaling_and_the_order_of_the_points() -> None:
     matrices = SETS["three"]()
     plain = joint_of_matrices(matrices, torch.Generator().manual_seed(0), 0.001)
     for other, c in (([1e-30 * m for m in matrices], 1e-30), (matrices[::-1], 1.0), ([-m for m in matrices], 1.0)):
         found = joint_of_matrices(other, torch.Generator().manual_seed(0), 0.001)
         assert found.lower <= c * plain.upper
         assert c * plain.lower <= found.upper
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
     small = joint_smoothness(_problems([1e-30 * m for m in matrices], torch.float32), gap=0.02)
     assert small.l1_lower <= 1e-30 * plain.upper * (1 + 1e-5)
     assert small.l1_upper >= 1e-30 * plain.lower * (1 - 1e-5)
 
 
-def test_along_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_along_a_network() -> None:
     """Three points of an MLP share their passes; products and matrices agree."""
     problem = BY_NAME["mlp"].problem()
     points = [problem.at({n: c * p for n, p in problem.parameters.items()}) for c in (0.5, 1.0, 1.5)]
     exact = joint_smoothness(points, gap=0.001)
-    before = problem.passes.total
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    fresh = [point.at(point.parameters) for point in points]
+    unformed = BY_NAME["mlp"].problem(forms_hessian=False)
+    fresh = [unformed.at(point.parameters) for point in points]
+    before = unformed.passes.total
     found = joint_smoothness(fresh, gap=0.02)
     assert found.l1_lower <= exact.l1_upper
     assert exact.l1_lower <= found.l1_upper <= found.l1_lower * 1.02 * (1 + 1e-9)
-    assert found.cost.passes == pytest.approx(problem.passes.total - before)
+    assert found.cost.passes == pytest.approx(unformed.passes.total - before)
     assert found.cost.passes >= 2 * found.products
     assert joint_smoothness(fresh, gap=0.02).l1_upper == found.l1_upper
 

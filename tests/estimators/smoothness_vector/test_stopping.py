@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import estimators.smoothness_vector.at_a_point as module
 from estimators import InputError, Problem, smoothness
 from estimators.results import Interval
 from estimators.smoothness_vector.stopping import Goal, Threshold, at, marks
@@ -95,12 +94,9 @@ def test_a_threshold_is_an_interval_above_0(low: float, high: float) -> None:
 
 @pytest.mark.parametrize("factor", [0.3, 0.7, 0.95, 0.99, 1.01, 1.05, 1.3, 3.0])
 @pytest.mark.parametrize("name", ["even", "graded", "steep", "diagonal"])
-def test_a_bracket_that_ended_early_reads_as_the_true_value(
-    name: str, factor: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+def test_a_bracket_that_ended_early_reads_as_the_true_value(name: str, factor: float) -> None:
     cut, truth = factor * density(name), density(name)
-    problem = Problem(*quadratic(matrix(name)))
+    problem = Problem(*quadratic(matrix(name)), forms_hessian=False)
     for seed in range(3):
         found = smoothness(problem, thresholds=at(cut, 4 * truth), seed=seed)
         assert found.density_interval is not None
@@ -121,10 +117,9 @@ def test_a_bracket_that_ended_early_reads_as_the_true_value(
         assert found.warnings == ()
 
 
-def test_far_from_the_thresholds_it_costs_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+def test_far_from_the_thresholds_it_costs_less() -> None:
     rows = torch.logspace(-1, 0, 400, dtype=torch.float64)[:, None]
-    problem = Problem(*quadratic(rows * symmetric(400, 9) * rows.T))
+    problem = Problem(*quadratic(rows * symmetric(400, 9) * rows.T), forms_hessian=False)
     narrow = smoothness(problem)
     assert narrow.density is not None
     wide = smoothness(problem, thresholds=at(narrow.density / 3, 3 * narrow.density))
@@ -134,9 +129,8 @@ def test_far_from_the_thresholds_it_costs_less(monkeypatch: pytest.MonkeyPatch) 
     assert wide.products < 0.75 * narrow.products
 
 
-def test_what_is_not_told_when_the_products_run_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
-    problem = Problem(*quadratic(matrix("even")))
+def test_what_is_not_told_when_the_products_run_out_is_said() -> None:
+    problem = Problem(*quadratic(matrix("even")), forms_hessian=False)
     found = smoothness(problem, thresholds=at(density("even")), gap=1e-5, max_products=60)
     (warning,) = found.warnings
     assert (found.ended_by, warning.code) == ("products", "bracket-wide")

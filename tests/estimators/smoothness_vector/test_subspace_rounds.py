@@ -28,7 +28,7 @@ from estimators.smoothness_vector.known_subspace import (
 from estimators.smoothness_vector.stopping import Goal
 from estimators.smoothness_vector.subspace_rounds import Round, Scaled, _deflated, explore, settle
 from estimators.smoothness_vector.sweeps import Sweeps
-from estimators.task.products import Counted
+from estimators.task.products import Curvature
 from tests import problems
 from tests.statistics import assert_calibrated, assert_covers, fewest
 
@@ -270,7 +270,7 @@ def test_a_leap_that_loses_is_taken_back() -> None:
 def by_products(matrix: Tensor, seed: int, memory: int = MEMORY) -> tuple[float, float, int]:
     """Both ends to 1%, and the products; with memory for rounds lambda's run is shared."""
     generator = torch.Generator().manual_seed(seed)
-    product = Counted(lambda block: matrix @ block, len(matrix))
+    product = Curvature(lambda block: matrix @ block, len(matrix))
     known = None
     if memory == MEMORY:
         start = random_start(len(matrix), generator, matrix)
@@ -336,7 +336,7 @@ def watched(matrix: Tensor, known: Known | None, gap: float = 0.01, memory: int 
         restarts += 1
         start_again(self, columns)
 
-    counted = Counted(product, len(matrix))
+    counted = Curvature(product, len(matrix))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("estimators.smoothness_vector.bracket.explore", exploring)
         patch.setattr("estimators.smoothness_vector.bracket.certify", certifying)
@@ -431,7 +431,7 @@ def test_rounds_that_certify_no_more_are_given_up(seed: int) -> None:
 def test_a_fresh_start_keeps_the_lower_bound() -> None:
     matrix = leading()
     generator = torch.Generator().manual_seed(0)
-    product = Counted(lambda block: matrix @ block, D)
+    product = Curvature(lambda block: matrix @ block, D)
     search = Search(product, generator, matrix, Goal(0.01), 400, 1e-3, lambda _: None, MEMORY, 8)
     for _ in range(5):
         search.sweep()

@@ -10,18 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import estimators.growth.frozen_quadratic
 import estimators.growth.generalized
 import estimators.growth.left_out
+import estimators.growth.points
 import estimators.smoothness_vector.at_a_point
-import estimators.smoothness_vector.sweeps
 from estimators import InputError, Problem, generalized_smoothness, smoothness
 from estimators.results import Smoothness, stored
 from estimators.smoothness_vector.at_a_point import _apart, _rows
 from estimators.smoothness_vector.bracket import Bracket, bracket
 from estimators.smoothness_vector.formed import dense_bracket
-from estimators.smoothness_vector.sweeps import Sweeps, within
-from estimators.task.products import Counted
+from estimators.smoothness_vector.sweeps import FRESH, Sweeps, within
+from estimators.task.products import Curvature
 from tests import oracles
 from tests.problems import quadratic, symmetric
 from tests.statistics import fewest
@@ -30,7 +29,7 @@ D = 120
 
 
 def measured(matrix: Tensor, seed: int, start: Tensor | None = None, gap: float = 0.02) -> Bracket:
-    counted = Counted(lambda block: matrix @ block, len(matrix))
+    counted = Curvature(lambda block: matrix @ block, len(matrix))
     return bracket(counted, torch.Generator().manual_seed(seed), matrix, gap, 600, 1e-3, start=start)
 
 
@@ -76,14 +75,13 @@ def test_no_start_traps_the_sweeps_or_breaks_the_bracket(kind: str) -> None:
     assert warm <= (1.4 if kind == "another matrix" else 1.25) * cold
 
 
-def test_without_fresh_rows_a_start_of_rank_one_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fresh_rows_a_start_of_rank_one_stays_there() -> None:
     """What the random vectors are for: the rows of H Z lie in the span of those of Z."""
     matrix = symmetric(D, 4)
     ends = []
-    for fresh in (0.0, estimators.smoothness_vector.sweeps.FRESH):
-        monkeypatch.setattr(estimators.smoothness_vector.sweeps, "FRESH", fresh)
+    for fresh in (0.0, FRESH):
         generator, start = torch.Generator().manual_seed(0), columns("rank one")
-        sweeps = Sweeps(lambda block: matrix @ block, D, 12, generator, matrix, start=start)
+        sweeps = Sweeps(lambda block: matrix @ block, D, 12, generator, matrix, start=start, fresh=fresh)
         for _ in range(40):
             sweeps.sweep()
         ends.append(sweeps.lower)
@@ -122,7 +120,7 @@ def test_upper_bounds_fail_as_rarely_as_without_a_start() -> None:
     exact = oracles.smallest_diagonal(matrix.numpy())
     held, trials = 0, 200
     for seed in range(trials):
-        counted = Counted(lambda block: matrix @ block, 40)
+        counted = Curvature(lambda block: matrix @ block, 40)
         rows = bracket(counted, torch.Generator().manual_seed(seed), matrix, 0.1, 200, 0.4).rows
         found = bracket(counted, torch.Generator().manual_seed(10_000 + seed), matrix, 0.1, 200, 0.4, start=rows)
         bound = found.vector
@@ -144,10 +142,9 @@ def test_other_numbers_of_columns_keep_what_they_can(count: int) -> None:
 # -- smoothness ------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("by_products")
 def test_a_result_starts_the_next_one() -> None:
     matrix = symmetric(D, 9)
-    problem = Problem(*quadratic(matrix))
+    problem = Problem(*quadratic(matrix), forms_hessian=False)
     plain, first = smoothness(problem), smoothness(problem, keep=True)
     assert dict(plain.rows) == {}
     assert stored(plain) == stored(first)
@@ -166,19 +163,20 @@ def test_a_result_starts_the_next_one() -> None:
     assert second.l1_upper >= exact.lower
 
 
-@pytest.mark.usefixtures("by_products")
 def test_the_random_numbers_after_a_start_are_others() -> None:
     """Else Lanczos would start from vectors that the rows were made with, where both have one seed."""
-    problem = Problem(*quadratic(symmetric(D, 9)))
+    problem = Problem(*quadratic(symmetric(D, 9)), forms_hessian=False)
     one, other = (smoothness(problem, seed=seed, keep=True) for seed in (0, 1))
     seeds = {0, 1, *(_apart(0, _rows(problem, each)) for each in (one, other))}
     assert len(seeds) == 4
     assert smoothness(problem, start=one).l1_upper == smoothness(problem, start=one).l1_upper
 
 
-@pytest.mark.usefixtures("by_products")
 def test_a_start_that_does_not_fit_is_refused() -> None:
-    problem, smaller = Problem(*quadratic(symmetric(D, 9))), Problem(*quadratic(symmetric(30, 9)))
+    problem, smaller = (
+        Problem(*quadratic(symmetric(D, 9)), forms_hessian=False),
+        Problem(*quadratic(symmetric(30, 9)), forms_hessian=False),
+    )
     with pytest.raises(InputError, match="holds no rows"):
         smoothness(problem, start=smoothness(problem))
     with pytest.raises(InputError, match="other parameters"):
@@ -193,7 +191,6 @@ def test_where_the_hessian_is_formed_there_are_no_rows_and_no_start() -> None:
 
 
 @pytest.mark.parametrize("groups", [None, ["a", "b"] * 4, ["a"] * 3 + ["b"] * 5])
-@pytest.mark.usefixtures("by_products")
 def test_each_point_starts_from_the_one_before_it_in_its_group(
     groups: Sequence[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,8 +202,8 @@ def test_each_point_starts_from_the_one_before_it_in_its_group(
         calls.append((float(problem.parameters["right"][0]), start, result))
         return result
 
-    monkeypatch.setattr(estimators.growth.frozen_quadratic, "smoothness", watched)
-    problem = Problem(*quadratic(symmetric(40, 2)))
+    monkeypatch.setattr(estimators.growth.points, "smoothness", watched)
+    problem = Problem(*quadratic(symmetric(40, 2)), forms_hessian=False)
     scales = np.geomspace(0.1, 200, 8)
     points = [{n: torch.full_like(p, float(scale)) for n, p in problem.parameters.items()} for scale in scales]
     result = generalized_smoothness(problem, points, groups=groups)

@@ -297,9 +297,8 @@ def test_narrow_blocks_give_what_wide_ones_do() -> None:
 def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One column and no basis at 20 vectors, all columns at 100, a basis at 200, rounds at 470."""
     matrix = symmetric(60, 3)
-    monkeypatch.setattr(at_a_point, "DENSE_LIMIT", 0)
     monkeypatch.setattr(memory_limit, "vectors", lambda _: vectors)
-    problem = Problem(*quadratic(matrix))
+    problem = Problem(*quadratic(matrix), forms_hessian=False)
     result = smoothness(problem)
     wanted = oracles.smallest_diagonal(matrix.numpy())
     assert result.l1_lower is not None

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from estimators import InputError, Problem, hessian_diagonal
-from estimators.diagonal import estimate as diagonal_module
 from estimators.diagonal.gauss_newton import rest
 from estimators.task import plain_networks, stagewise
 from estimators.task.plain_networks import plain_network
@@ -67,13 +66,12 @@ def _targets(loss: str, outputs: int) -> Tensor:
     return torch.arange(N) % outputs if loss == "cross-entropy" else torch.randn(N, outputs, generator=generator)
 
 
-def _problem(shape: str, loss: str, dtype: torch.dtype = torch.float64) -> Problem:
+def _problem(shape: str, loss: str, dtype: torch.dtype = torch.float64, formed: bool = True) -> Problem:
     outputs = 1 if loss == "logistic" else 3
     x = torch.randn(N, 2, FEATURES // 2, generator=torch.Generator().manual_seed(4), dtype=dtype)
     targets = _targets(loss, outputs)
-    return Problem(
-        _network(shape, outputs, dtype), (x, targets if loss == "cross-entropy" else targets.to(dtype)), loss
-    )
+    samples = (x, targets if loss == "cross-entropy" else targets.to(dtype))
+    return Problem(_network(shape, outputs, dtype), samples, loss, forms_hessian=formed)
 
 
 def _pair(problem: Problem) -> tuple[Tensor, Tensor]:
@@ -310,10 +308,9 @@ def test_other_problems_keep_their_graph() -> None:
 
 
 @pytest.mark.parametrize("shape", ["relu", "gelu"])
-def test_the_diagonal_of_a_plain_network_is_exact(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_diagonal_of_a_plain_network_is_exact(shape: str) -> None:
     """As for one that is too large for its Hessian to be formed."""
-    monkeypatch.setattr(diagonal_module, "DENSE_LIMIT", 0)
-    problem = _problem(shape, "cross-entropy", torch.float32)
+    problem = _problem(shape, "cross-entropy", torch.float32, formed=False)
     result = hessian_diagonal(problem, probes=64)
     wanted = _differences(problem, shape, "cross-entropy").diagonal()
     for vectors in (result.vectors, result.lower, result.upper):
@@ -327,11 +324,12 @@ def test_the_diagonal_of_a_plain_network_is_exact(shape: str, monkeypatch: pytes
     assert result.abs_sum_interval == (result.abs_sum, result.abs_sum)
 
 
-def test_probes_where_the_exact_diagonal_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_where_the_exact_diagonal_costs_more() -> None:
     """Two wide layers of functions that bend: 60 rows and more through most of the weights for each sample."""
-    monkeypatch.setattr(diagonal_module, "DENSE_LIMIT", 0)
     chain = nn.Sequential(nn.Linear(3, 30), nn.Tanh(), nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 30), nn.Tanh())
-    problem = Problem(nn.Sequential(*chain, nn.Linear(30, 3)), (torch.randn(9, 3), torch.arange(9) % 3))
+    problem = Problem(
+        nn.Sequential(*chain, nn.Linear(30, 3)), (torch.randn(9, 3), torch.arange(9) % 3), forms_hessian=False
+    )
     network = plain_network(problem)
     assert network is not None
     passes = stagewise.diagonal_passes(network)
@@ -340,10 +338,9 @@ def test_probes_where_the_exact_diagonal_costs_more(monkeypatch: pytest.MonkeyPa
     assert hessian_diagonal(problem, probes=12).exact is True
 
 
-def test_a_diagonal_that_overflows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagonal_module, "DENSE_LIMIT", 0)
+def test_a_diagonal_that_overflows_is_refused() -> None:
     layer = nn.Linear(2, 1)
     nn.init.zeros_(layer.weight)
-    problem = Problem(layer, (torch.full((3, 2), 1e25), torch.zeros(3, 1)), "squared")
+    problem = Problem(layer, (torch.full((3, 2), 1e25), torch.zeros(3, 1)), "squared", forms_hessian=False)
     with pytest.raises(InputError, match="not finite"):
         hessian_diagonal(problem)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from estimators.growth.left_out import HeldOut, tighter
-from estimators.growth.uncoupled import uncoupled
+from estimators.growth.points import uncoupled
 from estimators.smoothness_vector.formed import dense_bracket
 from tests.problems import symmetric
 
