@@ -83,7 +83,7 @@ class Noise:
     holds median, lower and upper (quartiles) over coordinates of Hill's tail index over samples, coordinates, samples.
     ``tensors`` holds one row for each parameter: name, parameters, l1, l2, density, dead_fraction;
     ``token_deciles`` one for each frequency group of the rows of token embedding and output head
-    (``embeddings.token_deciles``).
+    (``token_rows.token_deciles``).
     """
 
     l1: float | None
@@ -149,7 +149,7 @@ class Smoothness:
     ``sharpness_interval`` bounds lambda = max|eig H|. ``hessian_11`` is sum|H_jk|, beyond d = 2,000 an estimate
     with a 95% interval. All of these are of the ``samples`` measured; ``whole_data`` is the 95% interval for the
     smallest ||L||_1 of all rows of the data: {interval, mean, inflation, samples, rows, products}, see
-    ``crossfit.Crossfit``; where all rows were measured it is the bracket.
+    ``whole_data.Crossfit``; where all rows were measured it is the bracket.
     ``density_interval`` is the bracket over d lambda with both ends of lambda. The bracket was to be ``gap_wanted``
     wide (upper/lower - 1) at most; ``ended_by`` says what ended it: that gap, "thresholds" (it is told from every
     value at which its reading changes) or the number of products. lambda was to be known to ``sharpness_wanted``,

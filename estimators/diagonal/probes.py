@@ -9,7 +9,7 @@ Every one is unbiased; P and C as in ``deflation.py``, J'SJ and R = H - J'SJ as 
     both       diag(P) + E[(C J'u)^2] + E[z * CRCz]
 
 The variance of z * Mz is that of M's off-diagonal within the colour. Which way is best differs from problem to problem
-and with training: ``pilot.py`` finds out.
+and with training: ``probe_plan.py`` finds out.
 """
 
 from __future__ import annotations

@@ -60,35 +60,47 @@ def generalized_smoothness(
     points, L0, L1 >= 0: above (|g_tj|, L_tj) for coordinate j, so that L0 + L1 |g_t| >= L_t and the pair is feasible
     at every fitted point by construction; above (||g_tb||_1, sum_b L_t) for tensor b; (||g_t||_1, sum L_t) for the
     whole; (||g_t||_2, ||H_t||) isotropic. A slope counts only where it is identified: the gradient spans a decade,
-    and the line lies below the constant bound by more than twice what the bracket leaves free (``pairs.levels``);
+    and the line lies below the constant bound by more than twice what the bracket leaves free (``fits.levels``);
     else L1 = 0.
 
-    Intervals: 95%, block bootstrap over contiguous points within groups (``pairs.intervals``), from 8 fitted points
+    Intervals: 95%, block bootstrap over contiguous points within groups (``fits.intervals``), from 8 fitted points
     on. ``identified_fraction``: share of coordinates whose own gradient spans a decade. ``permutation_p``: share of
-    orders of the gradients, curvature in its own order, in which L1 helps as much (``pairs.permutation_test``).
+    orders of the gradients, curvature in its own order, in which L1 helps as much (``fits.permutation_test``).
     ``coverage``: share of held-out points at which ||D^(-1/2) H D^(-1/2)|| <= 1 is certified for D = L0 + L1 |g|;
     ``tightness``: mean over them of sum(D) over sum(L_t). ``control`` repeats all fits on the quadratic frozen at the
     first point, where L1 is 0. ``vectors`` is ``l1``.
 
     A point is a parameter dict, or ``problem.at`` of one: then a Hessian formed here stays with it, at the first points
-    and as far as there is room (``memory.formed_points``). At the others it is formed again where it is wanted again.
-    ``points`` is filled even where no fit is possible, as with a memory limit that the vectors of all points exceed
-    (``memory.too_many_points``). Cost: one bracket a point, and for the control one more, three where H is formed.
-    Where it is not, the sweeps of a point start from the rows of the point before it in its group, those of a group's
-    first from the rows of the first point of all; the control's start at random, since it measures what the start
-    leaves free.
+    and as far as there is room (``memory_limit.formed_points``). At the others it is formed again where it is wanted
+    again. ``points`` is filled even where no fit is possible, as with a memory limit that the vectors of all points
+    exceed (``memory_limit.too_many_points``). Cost: one bracket a point, and for the control one more, three where H is
+    formed. Where it is not, the sweeps of a point start from the rows of the point before it in its group, those of a
+    group's first from the rows of the first point of all; the control's start at random, since it measures what the
+    start leaves free.
 
     Args:
         problem: the task.
         trajectory: the points.
         groups: one label for each point, say its run, learning rate or batch size. Fits by group show whether L1
             moves with them.
-        gap, max_products: of the brackets, see ``smoothness``.
+        gap: of the brackets, see ``smoothness``.
+        max_products: of each bracket.
         seed: of the brackets, replicates and permutations.
         progress: called with ("generalized_smoothness", brackets done, all).
 
     Raises:
         InputError: labels that do not fit the points; what ``smoothness`` raises.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, generalized_smoothness
+        >>> def grow(output, targets):  # f = mean of exp(w_j): curvature is the gradient, so L0 = 0 and L1 = 1
+        ...     return output.squeeze(1).exp()
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (torch.eye(2), torch.ones(2, 1)), loss=grow)
+        >>> points = [{"weight": torch.full((1, 2), 0.5 * step)} for step in range(10)]
+        >>> result = generalized_smoothness(problem, points)
+        >>> print(f"L1 {result.l1_median:.2f}")
+        L1 1.00
     """
     if groups is not None and len(groups) != len(trajectory):
         raise InputError(f"{len(groups)} labels for {len(trajectory)} points", "groups", "give one for each point")
