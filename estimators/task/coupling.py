@@ -15,6 +15,7 @@ from torch import Tensor
 
 from estimators.errors import InputError, first_line
 from estimators.numbers.formats import COARSE
+from estimators.numbers.vectors import loss_gradients
 from estimators.task import losses
 from estimators.task.function import Function, Samples
 from estimators.task.precision import LAST_PLACES, UNITS, InDouble, at_rounded_weights, double_copy
@@ -162,14 +163,14 @@ def _compare_gradients(problem: Function, company: Tensor, places: Tensor) -> No
     def together(there: Function) -> Sequence[Tensor]:
         leaves = there.leaves()
         each = there.losses(leaves, _samples(there, company))[places.to(there.device)]
-        return _gradients((by.to(each) * each).sum(), list(leaves.values()))
+        return loss_gradients((by.to(each) * each).sum(), list(leaves.values()))
 
     found, leaves = together(problem), problem.leaves()
     wanted, sizes = [torch.zeros_like(part) for part in found], [torch.zeros_like(part) for part in found]
     for weight, sample in zip(by, company[places], strict=True):
         # The weight goes into the loss: a backward that is not linear is no coupling.
         loss = problem.losses(leaves, _samples(problem, sample[None])).sum()
-        own = _gradients(weight.to(loss) * loss, list(leaves.values()))
+        own = loss_gradients(weight.to(loss) * loss, list(leaves.values()))
         for part, total, size in zip(own, wanted, sizes, strict=True):
             total += part
             size += part.abs()
@@ -178,12 +179,6 @@ def _compare_gradients(problem: Function, company: Tensor, places: Tensor) -> No
     finite = all(bool(torch.isfinite(part).all()) for part in tensors)  # 0 times infinity is no coupling
     if finite and not _agree(found, wanted, sizes, shifted, problem.precision):
         raise _refusal(problem, "gradient")
-
-
-def _gradients(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-    if not loss.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
 
 
 def _agree(

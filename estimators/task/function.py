@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from estimators.errors import InputError
 from estimators.numbers.formats import COARSE, coarsest, weights_precision
+from estimators.numbers.vectors import loss_gradients
 from estimators.results import Finding
 from estimators.task import losses, model_kinds
 from estimators.task.plain_torch import plain_torch
@@ -240,9 +241,7 @@ class Function:
             for chunk in self.chunks():
                 loss = self.losses(leaves, chunk).double().sum()
                 value += loss.item()
-                if loss.requires_grad:
-                    parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-                    total += torch.cat([part.reshape(-1) for part in parts]).double()
+                total += torch.cat([part.reshape(-1) for part in loss_gradients(loss, list(leaves.values()))]).double()
         self.passes.add(1)
         mean = self.unflatten(total / self.n)
         return value / self.n, {name: mean[name].to(p.dtype) for name, p in self.parameters.items()}
