@@ -65,6 +65,15 @@ def run(model: Any, data: Any, loss: Any = None, **settings: Any) -> Diagnosis:
 
     Raises:
         InputError: what the command would exit with 2 for.
+
+    Examples:
+        >>> import torch
+        >>> import diagnose
+        >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+        >>> y = (x[:, 0] > 0).float() * 2 - 1
+        >>> result = diagnose.run(torch.nn.Linear(3, 1), (x, y), loss="logistic", steps=8, skip="smoothness")
+        >>> result.status, result.task.parameters, result.smoothness.density, result.smoothness.why["density"]
+        ('finished', 4, None, 'skipped (--skip smoothness)')
     """
     known = [item.name for item in fields(Settings)]
     for name in settings:

@@ -10,6 +10,12 @@ class InputError(ValueError):
         what: the fault, without a final full stop (``"NaN in the data"``).
         where: file, row, tensor or option that holds it; may be empty.
         hint: what to do about it; may be empty.
+
+    Examples:
+        >>> from estimators import InputError
+        >>> error = InputError("no such file", "rows.json", "check the path")
+        >>> print(error, "-", error.hint)
+        no such file: rows.json - check the path
     """
 
     def __init__(self, what: str, where: str = "", hint: str = "") -> None:

@@ -7,6 +7,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import diagnose
+import estimators
 from diagnose.settings import METHODS, Settings
 from reports.record.diagnosis import PARTS
 
@@ -33,6 +35,20 @@ def test_every_part_of_the_result_is_documented() -> None:
 def test_every_method_has_its_update_in_the_documentation() -> None:
     rows = set(re.findall(r"^\| ([a-z-]+) \| [vwmβ]", text("docs/training.md"), re.MULTILINE))
     assert rows == set(METHODS)
+
+
+def test_every_page_is_in_the_index_and_in_the_navigation() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert set(re.findall(r"^ +- ([\w-]+\.md)$", text("mkdocs.yml"), re.MULTILINE)) == pages
+    assert set(re.findall(r"^- \[[^]]+\]\(([\w-]+\.md)\): \S", text("docs/index.md"), re.MULTILINE)) == pages - {
+        "index.md"
+    }
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    public = {f"{package.__name__}.{name}" for package in (diagnose, estimators) for name in package.__all__}
+    listed = re.findall(r"^::: (\w+\.\w+)$", text("docs/reference.md"), re.MULTILINE)
+    assert sorted([*listed, "diagnose.__version__"]) == sorted([*public, "estimators.results"])
 
 
 def test_links_lead_somewhere() -> None:

@@ -20,6 +20,7 @@ from diagnose.training.steps import state_of, stepper
 from diagnose.training.threads import one_thread
 from diagnose.training.update_rules import State
 from diagnose.training.validation import Score, score
+from estimators.numbers.vectors import loss_gradients
 from estimators.task.function import Parameters
 from estimators.task.problem import Problem
 
@@ -317,10 +318,7 @@ def _batch_gradient(problem: Problem, w: Parameters, index: Tensor) -> Parameter
     leaves = {name: part.detach().requires_grad_() for name, part in w.items()}
     loss = problem.losses(leaves, problem.trimmed(problem.take(index))).mean()
     problem.passes.add(index.numel() / problem.n)
-    if not loss.requires_grad:
-        return {name: torch.zeros_like(part) for name, part in w.items()}
-    parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, parts, strict=True))
+    return dict(zip(leaves, loss_gradients(loss, list(leaves.values())), strict=True))
 
 
 def _finite(value: float | None) -> float | None:

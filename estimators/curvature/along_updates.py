@@ -76,6 +76,14 @@ def directional_sharpness(problem: Problem, direction: Mapping[str, Tensor]) -> 
 
     Raises:
         InputError: names or shapes that do not fit, a direction that is zero or not finite.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, directional_sharpness
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> print(f"{directional_sharpness(problem, {'weight': torch.tensor([[1.0, 0.0]])}):.2f}")
+        2.00
     """
     u = problem.flatten(problem.fitting(direction))
     if not 0 < norm(u) < float("inf"):
@@ -98,6 +106,16 @@ def update_sharpness(problem: Problem, sigma: Mapping[str, Tensor], *, batch_siz
 
     Raises:
         InputError: names or shapes that do not fit, a batch size below 1.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, noise, update_sharpness
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> start = problem.at({"weight": torch.zeros(1, 2)})
+        >>> result = update_sharpness(start, noise(start).vectors, batch_size=1)
+        >>> {name: round(direction.sharpness, 2) for name, direction in result.directions.items()}
+        {'sgd': 1.7, 'sign-sgd': 1.25, 'adagrad': 1.3}
     """
     if batch_size < 1:
         raise InputError(f"a batch of {batch_size}", "batch_size", "give 1 or more")
@@ -191,6 +209,15 @@ def preconditioned_sharpness(
 
     Raises:
         InputError: names or shapes that do not fit, a scale that is not above 0 and finite.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, preconditioned_sharpness
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> result = preconditioned_sharpness(problem, {"weight": torch.tensor([[4.0, 1.0]])})
+        >>> print(f"{result.value:.2f}")
+        0.50
     """
     root = problem.flatten(_positive(problem, scale))
     meter = Meter(problem)

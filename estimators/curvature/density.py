@@ -78,11 +78,12 @@ def eigenvalue_density(
     """The smoothed density of the eigenvalues of H = nabla^2 f(w).
 
     Lanczos from a random unit q gives Ritz values theta_k and squared first components w_k: the Gauss rule of the
-    spectral measure sum_i <q, v_i>^2 delta(lambda_i), exact for polynomials up to degree 2 steps - 1, and on average
-    over q that measure is the eigenvalues' own, 1/d each. The first run's converged Ritz values at both ends are taken
-    out (``outliers.py``): each is one eigenvalue, of weight 1/d. The other runs go on the complement, where the weights
-    <q, v_i>^2 scatter, by about sqrt(2 / (d starts)) of the mass where many eigenvalues share it. The kernel is as wide
-    as the steps resolve on the complement's range, 1% of the whole range at least; see ``spectral_measure.py``.
+    spectral measure ``sum_i <q, v_i>^2 delta(lambda_i)``, exact for polynomials up to degree 2 steps - 1, and on
+    average over q that measure is the eigenvalues' own, 1/d each. The first run's converged Ritz values at both ends
+    are taken out (``outliers.py``): each is one eigenvalue, of weight 1/d. The other runs go on the complement, where
+    the weights ``<q, v_i>^2`` scatter, by about sqrt(2 / (d starts)) of the mass where many eigenvalues share it. The
+    kernel is as wide as the steps resolve on the complement's range, 1% of the whole range at least; see
+    ``spectral_measure.py``.
 
     From all eigenvalues where H is formed. Else about two passes for each of probes * steps products. Memory: 2 steps +
     2 vectors of size d; where there is no room for so many nothing is taken out, and no run holds its basis where there
@@ -100,6 +101,15 @@ def eigenvalue_density(
 
     Raises:
         InputError: too few probes or steps, a width that is not above 0, curvature that is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, eigenvalue_density
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> result = eigenvalue_density(problem)
+        >>> print(f"mean {result.mean:.3f}, mean square {result.mean_square:.3f}, {len(result.grid)} points")
+        mean 1.250, mean square 2.125, 401 points
     """
     if probes < 2:
         raise InputError(f"{probes} start shows no spread", "probes", "give 2 or more")

@@ -81,6 +81,17 @@ def finite_step_curvature(
 
     Raises:
         InputError: fewer than two steps, one that is not above 0, no direction.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, finite_step_curvature
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> result = finite_step_curvature(problem)
+        >>> max(abs(row.finite - row.curvature) for row in result.rows) < 0.01  # of a smooth loss
+        True
+        >>> [finding.code for finding in result.warnings]
+        []
     """
     if len(steps) < 2 or not all(0 < step < float("inf") for step in steps):
         raise InputError("two steps above 0 are needed to see whether the difference shrinks", "steps")

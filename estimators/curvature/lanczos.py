@@ -337,12 +337,21 @@ def spectrum(
 ) -> Spectrum:
     """Largest and smallest eigenvalue of H = nabla^2 f(w) and the Ritz values between them.
 
-    All eigenvalues where H is formed. Else Lanczos from a random start until both ends are known to 0.5% of max|eig H|:
-    every Ritz value lies between the ends but for rounding, and the bounds hold with probability 0.999. Both ways they
-    allow for the rounding of products in the parameters' format, a share of max|eig H| (:func:`rounding_slack`), within
-    which an eigenvalue is not told from 0 either.
+    All eigenvalues where H is formed. Else Lanczos from a random start until both ends are known to
+    0.5% of max|eig H|: every Ritz value lies between the ends but for rounding, and the bounds hold with probability
+    0.999. Both ways they allow for the rounding of products in the parameters' format, a share of max|eig H|
+    (``rounding_slack``), within which an eigenvalue is not told from 0 either.
 
-    Cost: about two passes a step, none where ``run``, the whole one of :func:`extremes` for the same problem, is given.
+    Cost: about two passes a step, none where ``run``, the whole one of ``extremes`` for the same problem, is given.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, spectrum
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> result = spectrum(problem)
+        >>> print(f"{result.smallest:.2f} to {result.largest:.2f}")
+        0.50 to 2.00
     """
     meter = Meter(problem)
     warnings: tuple[Finding, ...] = ()

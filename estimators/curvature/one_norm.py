@@ -62,7 +62,7 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
 
     The interval is Student's t on the logarithm. Ten rows may all have the ratio of one group of rows and say nothing
     of another, so beside their scatter stands that of all rows, by the probes: the logarithms of a row and of the mean
-    row part by as much from probe to probe as the row's ratio may be off (:func:`_ratio_variance`). The larger counts.
+    row part by as much from probe to probe as the row's ratio may be off (``_ratio_variance``). The larger counts.
 
     Cost: about two passes a product. Memory: 20 vectors of size d, or 34 where there is room: a block of five products;
     and one for each Cauchy probe where there is room. Else rows are taken to share nothing, and the interval is wide.
@@ -75,6 +75,14 @@ def hessian_one_norm(problem: Problem, *, probes: int = 50, seed: int = 0, progr
 
     Raises:
         InputError: too few probes, curvature that is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, hessian_one_norm
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> print(f"{hessian_one_norm(problem).value:.2f}")
+        2.50
     """
     if probes < FEWEST_PROBES:
         raise InputError(f"{probes} probes give no interval", "probes", f"give {FEWEST_PROBES} or more")

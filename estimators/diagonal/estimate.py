@@ -49,17 +49,26 @@ def hessian_diagonal(
     coordinate alone*, cut to [-L_j, L_j] where a smoothness result of the same samples is given (lower = upper = the
     nearer end where the two do not meet; the value is moved into its bounds). Bounds lean on normality of a mean of a
     few probes: a coordinate coupled to one other takes two values alone, and its interval is rougher. The trace's
-    interval uses the independent probes. The interval of sum|h_j| is conservative: see :func:`absolute_sum`.
+    interval uses the independent probes. The interval of sum|h_j| is conservative: see ``absolute_sum``.
 
     Args:
         probes: Hessian-vector products that may be spent, backward passes for the Gauss-Newton part counted with a
             third of one each. ``probes`` of the result are those that were. Cost: two passes each, and one.
         smoothness: a result of the same samples and point, whose L cuts the bounds.
         krylov: a Lanczos run on H at the same samples and point that kept its basis: its products are not paid again.
-        shrink: give up unbiasedness of the value, and of nothing else, for a smaller error: see :func:`shrunk`.
+        shrink: give up unbiasedness of the value, and of nothing else, for a smaller error: see ``shrunk``.
 
     Raises:
         InputError: fewer than 4 probes; a smoothness result or a Lanczos run of another problem.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, hessian_diagonal
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> result = hessian_diagonal(problem)
+        >>> result.vectors["weight"], round(result.trace, 2)
+        (tensor([[2.0000, 0.5000]]), 2.5)
     """
     if probes < 4:
         raise InputError(f"{probes} probes are too few for an interval", "probes", "use at least 4")

@@ -48,8 +48,8 @@ def noise(
     noise_scale_l1 = (||sigma||_1 / ||grad f||_1)^2, in samples (McCandlish et al. 2018).
 
     All rows: plain values, every interval is [x, x]. A draw: estimates for the whole data set, freed of the bias of
-    the root, with 95% intervals (:func:`draw_intervals.noise_intervals`), which hold unless rows rarer than the share
-    ``rare_rows`` carry the noise: no draw shows what it drew no row of (:mod:`rare_rows`). Null with a reason, and
+    the root, with 95% intervals (``draw_intervals.noise_intervals``), which hold unless rows rarer than the share
+    ``rare_rows`` carry the noise: no draw shows what it drew no row of (``rare_rows.py``). Null with a reason, and
     the finding ``heavy-tail``, where the draw cannot tell. gradient_l1, gradient_l2, dead_fraction and the vectors are
     the draw's own.
 
@@ -68,6 +68,16 @@ def noise(
 
     Raises:
         InputError: ``rows`` below the number of samples, or a gradient that is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, noise
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> start = problem.at({"weight": torch.zeros(1, 2)})
+        >>> result = noise(start)  # gradients of the samples: (-2, 0) and (0, -1)
+        >>> result.vectors["weight"], round(result.l1, 4), round(result.density, 4)
+        (tensor([[1.0000, 0.5000]]), 1.5, 0.9487)
     """
     rows = problem.n if rows is None else rows
     if rows < problem.n:

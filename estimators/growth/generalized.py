@@ -83,12 +83,24 @@ def generalized_smoothness(
         trajectory: the points.
         groups: one label for each point, say its run, learning rate or batch size. Fits by group show whether L1
             moves with them.
-        gap, max_products: of the brackets, see ``smoothness``.
+        gap: of the brackets, see ``smoothness``.
+        max_products: of each bracket.
         seed: of the brackets, replicates and permutations.
         progress: called with ("generalized_smoothness", brackets done, all).
 
     Raises:
         InputError: labels that do not fit the points; what ``smoothness`` raises.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, generalized_smoothness
+        >>> def grow(output, targets):  # f = mean of exp(w_j): curvature is the gradient, so L0 = 0 and L1 = 1
+        ...     return output.squeeze(1).exp()
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (torch.eye(2), torch.ones(2, 1)), loss=grow)
+        >>> points = [{"weight": torch.full((1, 2), 0.5 * step)} for step in range(10)]
+        >>> result = generalized_smoothness(problem, points)
+        >>> print(f"L1 {result.l1_median:.2f}")
+        L1 1.00
     """
     if groups is not None and len(groups) != len(trajectory):
         raise InputError(f"{len(groups)} labels for {len(trajectory)} points", "groups", "give one for each point")

@@ -60,6 +60,13 @@ def secants(points: Sequence[Mapping[str, Tensor]], gradients: Sequence[Mapping[
     Raises:
         InputError: fewer than two points, not one gradient for each point, names or shapes that do not fit,
             numbers that are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import secants
+        >>> points = [{"w": torch.tensor([w])} for w in (2.0, 1.0, 0.5)]
+        >>> secants(points, [{"w": 3 * point["w"]} for point in points]).ratios  # of f = 3 w^2 / 2
+        [3.0, 3.0]
     """
     if len(points) != len(gradients):
         raise InputError(f"{len(gradients)} gradients at {len(points)} points", "gradients", "give one for each point")

@@ -22,6 +22,15 @@ def sphere(problem: Problem, radius: float, count: int, seed: int = 0) -> list[P
 
     Raises:
         InputError: a radius that is not above 0 and finite, fewer than one point.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, sphere
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> start = problem.at({"weight": torch.zeros(1, 2)})
+        >>> [round(point["weight"].norm().item(), 3) for point in sphere(start, radius=0.5, count=3)]
+        [0.5, 0.5, 0.5]
     """
     if not 0 < radius < math.inf:
         raise InputError(f"a sphere of radius {radius}", "radius", "give a distance above 0")

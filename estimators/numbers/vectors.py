@@ -1,14 +1,23 @@
-"""Vectors of any number format: products and norms summed in float64, and random starts."""
+"""Vectors of any number format: gradients, products and norms summed in float64, and random starts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 SLICE = 1 << 20
 """Numbers of a vector that are widened to float64 at once."""
+
+
+def loss_gradients(loss: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """d loss / d leaf, 0 where the loss does not reach it; detached: older torch makes such zeros ask for gradients."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    parts = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    return [part.detach() for part in parts]
 
 
 def dot(a: Tensor, b: Tensor) -> float:

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from estimators.numbers.moments import Moments, Sums, moments_of_outer_products, moments_of_rows
+from estimators.numbers.vectors import loss_gradients
 from estimators.per_sample import layer_rules
 from estimators.per_sample.layer_rules import Use
 from estimators.per_sample.parameter_uses import Plan
-from estimators.task.function import Parameters, Samples, gradients_of, mapped
+from estimators.task.function import Parameters, Samples, mapped
 from estimators.task.problem import Problem
 
 ROW_NUMBERS = 1 << 20
@@ -90,7 +91,7 @@ def loop_row(problem: Problem, sample: int) -> Tensor:
     """Gradient of one sample, (d,); 0 where its loss does not reach a parameter. Within ``problem.measuring()``."""
     named = problem.leaves()
     loss = problem.losses(named, problem.trimmed(problem.take(slice(sample, sample + 1)))).sum()
-    return torch.cat([part.reshape(-1) for part in gradients_of(loss, list(named.values()))])
+    return torch.cat([part.reshape(-1) for part in loss_gradients(loss, list(named.values()))])
 
 
 def loop_rows(problem: Problem, samples: range) -> Tensor:

@@ -82,6 +82,15 @@ def smoothness(
         InputError: too few products allowed, a gap that is not above 0, a threshold that is no interval above 0,
             curvature that is not finite, a run without its basis or of other parameters, a start without its rows or of
             other parameters.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, smoothness
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> result = smoothness(problem)
+        >>> print(f"{result.l1_lower:.2f} to {result.l1_upper:.2f}, R_L {result.density:.3f}")
+        2.50 to 2.50, R_L 0.625
     """
     check_limits(gap, max_products)
     check_thresholds(thresholds)

@@ -94,6 +94,16 @@ def joint_smoothness(
     Raises:
         InputError: no problem, parameters that differ, too few products, a gap that is not above 0, ``singles`` of
             another number of points, a memory limit with less room than one column for each point.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, joint_smoothness
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> other = problem.with_samples((torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.ones(2, 1)))  # H = diag(1/2, 2)
+        >>> result = joint_smoothness([problem, other])  # one L for both: (2, 2)
+        >>> print(f"{result.l1_lower:.2f} to {result.l1_upper:.2f}")
+        4.00 to 4.00
     """
     gap, dense = _checked(problems, gap, max_products, singles)
     meter = Meter(*problems)

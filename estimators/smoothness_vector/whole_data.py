@@ -104,6 +104,15 @@ def crossfit_smoothness(
 
     Raises:
         InputError: too few samples, folds, batches or products, ``rows`` below the samples, a bracket of other samples.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem, crossfit_smoothness
+        >>> x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))  # of rows whose H is the identity
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), (x, torch.ones(64, 1)), loss="squared")
+        >>> low, high = crossfit_smoothness(problem).interval
+        >>> low < 2 < high
+        True
     """
     batches = min(batches, problem.n)
     columns = memory_limit.sweeping([problem], COLUMNS)

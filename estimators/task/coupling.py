@@ -15,8 +15,9 @@ from torch import Tensor
 
 from estimators.errors import InputError, first_line
 from estimators.numbers.formats import COARSE
+from estimators.numbers.vectors import loss_gradients
 from estimators.task import losses
-from estimators.task.function import Function, Samples, gradients_of, targets_of
+from estimators.task.function import Function, Samples, targets_of
 from estimators.task.precision import LAST_PLACES, UNITS, InDouble, at_rounded_weights, double_copy
 
 ALONE, GRADIENTS = 8, 4
@@ -162,14 +163,14 @@ def _compare_gradients(problem: Function, company: Tensor, places: Tensor) -> No
     def together(there: Function) -> Sequence[Tensor]:
         leaves = there.leaves()
         each = there.losses(leaves, _samples(there, company))[places.to(there.device)]
-        return gradients_of((by.to(each) * each).sum(), list(leaves.values()))
+        return loss_gradients((by.to(each) * each).sum(), list(leaves.values()))
 
     found, leaves = together(problem), problem.leaves()
     wanted, sizes = [torch.zeros_like(part) for part in found], [torch.zeros_like(part) for part in found]
     for weight, sample in zip(by, company[places], strict=True):
         # The weight goes into the loss: a backward that is not linear is no coupling.
         loss = problem.losses(leaves, _samples(problem, sample[None])).sum()
-        own = gradients_of(weight.to(loss) * loss, list(leaves.values()))
+        own = loss_gradients(weight.to(loss) * loss, list(leaves.values()))
         for part, total, size in zip(own, wanted, sizes, strict=True):
             total += part
             size += part.abs()

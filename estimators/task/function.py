@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from typing import Any, Self
@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from estimators.errors import InputError
 from estimators.numbers.formats import COARSE, coarsest, weights_precision
+from estimators.numbers.vectors import loss_gradients
 from estimators.results import Cost, Finding
 from estimators.task import losses, model_kinds
 from estimators.task.plain_torch import plain_torch
@@ -258,7 +259,7 @@ class Function:
             for chunk in self.chunks():
                 loss = self.losses(leaves, chunk).double().sum()
                 value += loss.item()
-                total += torch.cat([part.reshape(-1) for part in gradients_of(loss, list(leaves.values()))]).double()
+                total += torch.cat([part.reshape(-1) for part in loss_gradients(loss, list(leaves.values()))]).double()
         self.passes.add(1)
         mean = self.unflatten(total / self.n)
         return value / self.n, {name: mean[name].to(p.dtype) for name, p in self.parameters.items()}
@@ -311,13 +312,6 @@ def _doubled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def gradients_of(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-    """By each of the leaves; 0 where the loss does not reach it."""
-    if not loss.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
 
 
 def tensors_of(samples: Samples) -> list[Tensor]:

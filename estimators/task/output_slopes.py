@@ -82,4 +82,4 @@ def _by_autograd(problem: Problem, output: Tensor, targets: Tensor, weight: floa
     slopes = torch.zeros_like(leaf)
     if each.requires_grad:
         (slopes,) = torch.autograd.grad(each, leaf, torch.full_like(each, weight), materialize_grads=True)
-    return slopes.reshape(output.shape), lambda: each.detach().reshape(output.shape[:3])
+    return slopes.detach().reshape(output.shape), lambda: each.detach().reshape(output.shape[:3])

@@ -45,13 +45,23 @@ def plain_torch(device: torch.device) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False, cache_enabled=False))
-        for backend in map(operator.attrgetter, SHORTENED):
-            stack.enter_context(_replaced(backend(torch.backends), "fp32_precision", "ieee"))
+        _whole_float32(stack)
         stack.enter_context(_replaced(checkpoints, "CheckpointFunction", _Whole))
         stack.enter_context(_replaced(checkpoints, "_checkpoint_without_reentrant_generator", _nothing))
         stack.enter_context(_replaced(parametrize, "_cache_enabled", 0))
         stack.enter_context(_replaced(parametrize, "_cache", {}))
         yield
+
+
+def _whole_float32(stack: contextlib.ExitStack) -> None:
+    if hasattr(torch.backends.cudnn, "conv"):
+        for backend in map(operator.attrgetter, SHORTENED):
+            stack.enter_context(_replaced(backend(torch.backends), "fp32_precision", "ieee"))
+        return
+    # Before torch 2.9 there is one switch for all products, and one for cudnn.
+    stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    torch.set_float32_matmul_precision("highest")
+    stack.enter_context(_replaced(torch.backends.cudnn, "allow_tf32", False))
 
 
 class _Whole:

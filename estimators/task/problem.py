@@ -45,6 +45,16 @@ class Problem(Function):
         InputError: nothing to differentiate, NaN in the weights, a loss that is not finite, differs between
             two evaluations, or couples the samples; a next-token model that sees its labels; targets that do not fit; a
             forward that changes its parameters; TorchScript; a memory limit that nothing fits into.
+
+    Examples:
+        >>> import torch
+        >>> from estimators import Problem
+        >>> samples = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2, 1)
+        >>> problem = Problem(torch.nn.Linear(2, 1, bias=False), samples, loss="squared")  # H = diag(2, 1/2)
+        >>> problem.n, problem.d
+        (2, 2)
+        >>> problem.hessian_vector_product({"weight": torch.ones(1, 2)})
+        {'weight': tensor([[2.0000, 0.5000]])}
     """
 
     def __init__(

@@ -221,6 +221,18 @@ class Diagnosis:
     ``stages`` names those that ended, in order, and ``inputs`` what each has read of all that may change when the
     folder goes on; ``settings`` is what a folder is compared by. ``vectors`` is kind -> parameter name -> array;
     ``runs`` the rows of runs.csv.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> import diagnose
+        >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+        >>> y = (x[:, 0] > 0).float() * 2 - 1
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = diagnose.run(torch.nn.Linear(3, 1), (x, y), loss="logistic", skip="training", out=folder)
+        ...     again = diagnose.Diagnosis.load(folder)
+        >>> again.noise.l1 == result.noise.l1, again.smoothness.density == result.smoothness.density
+        (True, True)
     """
 
     schema: int
@@ -267,7 +279,7 @@ class Diagnosis:
         vectors: Mapping[str, Mapping[str, Any]] | None = None,
         runs: Sequence[Mapping[str, Any]] = (),
     ) -> Diagnosis:
-        """The inverse of :meth:`to_json`; keys that the file lacks become null with "not in this file"."""
+        """The inverse of ``to_json``; keys that the file lacks become null with "not in this file"."""
         parts = {name: read_part(kind, body.get(name) or {}) for name, kind in PARTS.items()}
         return cls(
             schema=body.get("schema", 0),

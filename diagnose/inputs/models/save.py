@@ -32,6 +32,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         InputError: a model of another class; a file that cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> import diagnose
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> size = {"vocab_size": 257, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
+        >>> model = GPT2LMHeadModel(GPT2Config(**size, bos_token_id=256, eos_token_id=256))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     diagnose.save(model, f"{folder}/model.pt")  # then: diagnose model.pt --data pydoc-topics
     """
     side, target = _write(_checkpoint(model), Path(path))
     side.replace(target)
