@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -202,7 +202,7 @@ def assumptions() -> tuple[dict[str, Any], ...]:
             says="the pair fails at 6 of 10 points left out of the fit",
         ),
     )
-    return tuple(asdict(row) for row in rows)
+    return rows
 
 
 def evidence() -> tuple[dict[str, Any], ...]:
@@ -240,7 +240,7 @@ def evidence() -> tuple[dict[str, Any], ...]:
             side="adagrad",
         ),
     )
-    return tuple({f.name: getattr(row, f.name) for f in fields(row)} for row in made)
+    return made
 
 
 def eigenvalue_density(sharpness: float, d: int) -> dict[str, Any]:
