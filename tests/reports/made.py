@@ -19,6 +19,7 @@ from estimators.results import (
     Smoothness,
     Spectrum,
 )
+from estimators.rows import Rows
 from reports.record.diagnosis import (
     NOT_YET,
     PARTS,
@@ -172,7 +173,7 @@ def _size(batch_size: int, sgd: float, adagrad: float) -> dict[str, Any]:
     }
 
 
-def assumptions() -> tuple[dict[str, Any], ...]:
+def assumptions() -> Rows:
     rows = (
         Assumption(
             assumption="smoothness by coordinate",
@@ -205,7 +206,7 @@ def assumptions() -> tuple[dict[str, Any], ...]:
     return rows
 
 
-def evidence() -> tuple[dict[str, Any], ...]:
+def evidence() -> Rows:
     made = (
         Evidence(
             quantity="noise density φ(σ)",

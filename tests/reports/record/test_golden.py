@@ -1,4 +1,4 @@
-"""Results of real runs: no key without a type, none that a run writes and no golden file holds, equal when read back."""
+"""Results of real runs: every key is typed, golden files hold all that a run writes, and what is read back is equal."""
 
 from __future__ import annotations
 
