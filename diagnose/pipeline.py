@@ -42,7 +42,7 @@ from diagnose.training.runs import LegStore, MemoryStore
 from diagnose.training.threads import one_thread, short
 from estimators.results import Finding
 from estimators.task.memory_limit import DENSE_LIMIT
-from reports.record.diagnosis import PARTS, SCHEMA, Costs, Diagnosis, Task, absent
+from reports.record.diagnosis import PARTS, SCHEMA, Costs, Diagnosis, Task, absent, as_read
 from reports.words.sentences import stage_line
 
 LIBRARIES = ("torch", "transformers", "numpy", "scipy", "pandas", "scikit-learn", "safetensors")
@@ -257,7 +257,8 @@ class _Attempt:
         vectors, places = finite({kind: _arrays(part) for kind, part in update.vectors.items()})
         parts = {}
         for name, part in update.parts.items():
-            parts[name], found = storable(_bare(part), name, dtype)
+            finite_part, found = storable(part, name, dtype)
+            parts[name] = as_read(finite_part)
             places = [*found, *places]
         read = {**self.known.inputs, stage: inputs(stage, self.known)}
         ended = {*self.known.stages, stage}
@@ -332,12 +333,6 @@ def comparable(opened: Opened, resolved: Resolved, own: Mapping[str, Optimizer])
     named = {"model": opened.model_name, "data": opened.data_name, **numbers, "loss": loss}
     told = {"own_optimizers": digests(own)} if own else {}
     return {**named, **told, "fingerprint": opened.fingerprint, "tool_version": __version__}
-
-
-def _bare(part: Any) -> Any:
-    """The part without what is kept elsewhere, as it would be read back."""
-    beside = {item.name for item in fields(part) if not item.metadata.get("stored", True)} - {"cost"}
-    return replace(part, **{name: () if name == "warnings" else {} for name in beside})
 
 
 def _arrays(vector: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

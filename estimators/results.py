@@ -9,11 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-Interval = tuple[float, float]
-Ending = Literal["gap", "thresholds", "products"]
-"""What ended a bracket."""
+from estimators.rows import (
+    Batch,
+    Control,
+    Density,
+    Direction,
+    Fitted,
+    Group,
+    Grouped,
+    Isotropic,
+    Kink,
+    Named,
+    Object,
+    Point,
+    Rows,
+    TailIndex,
+    Tensor,
+    Tighter,
+    WholeData,
+    WholePair,
+)
+from estimators.rows import Ending as Ending
+from estimators.rows import Interval as Interval
+
 Vector = Mapping[str, Any]
 """Parameter name -> tensor (as measured) or numpy array (as read back), each of the parameter's shape."""
 Progress = Callable[[str, float, float], None]
@@ -121,13 +141,13 @@ class Noise(Result):
     noise_scale_l1: float | None
     noise_scale_l2_interval: Interval | None
     noise_scale_l1_interval: Interval | None
-    tail_index: Mapping[str, float] | None
+    tail_index: Annotated[Object | None, TailIndex]
     samples: int | None
-    batch_scaling: Sequence[Mapping[str, float]] | None
+    batch_scaling: Annotated[Rows | None, list[Batch]]
     gradient_l1: float | None
     gradient_l2: float | None
-    tensors: Sequence[Mapping[str, Any]] | None
-    token_deciles: Sequence[Mapping[str, Any]] | None
+    tensors: Annotated[Rows | None, list[Tensor]]
+    token_deciles: Annotated[Rows | None, list[Group]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +166,7 @@ class HessianDiagonal(Result):
     samples: int | None
     exact: bool | None
     negative_fraction: float | None
-    tensors: Sequence[Mapping[str, Any]] | None
+    tensors: Annotated[Rows | None, list[Tensor]]
     lower: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     upper: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     standard_error: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
@@ -191,10 +211,10 @@ class Smoothness(Result):
     products: int | None
     samples: int | None
     global_l1: float | None
-    whole_data: Mapping[str, Any] | None
-    points: Sequence[Mapping[str, Any]] | None
-    tensors: Sequence[Mapping[str, Any]] | None
-    token_deciles: Sequence[Mapping[str, Any]] | None
+    whole_data: Annotated[Object | None, WholeData]
+    points: Annotated[Rows | None, list[Point]]
+    tensors: Annotated[Rows | None, list[Tensor]]
+    token_deciles: Annotated[Rows | None, list[Group]]
     rows: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
 
 
@@ -222,9 +242,9 @@ class Spectrum(Result):
     rounding: float | None
     confidence: float | None
     samples: int | None
-    eigenvalue_density: Mapping[str, Any] | None
-    directional: Mapping[str, Mapping[str, Any]] | None
-    kinks: Sequence[Mapping[str, Any]] | None
+    eigenvalue_density: Annotated[Object | None, Density]
+    directional: Annotated[Named | None, dict[str, Direction]]
+    kinks: Annotated[Rows | None, list[Kink]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,12 +274,12 @@ class GeneralizedSmoothness(Result):
     permutation_p: float | None
     coverage: float | None
     tightness: float | None
-    tighter: Mapping[str, Any] | None
-    whole: Mapping[str, Any] | None
-    isotropic: Mapping[str, Any] | None
-    l1_by_group: Sequence[Mapping[str, Any]] | None
-    control: Mapping[str, Any] | None
-    points: Sequence[Mapping[str, Any]] | None
-    tensors: Sequence[Mapping[str, Any]] | None
+    tighter: Annotated[Object | None, Tighter]
+    whole: Annotated[Object | None, WholePair]
+    isotropic: Annotated[Object | None, Isotropic]
+    l1_by_group: Annotated[Rows | None, list[Grouped]]
+    control: Annotated[Object | None, Control]
+    points: Annotated[Rows | None, list[Fitted]]
+    tensors: Annotated[Rows | None, list[Tensor]]
     l0: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)
     l1: Vector = field(default_factory=dict, metadata=BESIDE, repr=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from diagnose.answers import answer_of, answer_of_one_run, confidence
 from diagnose.verdict import theory as theories
@@ -60,10 +59,8 @@ def decide(
         theory=theory.sentence,
         advice=advice(answer, training, noise, best, raced),
         reasons=_reasons(answer, training, theory, best, one_run, noise, smoothness),
-        evidence=[
-            asdict(row) for row in evidence(noise, smoothness, generalized, ratios, prediction, training, answer)
-        ],
-        assumptions=[asdict(row) for row in assumptions(noise, smoothness, spectrum, generalized)],
+        evidence=evidence(noise, smoothness, generalized, ratios, prediction, training, answer),
+        assumptions=assumptions(noise, smoothness, spectrum, generalized),
         why=why,
     )
     return verdict, theories.findings(theory, noise, smoothness, training.steps is not None)

@@ -59,7 +59,7 @@ def _wanted(value: Any, key: str, path: str) -> str | None:
             return "above 0"
     elif isinstance(value, Mapping):
         return _fitting(value)
-    elif isinstance(value, list) and key == "batch_sizes":
+    elif isinstance(value, list) and path == "training.batch_sizes":
         names = {name for row in value for name in row["methods"]}
         lacking = sorted({name for row in value for name in names - set(row["methods"])})
         if lacking:

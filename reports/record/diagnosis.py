@@ -9,7 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import numpy as np
 
 from estimators.errors import InputError
 from estimators.results import (
@@ -25,6 +27,8 @@ from estimators.results import (
     stored,
     stored_keys,
 )
+from estimators.rows import Named, Rows
+from reports.record.rows import Assumption, AtTarget, BatchSize, Evidence, Looked, Method, NoiseTerm, PredictedAt
 
 SCHEMA = 1
 RESULT = "result.json"
@@ -106,16 +110,16 @@ class Training:
     speedup_interval: Interval | None
     speedup_se: float | None
     speedup_seeds: Sequence[float | None] | None
-    speedup_by_target: Sequence[Mapping[str, Any]] | None
-    looks: Sequence[Mapping[str, Any]] | None
+    speedup_by_target: Annotated[Rows | None, list[AtTarget]]
+    looks: Annotated[Rows | None, list[Looked]]
     decided_by: Literal["interval", "budget", "orders"] | None
     best_other: str | None
     best_other_speedup: float | None
     best_other_interval: Interval | None
     curves_file: str | None
-    methods: Mapping[str, Mapping[str, Any]] | None
-    batch_sizes: Sequence[Mapping[str, Any]] | None
-    noise_terms: Mapping[str, Mapping[str, Any]] | None
+    methods: Annotated[Named | None, dict[str, Method]]
+    batch_sizes: Annotated[Rows | None, list[BatchSize]]
+    noise_terms: Annotated[Named | None, dict[str, NoiseTerm]]
     why: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -126,37 +130,9 @@ class Prediction:
     speedup: float | None
     interval: Interval | None
     probability_adagrad: float | None
-    calibration: Mapping[str, Any] | None
-    stages: Sequence[Mapping[str, Any]] | None
+    calibration: Mapping[str, float] | None
+    stages: Annotated[Rows | None, list[PredictedAt]]
     why: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """One row of the page's "why": a measured quantity and the side that it speaks for; "none" where it takes none."""
-
-    quantity: str
-    value: float | None
-    interval: Interval | None
-    neutral: str
-    says: str
-    side: Literal["adagrad", "sgd", "neither", "undecided", "unknown", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assumption:
-    """One row of the table of assumptions: what the theory assumes, and whether it was seen to hold here.
-
-    ``value`` is the number that the status rests on, ``n`` how many things it was counted on (samples, points).
-    """
-
-    assumption: str
-    status: Literal["supported", "not supported", "not testable here"]
-    measure: str
-    value: float | None
-    interval: Interval | None
-    n: int | None
-    says: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +142,7 @@ class Verdict:
     ``best_by`` is the loss that ``best_method`` is the lowest in: held-out where there is one, else the training
     samples'; ``best_tied`` the methods that are not told apart from it, ``best_margin`` the share by which its loss
     lies below that of the better of sgd and adagrad. ``advice`` says what to do; ``evidence`` holds the rows of "why",
-    and ``assumptions`` those of what the theory assumes, as dicts.
+    and ``assumptions`` those of what the theory assumes.
     """
 
     answer: Answer | None
@@ -179,8 +155,8 @@ class Verdict:
     theory: str | None
     advice: str | None
     reasons: Sequence[str] | None
-    evidence: Sequence[Mapping[str, Any]] | None
-    assumptions: Sequence[Mapping[str, Any]] | None
+    evidence: Annotated[Rows | None, list[Evidence]]
+    assumptions: Annotated[Rows | None, list[Assumption]]
     why: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -214,7 +190,7 @@ PARTS: dict[str, type[Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Diagnosis:
     """Everything that one run found.
 
@@ -257,6 +233,18 @@ class Diagnosis:
     inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=BESIDE, repr=False)
     runs: Sequence[Mapping[str, Any]] = field(default=(), metadata=BESIDE, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        """Vectors are equal by their numbers."""
+        if not isinstance(other, Diagnosis):
+            return NotImplemented
+        plain = (item.name for item in fields(self) if item.name != "vectors")
+        if any(getattr(self, name) != getattr(other, name) for name in plain):
+            return False
+        ours, theirs = _flat(self.vectors), _flat(other.vectors)
+        return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+    __hash__ = None  # type: ignore[assignment]  # holds dicts and arrays
 
     def to_json(self) -> dict[str, Any]:
         """The object of result.json."""
@@ -306,7 +294,7 @@ class Diagnosis:
             InputError: the directory holds no readable result.json, or one with a value of another type than was
                 written or that no run writes; the key is named.
         """
-        from reports.record.rows import fault  # needs pydantic
+        from reports.record.schema import fault  # needs pydantic
 
         folder = Path(directory)
         path = folder / RESULT
@@ -321,7 +309,7 @@ class Diagnosis:
             raise InputError(f"{path.name} cannot be read", f"{path}: {error.strerror}", "check it") from None
         except ValueError as error:
             raise unreadable(path, error) from None
-        if (found := fault(text, PARTS)) is not None:
+        if (found := fault(text, cls)) is not None:
             raise unreadable(path, found)
         vectors, runs = read_vectors(folder / "vectors.safetensors"), read_runs(folder / "runs.csv")
         try:
@@ -329,6 +317,10 @@ class Diagnosis:
             return cls.from_json(body, vectors, runs)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise unreadable(path, error) from None
+
+
+def _flat(vectors: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
+    return {(kind, name): array for kind, part in vectors.items() for name, array in part.items()}
 
 
 def _complete(folder: Path, files: Mapping[str, Any], vectors: Mapping[str, Any], runs: Sequence[Any]) -> None:
@@ -343,6 +335,11 @@ def _complete(folder: Path, files: Mapping[str, Any], vectors: Mapping[str, Any]
 def unreadable(path: Path, error: Exception | str) -> InputError:
     """The error for a file of a folder that is not what was written."""
     return InputError(f"{path.name} is damaged", f"{path}: {error}", "start the diagnosis again with `--fresh`")
+
+
+def as_read(part: Any) -> Any:
+    """The part as it will be read back: without what is kept elsewhere, and with lists where it has tuples."""
+    return read_part(type(part), json.loads(json.dumps(stored(part))))
 
 
 def read_part(kind: type[Any], body: Mapping[str, Any]) -> Any:
@@ -424,6 +421,7 @@ __all__ = [
     "Training",
     "Verdict",
     "absent",
+    "as_read",
     "read_part",
     "unreadable",
 ]

@@ -21,7 +21,7 @@ from estimators.results import Noise, Spectrum, absent
 from reports import render
 from reports.record.checks import impossible
 from reports.record.diagnosis import Diagnosis, Training
-from reports.record.rows import fault
+from reports.record.schema import fault
 
 N = 24
 
@@ -225,4 +225,4 @@ def test_reasons_are_no_values() -> None:
     assert impossible(row) is None
     part = absent(Training, "training was off")
     body = {"training": {"methods": {"sgd": row}, "why": dict(part.why)}}
-    assert fault(json.dumps(body), {"training": Training}) is None
+    assert fault(json.dumps(body), Diagnosis) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from estimators.results import (
     Smoothness,
     Spectrum,
 )
+from estimators.rows import Rows
 from reports.record.diagnosis import (
     NOT_YET,
     PARTS,
@@ -172,7 +173,7 @@ def _size(batch_size: int, sgd: float, adagrad: float) -> dict[str, Any]:
     }
 
 
-def assumptions() -> tuple[dict[str, Any], ...]:
+def assumptions() -> Rows:
     rows = (
         Assumption(
             assumption="smoothness by coordinate",
@@ -202,10 +203,10 @@ def assumptions() -> tuple[dict[str, Any], ...]:
             says="the pair fails at 6 of 10 points left out of the fit",
         ),
     )
-    return tuple(asdict(row) for row in rows)
+    return rows
 
 
-def evidence() -> tuple[dict[str, Any], ...]:
+def evidence() -> Rows:
     made = (
         Evidence(
             quantity="noise density φ(σ)",
@@ -240,7 +241,7 @@ def evidence() -> tuple[dict[str, Any], ...]:
             side="adagrad",
         ),
     )
-    return tuple({f.name: getattr(row, f.name) for f in fields(row)} for row in made)
+    return made
 
 
 def eigenvalue_density(sharpness: float, d: int) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_evidence_has_one_row_for_each_quantity_that_says_something() -> None:
     part, _ = judged(trained(WON))
     rows = part.evidence or ()
     assert [row["side"] for row in rows] == ["adagrad", "adagrad", "adagrad"]
-    assert all(set(row) == set(Evidence.__dataclass_fields__) and row["says"] and row["neutral"] for row in rows)
+    assert all(set(row) == set(Evidence.__annotations__) and row["says"] and row["neutral"] for row in rows)
     by_name = {row["quantity"]: row for row in rows}
     assert by_name["curvature density R_L"]["interval"] == (pytest.approx(0.25 * 46 / 48), 0.25)
     assert by_name["measured speed-up of AdaGrad over SGD"]["value"] == pytest.approx(2.0, rel=0.01)

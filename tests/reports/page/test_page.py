@@ -16,6 +16,7 @@ import html5lib
 import matplotlib
 import pytest
 
+from estimators import rows as measured
 from estimators.results import ALL_ROWS, NONE_MISSED, stored_keys
 from reports.page.page import render
 from reports.page.svg import INK, PAPER
@@ -196,16 +197,16 @@ def test_every_key_has_words() -> None:
             value = glossary.interval_of(key) or key
             assert {key, value} & set(glossary.KEYS[part]), f"{part}.{key}"
     for where, row in (
-        ("noise.tail_index", rows.TailIndex),
-        ("smoothness.whole_data", rows.WholeData),
-        ("spectrum.eigenvalue_density", rows.Density),
-        ("generalized_smoothness.tighter", rows.Tighter),
-        ("generalized_smoothness.isotropic", rows.Isotropic),
-        ("generalized_smoothness.whole", rows.WholePair),
-        ("generalized_smoothness.control", rows.Control),
+        ("noise.tail_index", measured.TailIndex),
+        ("smoothness.whole_data", measured.WholeData),
+        ("spectrum.eigenvalue_density", measured.Density),
+        ("generalized_smoothness.tighter", measured.Tighter),
+        ("generalized_smoothness.isotropic", measured.Isotropic),
+        ("generalized_smoothness.whole", measured.WholePair),
+        ("generalized_smoothness.control", measured.Control),
         ("training.methods", rows.Method),
         ("training.noise_terms", rows.NoiseTerm),
-        ("spectrum.directional", rows.Direction),
+        ("spectrum.directional", measured.Direction),
     ):
         words = glossary.OF_METHODS.get(where) or glossary.WITHIN[where]
         keys = {key for key in row.__annotations__ if key != "why"}

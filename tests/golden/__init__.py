@@ -1,0 +1,1 @@
+"""Results of small real runs, as ``make.py`` wrote them."""
