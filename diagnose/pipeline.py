@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from diagnose import __version__
-from diagnose.continuation import NOT_REACHED, going_on, holds, inputs, no_orders, without
+from diagnose.continuation import going_on, holds, inputs, without
 from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.finite import finite, not_finite, storable
@@ -32,6 +32,7 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
+from diagnose.stages.across import NOT_REACHED, derived
 from diagnose.stages.bench import Bench, Update
 from diagnose.stages.order import STAGES, Stage
 from diagnose.stages.training import NO_TRAINING, race_settings
@@ -252,13 +253,15 @@ class _Attempt:
             places = [*found, *places]
         read = {**self.known.inputs, stage: inputs(stage, self.known)}
         ended = {*self.known.stages, stage}
-        self.known = replace(
-            self.known,
-            **parts,
-            vectors={**self.known.vectors, **vectors},
-            runs=self.known.runs if update.runs is None else update.runs,
-            stages=tuple(name for name in STAGES if name in ended),
-            inputs={name: read[name] for name in STAGES if name in ended},
+        self.known = derived(
+            replace(
+                self.known,
+                **parts,
+                vectors={**self.known.vectors, **vectors},
+                runs=self.known.runs if update.runs is None else update.runs,
+                stages=tuple(name for name in STAGES if name in ended),
+                inputs={name: read[name] for name in STAGES if name in ended},
+            )
         )
         self._warn(stage, (*update.findings, *not_finite(stage, places, dtype)))
         self._save("started")
@@ -298,7 +301,7 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
         curvature_samples=resolved.curvature_samples,
         training_rows=opened.training_rows if resolved.training else None,
         understood=list(opened.understood),
-        why=({} if resolved.training else {"training_rows": NO_TRAINING}) | no_orders(NOT_REACHED),
+        why=({} if resolved.training else {"training_rows": NO_TRAINING}) | {"seeds": NOT_REACHED},
     )
     parts = {name: absent(kind, NOT_REACHED) for name, kind in PARTS.items() if name not in ("task", "cost")}
     return Diagnosis(

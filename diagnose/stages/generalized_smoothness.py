@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import estimators
-from diagnose.continuation import BRACKET
 from diagnose.settings import LARGE_NETWORK
+from diagnose.stages.across import BRACKET, along
 from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
 from diagnose.stages.points_along_runs import places
 from diagnose.stages.rows import in_own_metric, joined, point_row, with_reason
@@ -67,33 +66,28 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
             with_reason({"method": place.method, "step": place.step, **{key: row[key] for key in keys}})
             for place, row in zip(found, (part.points or ())[1:], strict=True)
         ]
-    along = [
+    own = [
         joined(row, in_own_metric(place.problem, place.method, place.state, seed=seed, progress=bench.progress))
         for row, place in zip(measured, found, strict=True)
         if place.best
     ]
-    ordered = sorted(along, key=lambda row: (row["method"], row["step"]))
+    later = sorted(own, key=lambda row: (row["method"], row["step"]))
     vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
-    parts: dict[str, Any] = {"generalized_smoothness": part}
-    if known.smoothness.points is not None:
-        start = _start(bench, known.smoothness, ordered, part)
-        parts["smoothness"] = replace(known.smoothness, points=[start, *ordered])
+    start = _narrowed(bench, known.smoothness, later, part)
+    parts = {"generalized_smoothness": part, "smoothness": along(known.smoothness, later, start)}
     return Update(parts, vectors, part.warnings, amount=f"{len(found) + 1} points")
 
 
-def _start(
+def _narrowed(
     bench: Bench, part: Smoothness, later: Sequence[Mapping[str, Any]], pairs: GeneralizedSmoothness
-) -> dict[str, Any]:
-    """The row of the start, its bracket narrowed where it was ended too wide to say how later points differ from it.
+) -> Mapping[str, Any] | None:
+    """A narrower bracket at the start where its own ended too wide to say how later points differ from it, else None.
 
-    By the bracket that a fit of pairs has taken there to the default gap, or by one more.
+    That which a fit of pairs has taken there to the default gap, or one more.
     """
-    assert part.points is not None
-    row = {**part.points[0], **{key: getattr(part, key) for key in BRACKET}}
-    if part.ended_by != "thresholds" or not unclear([row, *later]):
-        return row
+    if part.points is None or part.ended_by != "thresholds" or not unclear(along(part, later).points or ()):
+        return None
     if pairs.points is not None:
-        return {**row, **{key: pairs.points[0][key] for key in BRACKET}}
+        return pairs.points[0]
     seed = stream(bench.resolved.seed, "smoothness")
-    narrow = estimators.smoothness(bench.curvature, seed=seed, progress=bench.progress)
-    return {**row, **{key: getattr(narrow, key) for key in BRACKET}}
+    return vars(estimators.smoothness(bench.curvature, seed=seed, progress=bench.progress))

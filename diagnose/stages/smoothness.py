@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import estimators
 from diagnose.limits import LEAST_WHOLE_DATA, whole_data_products
+from diagnose.stages.across import completed
 from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
 from diagnose.stages.rows import fields, in_own_metric, joined, point_row
 from diagnose.stages.thresholds import at_start
@@ -55,13 +55,12 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
             bench.curvature, probes=bench.limits.one_norm, seed=seed, progress=bench.progress
         )
         found |= {"hessian_11": norm.value, "hessian_11_interval": norm.interval}
-    why = {**part.why, "density_rotated": reason}
+    why = {"density_rotated": reason}
     if "hessian_11" not in found and part.hessian_11 is None:
         costly = f"not measured above {HUGE_NETWORK:,} parameters: `estimators.hessian_one_norm` does it"
         reason = costly if bench.curvature.d > HUGE_NETWORK else bench.cut
         why |= dict.fromkeys(("hessian_11", "hessian_11_interval"), reason)
-    why = {key: text for key, text in why.items() if found.get(key) is None}
-    part = replace(part, **found, why=why)
+    part = completed(part, found, why)
     return Update(
         {"smoothness": part}, {"smoothness": part.vectors}, part.warnings, amount=f"{part.products:,} products"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import estimators
 from diagnose.limits import DENSITY_STARTS, DENSITY_STEPS
+from diagnose.stages.across import completed
 from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream, tensors
 from diagnose.stages.rows import fields
 from estimators.curvature.lanczos import MAX_STEPS, Ritz, extremes
@@ -29,7 +30,7 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
     run = None if runs is None else runs.whole
     part = estimators.spectrum(bench.curvature, run=run, seed=seed, progress=bench.progress)
     amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"
-    found, why, findings = dict[str, Any](), dict(part.why), list(part.warnings)
+    found, why, findings = dict[str, Any](), dict[str, str](), list(part.warnings)
     if bench.late is not None and run is not None and run.steps < MAX_STEPS:
         longer = "use a larger `--budget`: this one left no time for more steps"
         findings = [replace(finding, action=longer) for finding in findings]
@@ -60,8 +61,7 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
         kinks = estimators.finite_step_curvature(bench.curvature, directions=1, seed=seed, progress=bench.progress)
         found["kinks"] = [fields(row, ("direction", "h", "curvature", "finite")) for row in kinks.rows]
         findings += kinks.warnings
-    why = {key: text for key, text in why.items() if key not in found}
-    return Update({"spectrum": replace(part, **found, why=why)}, findings=findings, amount=amount)
+    return Update({"spectrum": completed(part, found, why)}, findings=findings, amount=amount)
 
 
 def eigenvalue_density(

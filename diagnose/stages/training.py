@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from diagnose.continuation import no_orders
+from diagnose.stages.across import completed
 from diagnose.stages.bench import Bench, Update
 from diagnose.training import RaceSettings, race, sweep
 from diagnose.training.findings import findings as race_findings
@@ -28,7 +28,6 @@ def training(bench: Bench, known: Diagnosis) -> Update:
     if (reason := bench.skipped("training")) is not None:
         off: dict[str, Any] = {"training": absent(Training, reason)}
         off["bounds"] = bounds(known.noise, known.smoothness, None)
-        off["task"] = replace(known.task, seeds=None, why={**known.task.why, **no_orders("nothing was trained")})
         return Update(off, runs=[])
     settings = race_settings(bench, known.smoothness.sharpness)
     ended = race(bench.problem, settings, bench.legs, bench.progress, bench.held_out, bench.trained, bench.affordable)
@@ -41,7 +40,7 @@ def training(bench: Bench, known: Diagnosis) -> Update:
     found = (*race_findings(ended, part), *sizes_above(bench.resolved.batch_sizes or (), bench.trained.n))
     count = len(settings.optimizers)
     amount = f"{count} {'method' if count == 1 else 'methods'}, {len(ended.legs)} runs"
-    parts = {"training": part, "bounds": ratios, "task": replace(known.task, seeds=ended.looks[-1].orders, why={})}
+    parts = {"training": part, "bounds": ratios}
     tuned = {method: entry["learning_rate"] for method, entry in (part.methods or {}).items()}
     seconds = {
         method: step_seconds(bench.trained, settings, method, rate)
@@ -58,8 +57,7 @@ def _with_sweep(
     sizes = bench.resolved.batch_sizes or ()
     ended = sweep.races(bench.problem, settings, sizes, bench.legs, bench.progress, bench.trained)
     terms = sweep.noise_terms(ended, bench.trained.n, predicted)
-    why = {key: text for key, text in part.why.items() if key not in ("batch_sizes", "noise_terms")}
-    return replace(part, batch_sizes=sweep.rows(ended), noise_terms=terms, why=why)
+    return completed(part, {"batch_sizes": sweep.rows(ended), "noise_terms": terms})
 
 
 def race_settings(bench: Bench, sharpness: float | None = None) -> RaceSettings:
