@@ -21,8 +21,6 @@ from diagnose.finite import finite, not_finite, storable
 from diagnose.inputs import Opened, open_task
 from diagnose.limits import Work, recorded
 from diagnose.planning.budget import Budget, OutOfTime, advised, budget_cut
-from diagnose.planning.costs import Shape
-from diagnose.planning.pace import Pace
 from diagnose.planning.plan import measured
 from diagnose.settings import (
     Optimizer,
@@ -34,6 +32,7 @@ from diagnose.settings import (
 )
 from diagnose.stages.across import NOT_REACHED, derived
 from diagnose.stages.bench import Bench, Update
+from diagnose.stages.estimate import Pace, Shape
 from diagnose.stages.order import STAGES, Stage
 from diagnose.stages.training import NO_TRAINING, race_settings
 from diagnose.store import Store

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from diagnose.limits import CUTS, ENOUGH, STAGE_OF, Work, typed
-from diagnose.planning.costs import Shape, planned, seconds_of
-from diagnose.planning.pace import Clock, Pace
+from diagnose.planning.costs import planned, seconds_of
+from diagnose.planning.pace import Clock
 from diagnose.settings import flag
+from diagnose.stages.estimate import Pace, Shape
 from estimators.results import Finding
 from estimators.smoothness_vector.bracket import FEWEST_PRODUCTS
 from reports.record.diagnosis import PAIR

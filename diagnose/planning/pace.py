@@ -10,6 +10,7 @@ import torch
 
 import estimators
 from diagnose.stages.bench import Bench
+from diagnose.stages.estimate import Pace
 from diagnose.training.processes import processes
 from diagnose.training.running import Course, gradient_steps, look, run_alone, threads
 from diagnose.training.runs import Contender, RaceSettings, evaluation_steps
@@ -50,35 +51,6 @@ SHARED = 0.85
 """Of each process that trains, where several do: they wait for memory, and for the last one of what is run together."""
 SLOW = 0.2
 """Seconds of a pass or a product above which all is arithmetic: steps and evaluations follow from a pass."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """Seconds.
-
-    Attributes:
-        gradient: of f over the sample set: a pass.
-        noise: the gradients of single samples, all of them.
-        product: H times one vector over the curvature samples, the graph being there, with what estimators make of it.
-        graph: to build it.
-        bracket: of a formed H, apart from forming it; 0 where it is not formed.
-        step: of one run in the race, among as many as train at once.
-        wave: of a step of all that train at once, beside what each run takes.
-        evaluation: the loss of the sample set for one run, likewise.
-        ending: what a run takes beside, once.
-        alone: a step of a run that trains alone.
-    """
-
-    gradient: float
-    noise: float
-    product: float
-    graph: float
-    bracket: float
-    step: float
-    wave: float
-    evaluation: float
-    ending: float
-    alone: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,10 @@ from dataclasses import replace
 
 import estimators
 from diagnose.stages.bench import Bench, Update, stream, tensors
+from diagnose.stages.estimate import NOTHING, Estimate, PlanRow, row
+from estimators.diagonal.estimate import by_layers
 from estimators.results import HessianDiagonal
+from estimators.task.memory_limit import FEWEST, WIDE
 from reports.record.diagnosis import Diagnosis, absent
 
 
@@ -36,3 +39,12 @@ def hessian_diagonal(bench: Bench, known: Diagnosis) -> Update:
     return Update(
         {"hessian_diagonal": part}, kinds, part.warnings, amount=f"{part.probes} products" if part.probes else "exact"
     )
+
+
+def plan(of: Estimate) -> PlanRow | None:
+    probes, shape, amount = of.work.resolved.probes, of.shape, NOTHING
+    if shape.without_curvature:
+        return None
+    if not shape.formed:
+        amount = of.passes(shape.layered) if by_layers(shape.layered, probes) else of.products(probes)
+    return row("hessian_diagonal", amount, of.memory(WIDE, FEWEST))

@@ -8,15 +8,18 @@ import estimators
 from diagnose.limits import LEAST_WHOLE_DATA, whole_data_products
 from diagnose.stages.across import completed
 from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
+from diagnose.stages.estimate import BRACKET, Estimate, PlanRow, row
 from diagnose.stages.rows import fields, in_own_metric, joined, point_row
 from diagnose.stages.thresholds import at_start
 from estimators.numbers.rare_rows import unseen_share
 from estimators.results import ALL_ROWS, NONE_MISSED, Progress, Smoothness
 from estimators.smoothness_vector.rotated import rotated_density
-from estimators.task.memory_limit import DENSE_LIMIT
+from estimators.task.memory_limit import DENSE_LIMIT, FEWEST
 from estimators.task.problem import Problem
 from reports.record.diagnosis import Diagnosis, absent
 
+READ, VECTORS = 90, 180
+"""Products for a bracket that ends once its reading is certain, 60 to 180; and vectors that a bracket holds."""
 FEWEST_SAMPLES = 4
 """Two halves of two samples each: fewer show no scatter."""
 
@@ -64,6 +67,18 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
     return Update(
         {"smoothness": part}, {"smoothness": part.vectors}, part.warnings, amount=f"{part.products:,} products"
     )
+
+
+def plan(of: Estimate) -> PlanRow | None:
+    resolved, limits, shape = of.work.resolved, of.work.limits, of.shape
+    if shape.without_curvature:
+        return None
+    amount = of.bracket(READ if resolved.gap is None else BRACKET)
+    if limits.whole_data and resolved.curvature_samples < shape.rows and shape.d <= HUGE_NETWORK:
+        amount += of.products(whole_data_products(limits))
+    if not shape.formed and shape.d <= HUGE_NETWORK:
+        amount += of.products(limits.one_norm)
+    return row("smoothness", amount, of.memory(VECTORS, FEWEST))
 
 
 def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]:

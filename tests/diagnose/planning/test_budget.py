@@ -19,10 +19,10 @@ from diagnose.errors import InputError
 from diagnose.limits import STAGE_OF, Work, budget_reason, cuts_of, recorded, typed
 from diagnose.planning import plan
 from diagnose.planning.budget import WORDS, Budget, OutOfTime, advised, choose, in_words, ladder
-from diagnose.planning.costs import Shape, planned, seconds_of
-from diagnose.planning.pace import Pace
+from diagnose.planning.costs import planned, seconds_of
 from diagnose.settings import Settings, resolve
 from diagnose.stages.bench import Bench, Update
+from diagnose.stages.estimate import Pace, Shape
 from diagnose.stages.order import STAGES
 from diagnose.training.runs import RaceSettings
 from estimators.results import Finding
