@@ -107,7 +107,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds.
+    """Seconds; those of the race are 0 where there is none.
 
     Attributes:
         gradient: of f over the sample set: a pass.
@@ -127,11 +127,11 @@ class Pace:
     product: float
     graph: float
     bracket: float
-    step: float
-    wave: float
-    evaluation: float
-    ending: float
-    alone: float
+    step: float = 0.0
+    wave: float = 0.0
+    evaluation: float = 0.0
+    ending: float = 0.0
+    alone: float = 0.0
 
 
 @dataclass(frozen=True)
