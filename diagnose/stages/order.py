@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from diagnose.stages import (
-    generalized_smoothness,
-    hessian_diagonal,
-    noise,
-    smoothness,
-    spectrum,
-    training,
-    verdict,
-)
+from diagnose.stages import generalized_smoothness, hessian_diagonal, noise, smoothness, spectrum, training, verdict
 from diagnose.stages.bench import Bench, Update
 from diagnose.stages.estimate import Plan
 from reports.record.diagnosis import Diagnosis
