@@ -11,14 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from diagnose.limits import CUTS, cuts_of
+from diagnose.stages.across import NOT_REACHED, along, derived
 from reports.record.diagnosis import PAIR, PARTS, Diagnosis, absent
 
-NOT_REACHED = "the run has not reached this stage"
 TRAINING = "training"
-
-BRACKET = ("l1_lower", "l1_upper", "density", "density_interval", "gap_wanted", "ended_by")
-"""What a row of ``smoothness.points`` says of its bracket; that of the start is narrowed where later points need it."""
-
 Adds = Callable[[Any, Any, Diagnosis], bool]
 """(stored value, new value, the stored diagnosis) -> whether the new one only asks for more."""
 
@@ -86,9 +82,9 @@ WRITES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "generalized_smoothness": (("generalized_smoothness",), ("l0", "l1")),
     "verdict": (("prediction", "verdict"), ()),
 }
-"""The parts and the kinds of vectors that a stage writes whole."""
+"""The parts and the kinds of vectors that a stage writes."""
 INTO: Mapping[str, tuple[str, ...]] = {"smoothness": ("hessian_diagonal", "generalized_smoothness")}
-"""Stages that add to the part of another: they follow wherever that one is made anew."""
+"""Stages that measure for the part of another: they follow wherever that one is made anew."""
 
 
 def added(known: Diagnosis, settings: Mapping[str, Any]) -> list[str]:
@@ -137,10 +133,8 @@ def going_on(known: Diagnosis, new: Diagnosis) -> Diagnosis:
         known: the stored diagnosis.
         new: one of the new settings in which no stage has run.
     """
-    why = {key: reason for key, reason in new.task.why.items() if key != "seeds"}
-    why |= {key: reason for key, reason in known.task.why.items() if key == "seeds"}
-    task = replace(new.task, parameters=known.task.parameters, seeds=known.task.seeds, why=why)
-    found = replace(known, status="started", command=new.command, settings=new.settings, task=task)
+    task = replace(new.task, parameters=known.task.parameters)
+    found = derived(replace(known, status="started", command=new.command, settings=new.settings, task=task))
     for stage in WRITES:
         stored, now = found.inputs.get(stage, {}), _asked(stage, found)
         if stage not in found.stages or any(stored.get(name) != value for name, value in now.items()):
@@ -160,25 +154,9 @@ def without(stage: str, known: Diagnosis) -> Diagnosis:
         warnings=tuple(finding for finding in known.warnings if finding.stage != stage),
     )
     if stage == TRAINING:
-        found = replace(
-            found, runs=(), task=replace(found.task, seeds=None, why={**found.task.why, **no_orders(NOT_REACHED)})
-        )
-    if stage == "hessian_diagonal" and found.smoothness.confidence != 1:  # else it is the formed Hessian's
-        why = {**found.smoothness.why, "diagonal_sum": NOT_REACHED}
-        found = replace(found, smoothness=replace(found.smoothness, diagonal_sum=None, why=why))
-    if stage == "generalized_smoothness" and found.smoothness.points is not None:
-        part = found.smoothness
-        points = [
-            {**row, **{key: getattr(part, key) for key in BRACKET if key in row}}
-            for row in part.points or ()
-            if row.get("method") == "start"
-        ]
-        found = replace(found, smoothness=replace(part, points=points))
+        found = replace(found, runs=())
+    if stage == "generalized_smoothness":
+        found = replace(found, smoothness=along(found.smoothness, ()))
     for other in INTO.get(stage, ()):
         found = without(other, found)
-    return found
-
-
-def no_orders(reason: str) -> dict[str, str]:
-    """``task.why`` where nothing was judged."""
-    return {"seeds": reason}
+    return derived(found)

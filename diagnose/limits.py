@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from diagnose.settings import Resolved
 
@@ -23,24 +23,30 @@ POINTS = 5
 """Points along each of the two best runs at which curvature is measured, the start apart."""
 
 
-STAGE_OF = {
-    "samples": "noise",
-    "curvature_samples": "smoothness",
-    "products": "smoothness",
-    "whole_data": "smoothness",
-    "one_norm": "smoothness",
-    "density_starts": "spectrum",
-    "directions": "spectrum",
-    "probes": "hessian_diagonal",
-    "batch_sizes": "training",
-    "optimizers": "training",
-    "seeds": "training",
-    "evaluations": "training",
-    "steps": "training",
-    "race_blocks": "training",
-    "points": "generalized_smoothness",
+class Number(NamedTuple):
+    """A number that a budget may make smaller: the first stage that it has a say in, and its name in words."""
+
+    stage: str
+    words: str
+
+
+NUMBERS: Mapping[str, Number] = {
+    "samples": Number("noise", "samples"),
+    "curvature_samples": Number("smoothness", "samples for curvature"),
+    "products": Number("smoothness", "products of the bracket"),
+    "whole_data": Number("smoothness", "‖L‖₁ of the whole data"),
+    "one_norm": Number("smoothness", "Σ|Hⱼₖ|"),
+    "density_starts": Number("spectrum", "density of the eigenvalues"),
+    "directions": Number("spectrum", "sharpness along the updates and kinks"),
+    "probes": Number("hessian_diagonal", "probes of the Hessian diagonal"),
+    "batch_sizes": Number("training", "batch sizes"),
+    "optimizers": Number("training", "methods"),
+    "seeds": Number("training", "orders of the batches"),
+    "evaluations": Number("training", "evaluations of a run"),
+    "steps": Number("training", "steps of a run"),
+    "race_blocks": Number("training", "further orders of the batches"),
+    "points": Number("generalized_smoothness", "points along each run"),
 }
-"""The first stage that a number has a say in."""
 CUTS, ENOUGH = "cuts", "uncut_seconds"
 """Under which settings of result.json hold what was cut, and how long a run without cuts takes."""
 
@@ -116,8 +122,9 @@ def cuts_of(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a budget cut of what a stage reads, from the settings of a result; empty where nothing."""
     cuts = settings.get(CUTS, {})
     drawn = {"samples"} | ({"curvature_samples"} if stage not in ("noise", "training") else set())
-    found = {name: value for name, value in cuts.items() if name in drawn or STAGE_OF.get(name) == stage}
-    return found | ({"left_out": True} if stage in cuts.get("left_out", ()) else {})
+    out = {"left_out": True} if stage in cuts.get("left_out", ()) else {}
+    smaller = {name: value for name, value in cuts.items() if name in NUMBERS}
+    return {name: value for name, value in smaller.items() if name in drawn or NUMBERS[name].stage == stage} | out
 
 
 def recorded(settings: Mapping[str, Any], budget: float | None) -> dict[str, Any]:

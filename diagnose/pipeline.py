@@ -14,15 +14,13 @@ import numpy as np
 from torch import Tensor
 
 from diagnose import __version__
-from diagnose.continuation import NOT_REACHED, going_on, holds, inputs, no_orders, without
+from diagnose.continuation import going_on, holds, inputs, without
 from diagnose.errors import InputError
 from diagnose.events import Events, Silent
 from diagnose.finite import finite, not_finite, storable
 from diagnose.inputs import Opened, open_task
 from diagnose.limits import Work, recorded
 from diagnose.planning.budget import Budget, OutOfTime, advised, budget_cut
-from diagnose.planning.costs import Shape
-from diagnose.planning.pace import Pace
 from diagnose.planning.plan import measured
 from diagnose.settings import (
     Optimizer,
@@ -32,7 +30,9 @@ from diagnose.settings import (
     command_line,
     own_optimizers,
 )
+from diagnose.stages.across import NOT_REACHED, derived
 from diagnose.stages.bench import Bench, Update
+from diagnose.stages.estimate import Pace, Shape
 from diagnose.stages.order import STAGES, Stage
 from diagnose.stages.training import NO_TRAINING, race_settings
 from diagnose.store import Store
@@ -262,13 +262,15 @@ class _Attempt:
             places = [*found, *places]
         read = {**self.known.inputs, stage: inputs(stage, self.known)}
         ended = {*self.known.stages, stage}
-        self.known = replace(
-            self.known,
-            **parts,
-            vectors={**self.known.vectors, **vectors},
-            runs=self.known.runs if update.runs is None else update.runs,
-            stages=tuple(name for name in STAGES if name in ended),
-            inputs={name: read[name] for name in STAGES if name in ended},
+        self.known = derived(
+            replace(
+                self.known,
+                **parts,
+                vectors={**self.known.vectors, **vectors},
+                runs=self.known.runs if update.runs is None else update.runs,
+                stages=tuple(name for name in STAGES if name in ended),
+                inputs={name: read[name] for name in STAGES if name in ended},
+            )
         )
         self._warn(stage, (*update.findings, *not_finite(stage, places, dtype)))
         self._save("started")
@@ -308,7 +310,7 @@ def started(opened: Opened, resolved: Resolved, compared: Mapping[str, Any], com
         curvature_samples=resolved.curvature_samples,
         training_rows=opened.training_rows if resolved.training else None,
         understood=list(opened.understood),
-        why=({} if resolved.training else {"training_rows": NO_TRAINING}) | no_orders(NOT_REACHED),
+        why=({} if resolved.training else {"training_rows": NO_TRAINING}) | {"seeds": NOT_REACHED},
     )
     parts = {name: absent(kind, NOT_REACHED) for name, kind in PARTS.items() if name not in ("task", "cost")}
     return Diagnosis(

@@ -10,6 +10,7 @@ from pathlib import Path
 import diagnose
 import estimators
 from diagnose.settings import METHODS, Settings
+from estimators.results import stored_keys
 from reports.record.diagnosis import PARTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,13 @@ def test_every_number_is_measured_where_the_architecture_says() -> None:
     for path, name in rows:
         defined = {getattr(node, "name", None) for node in ast.parse(text(path)).body}
         assert name in defined, f"{path} has no {name}"
+
+
+def test_every_number_of_the_architecture_is_a_key_of_the_result() -> None:
+    columns = re.findall(r"^\|[^|]*\|([^|]*)\|[^|]*\|$", text("ARCHITECTURE.md").replace("\\|", ""), re.MULTILINE)
+    listed = re.findall(r"`(\w+)\.(\w+)`", "".join(columns))
+    assert len(listed) > 20
+    assert not [f"{part}.{key}" for part, key in listed if key not in stored_keys(PARTS[part])]
 
 
 def test_every_room_is_in_the_architecture() -> None:

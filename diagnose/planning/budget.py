@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from diagnose.limits import CUTS, ENOUGH, STAGE_OF, Work, typed
-from diagnose.planning.costs import Shape, planned, seconds_of
-from diagnose.planning.pace import Clock, Pace
+from diagnose.limits import CUTS, ENOUGH, NUMBERS, Work, typed
+from diagnose.planning.costs import planned, seconds_of
+from diagnose.planning.pace import Clock
 from diagnose.settings import flag
+from diagnose.stages.estimate import Pace, Shape
 from estimators.results import Finding
 from estimators.smoothness_vector.bracket import FEWEST_PRODUCTS
 from reports.record.diagnosis import PAIR
@@ -24,23 +25,6 @@ TIMED = 1.0
 """Seconds of the noise from which what it takes tells the pace of the machine."""
 CERTAIN = ("noise", "verdict")
 """Stages that every run has: no budget is too small for an answer or a measurement."""
-WORDS = {
-    "samples": "samples",
-    "curvature_samples": "samples for curvature",
-    "products": "products of the bracket",
-    "whole_data": "‖L‖₁ of the whole data",
-    "one_norm": "Σ|Hⱼₖ|",
-    "density_starts": "density of the eigenvalues",
-    "directions": "sharpness along the updates and kinks",
-    "probes": "probes of the Hessian diagonal",
-    "batch_sizes": "batch sizes",
-    "optimizers": "methods",
-    "seeds": "orders of the batches",
-    "evaluations": "evaluations of a run",
-    "steps": "steps of a run",
-    "race_blocks": "further orders of the batches",
-    "points": "points along each run",
-}
 Cut = tuple[str, Any]
 """A number by its name and what it becomes; ("left_out", STAGE) leaves out a stage."""
 Cuts = dict[str, Any]
@@ -126,15 +110,16 @@ def choose(
         done: stages that are, whose numbers stay.
         fixed: the cuts that were made for them.
     """
-    kept = {name: value for name, value in (fixed or {}).items() if STAGE_OF.get(name) in done}
-    if out := [stage for stage in (fixed or {}).get("left_out", ()) if stage in done]:
+    fixed = fixed or {}
+    kept = {name: value for name, value in fixed.items() if name in NUMBERS and NUMBERS[name].stage in done}
+    if out := [stage for stage in fixed.get("left_out", ()) if stage in done]:
         kept["left_out"] = out
 
     def taken(cuts: list[Cut]) -> float:
         rows = planned(work.with_cuts(_folded(kept, cuts)), shape, pace)
         return seconds_of([row for row in rows if row.stage not in done])
 
-    free = [cut for cut in ladder(work) if (cut[1] if cut[0] == "left_out" else STAGE_OF[cut[0]]) not in done]
+    free = [cut for cut in ladder(work) if (cut[1] if cut[0] == "left_out" else NUMBERS[cut[0]].stage) not in done]
     made: list[Cut] = []
     for cut in free:
         if taken(made) <= seconds:
@@ -271,12 +256,12 @@ def in_words(work: Work, cuts: Mapping[str, Any]) -> list[str]:
         if name == "left_out":
             lines += [f"without {stage.replace('_', ' ')}" for stage in value]
         elif name == "race_blocks" or not value:
-            lines.append(f"without {WORDS[name]}")
+            lines.append(f"without {NUMBERS[name].words}")
         elif isinstance(value, list):
-            lines.append(f"{WORDS[name]} {', '.join(work.number(name))} → {', '.join(value)}")
+            lines.append(f"{NUMBERS[name].words} {', '.join(work.number(name))} → {', '.join(value)}")
         else:
             before = work.number(name)
-            lines.append(f"{WORDS[name]} {before if isinstance(before, str) else f'{before:,}'} → {value:,}")
+            lines.append(f"{NUMBERS[name].words} {before if isinstance(before, str) else f'{before:,}'} → {value:,}")
     return lines
 
 
@@ -284,7 +269,7 @@ def advised(finding: Finding, cuts: Mapping[str, Any]) -> Finding:
     """The finding; where it asks for more of what a budget made smaller, it asks for a larger budget."""
     for name, value in cuts.items():
         if isinstance(value, int) and f"`{flag(name)} " in finding.action:
-            return replace(finding, action=f"use a larger `--budget`: this one allows {value:,} {WORDS[name]}")
+            return replace(finding, action=f"use a larger `--budget`: this one allows {value:,} {NUMBERS[name].words}")
     return finding
 
 

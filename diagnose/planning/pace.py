@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import torch
 
 import estimators
 from diagnose.stages.bench import Bench
+from diagnose.stages.estimate import Pace
 from diagnose.training.processes import processes
 from diagnose.training.running import Course, gradient_steps, look, run_alone, threads
 from diagnose.training.runs import Contender, RaceSettings, evaluation_steps
@@ -52,46 +53,6 @@ SLOW = 0.2
 """Seconds of a pass or a product above which all is arithmetic: steps and evaluations follow from a pass."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """Seconds.
-
-    Attributes:
-        gradient: of f over the sample set: a pass.
-        noise: the gradients of single samples, all of them.
-        product: H times one vector over the curvature samples, the graph being there, with what estimators make of it.
-        graph: to build it.
-        bracket: of a formed H, apart from forming it; 0 where it is not formed.
-        step: of one run in the race, among as many as train at once.
-        wave: of a step of all that train at once, beside what each run takes.
-        evaluation: the loss of the sample set for one run, likewise.
-        ending: what a run takes beside, once.
-        alone: a step of a run that trains alone.
-    """
-
-    gradient: float
-    noise: float
-    product: float
-    graph: float
-    bracket: float
-    step: float
-    wave: float
-    evaluation: float
-    ending: float
-    alone: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Race:
-    """The part of the pace that the race needs."""
-
-    step: float = 0.0
-    wave: float = 0.0
-    evaluation: float = 0.0
-    ending: float = 0.0
-    alone: float = 0.0
-
-
 def pace_of(bench: Bench, settings: RaceSettings | None, clock: Clock = time.perf_counter) -> Pace:
     """Time the elements; passes that this takes are not counted as the run's.
 
@@ -109,15 +70,9 @@ def pace_of(bench: Bench, settings: RaceSettings | None, clock: Clock = time.per
         part = curvature if few == problem.n else curvature.subset(torch.arange(min(few, curvature.n)))
         product, graph, bracket = _curvature(part, gradient * part.n / problem.n, clock)
         product, graph = product * curvature.n / part.n, graph * curvature.n / part.n
-    race = _Race() if settings is None else _training(bench, settings, gradient, clock)
-    found = Pace(
-        gradient=gradient,
-        noise=_noise(bench, few, clock),
-        product=product,
-        graph=graph,
-        bracket=bracket,
-        **asdict(race),
-    )
+    race = {} if settings is None else _training(bench, settings, gradient, clock)
+    noise = _noise(bench, few, clock)
+    found = Pace(gradient=gradient, noise=noise, product=product, graph=graph, bracket=bracket, **race)
     for part, passes in zip(parts, before, strict=True):
         part.passes.total = passes
     return found
@@ -199,7 +154,8 @@ def _formed_bracket(problem: Problem, clock: Clock) -> float:
     return _seconds(lambda: dense_bracket(matrix, generator, DENSE_GAP), clock) * (problem.d / len(matrix)) ** 3
 
 
-def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Clock) -> _Race:
+def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Clock) -> dict[str, float]:
+    """The part of the pace that the race needs."""
     problem, held_out = bench.problem, bench.held_out
     looks = len(evaluation_steps(settings.steps, settings.evaluations)) - 1
     share = len(gradient_steps(settings, problem.d, problem.n)) / looks
@@ -207,7 +163,7 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
         step = gradient * min(settings.batch_size, settings.rows) / problem.n
         evaluation = gradient * (1 + 2 * share) / 3
         ending = gradient / 3 * (2 + (0 if held_out is None else held_out.n / problem.n))
-        return _Race(step=step, evaluation=evaluation, ending=ending, alone=step)
+        return {"step": step, "evaluation": evaluation, "ending": ending, "alone": step}
     runs = _wave(bench.trained, settings)
     at_once = processes(bench.trained, settings)
     with threads(bench.trained, settings, at_once):
@@ -243,7 +199,7 @@ def _training(bench: Bench, settings: RaceSettings, gradient: float, clock: Cloc
         small = step_of(some, taken(some, SHORT, 1))
         step = max(together - small, 0.0) / (len(runs) - len(some))
         wave = max(together - len(runs) * step, 0.0)
-    return _Race(step=step, wave=wave, evaluation=looked / count, ending=ending / count, alone=alone)
+    return {"step": step, "wave": wave, "evaluation": looked / count, "ending": ending / count, "alone": alone}
 
 
 def _wave(problem: Problem, settings: RaceSettings) -> list[Contender]:

@@ -10,10 +10,11 @@ from diagnose.events import Silent
 from diagnose.inputs import open_task
 from diagnose.limits import Work
 from diagnose.planning.budget import Budget, in_words
-from diagnose.planning.costs import PlanRow, Shape, planned
-from diagnose.planning.pace import Clock, Pace, pace_of
+from diagnose.planning.costs import planned
+from diagnose.planning.pace import Clock, pace_of
 from diagnose.settings import Settings, check, own_optimizers
 from diagnose.stages.bench import Bench
+from diagnose.stages.estimate import Pace, PlanRow, Shape
 from diagnose.stages.training import race_settings
 from diagnose.training.runs import MemoryStore
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import estimators
-from diagnose.continuation import BRACKET
 from diagnose.settings import LARGE_NETWORK
+from diagnose.stages.across import BRACKET, along
 from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
-from diagnose.stages.points_along_runs import places
+from diagnose.stages.estimate import LAMBDA, Amount, Estimate, PlanRow, row
+from diagnose.stages.points_along_runs import expected, places
 from diagnose.stages.rows import in_own_metric, joined, point_row, with_reason
 from diagnose.stages.thresholds import at_later_point, unclear
-from diagnose.stages.training import race_settings
+from diagnose.stages.training import race_of, race_settings
+from estimators.growth.frozen_quadratic import STARTS
 from estimators.growth.generalized import FEWEST
 from estimators.results import GeneralizedSmoothness, Smoothness
+from estimators.task import memory_limit
 from reports.record.diagnosis import Diagnosis, absent
+
+VECTORS = 100
+"""Vectors that the brackets along the runs hold."""
 
 
 def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
@@ -64,36 +69,45 @@ def generalized_smoothness(bench: Bench, known: Diagnosis) -> Update:
         )
         keys = (*BRACKET, "sharpness", "gradient_l1", "gradient_l2")
         measured = [
-            with_reason({"method": place.method, "step": place.step, **{key: row[key] for key in keys}})
-            for place, row in zip(found, (part.points or ())[1:], strict=True)
+            with_reason({"method": place.method, "step": place.step, **{key: point[key] for key in keys}})
+            for place, point in zip(found, (part.points or ())[1:], strict=True)
         ]
-    along = [
-        joined(row, in_own_metric(place.problem, place.method, place.state, seed=seed, progress=bench.progress))
-        for row, place in zip(measured, found, strict=True)
+    own = [
+        joined(point, in_own_metric(place.problem, place.method, place.state, seed=seed, progress=bench.progress))
+        for point, place in zip(measured, found, strict=True)
         if place.best
     ]
-    ordered = sorted(along, key=lambda row: (row["method"], row["step"]))
+    later = sorted(own, key=lambda point: (point["method"], point["step"]))
     vectors = {"l0": part.l0, "l1": part.l1} if part.l0 else {}
-    parts: dict[str, Any] = {"generalized_smoothness": part}
-    if known.smoothness.points is not None:
-        start = _start(bench, known.smoothness, ordered, part)
-        parts["smoothness"] = replace(known.smoothness, points=[start, *ordered])
+    start = _narrowed(bench, known.smoothness, later, part)
+    parts = {"generalized_smoothness": part, "smoothness": along(known.smoothness, later, start)}
     return Update(parts, vectors, part.warnings, amount=f"{len(found) + 1} points")
 
 
-def _start(
+def _narrowed(
     bench: Bench, part: Smoothness, later: Sequence[Mapping[str, Any]], pairs: GeneralizedSmoothness
-) -> dict[str, Any]:
-    """The row of the start, its bracket narrowed where it was ended too wide to say how later points differ from it.
+) -> Mapping[str, Any] | None:
+    """A narrower bracket at the start where its own ended too wide to say how later points differ from it, else None.
 
-    By the bracket that a fit of pairs has taken there to the default gap, or by one more.
+    That which a fit of pairs has taken there to the default gap, or one more.
     """
-    assert part.points is not None
-    row = {**part.points[0], **{key: getattr(part, key) for key in BRACKET}}
-    if part.ended_by != "thresholds" or not unclear([row, *later]):
-        return row
+    if part.points is None or part.ended_by != "thresholds" or not unclear(along(part, later).points or ()):
+        return None
     if pairs.points is not None:
-        return {**row, **{key: pairs.points[0][key] for key in BRACKET}}
+        return pairs.points[0]
     seed = stream(bench.resolved.seed, "smoothness")
-    narrow = estimators.smoothness(bench.curvature, seed=seed, progress=bench.progress)
-    return {**row, **{key: getattr(narrow, key) for key in BRACKET}}
+    return vars(estimators.smoothness(bench.curvature, seed=seed, progress=bench.progress))
+
+
+def plan(of: Estimate) -> PlanRow | None:
+    """Brackets along runs that are walked again, and some for the control."""
+    shape, resolved = of.shape, of.work.resolved
+    if shape.race is None or shape.without_curvature or shape.d > HUGE_NETWORK:
+        return None
+    race = race_of(shape, resolved)
+    points, replayed = expected(race, shape.d, race.rows, resolved.samples, of.work.limits.points)
+    amount = Amount(replayed, replayed * resolved.samples / race.batch_size * of.pace.alone)
+    amount += of.bracket().times(points + (STARTS if shape.formed else 0))
+    if not shape.formed:
+        amount += of.products(LAMBDA * -(-points // 2))
+    return row("generalized_smoothness", amount, of.memory(VECTORS, memory_limit.FEWEST))

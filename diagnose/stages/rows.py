@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import estimators
-from diagnose.continuation import BRACKET
+from diagnose.stages.across import BRACKET
 from diagnose.training.update_rules import State
 from estimators.results import Progress, Smoothness
 from estimators.smoothness_vector.at_a_point import norms

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import estimators
 from diagnose.limits import LEAST_WHOLE_DATA, whole_data_products
+from diagnose.stages.across import completed
 from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream
+from diagnose.stages.estimate import BRACKET, Estimate, PlanRow, row
 from diagnose.stages.rows import fields, in_own_metric, joined, point_row
 from diagnose.stages.thresholds import at_start
 from estimators.numbers.rare_rows import unseen_share
 from estimators.results import ALL_ROWS, NONE_MISSED, Progress, Smoothness
 from estimators.smoothness_vector.rotated import rotated_density
-from estimators.task.memory_limit import DENSE_LIMIT
+from estimators.task.memory_limit import DENSE_LIMIT, FEWEST
 from estimators.task.problem import Problem
 from reports.record.diagnosis import Diagnosis, absent
 
+READ, VECTORS = 90, 180
+"""Products for a bracket that ends once its reading is certain, 60 to 180; and vectors that a bracket holds."""
 FEWEST_SAMPLES = 4
 """Two halves of two samples each: fewer show no scatter."""
 
@@ -55,16 +58,27 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
             bench.curvature, probes=bench.limits.one_norm, seed=seed, progress=bench.progress
         )
         found |= {"hessian_11": norm.value, "hessian_11_interval": norm.interval}
-    why = {**part.why, "density_rotated": reason}
+    why = {"density_rotated": reason}
     if "hessian_11" not in found and part.hessian_11 is None:
         costly = f"not measured above {HUGE_NETWORK:,} parameters: `estimators.hessian_one_norm` does it"
         reason = costly if bench.curvature.d > HUGE_NETWORK else bench.cut
         why |= dict.fromkeys(("hessian_11", "hessian_11_interval"), reason)
-    why = {key: text for key, text in why.items() if found.get(key) is None}
-    part = replace(part, **found, why=why)
+    part = completed(part, found, why)
     return Update(
         {"smoothness": part}, {"smoothness": part.vectors}, part.warnings, amount=f"{part.products:,} products"
     )
+
+
+def plan(of: Estimate) -> PlanRow | None:
+    resolved, limits, shape = of.work.resolved, of.work.limits, of.shape
+    if shape.without_curvature:
+        return None
+    amount = of.bracket(READ if resolved.gap is None else BRACKET)
+    if limits.whole_data and resolved.curvature_samples < shape.rows and shape.d <= HUGE_NETWORK:
+        amount += of.products(whole_data_products(limits))
+    if not shape.formed and shape.d <= HUGE_NETWORK:
+        amount += of.products(limits.one_norm)
+    return row("smoothness", amount, of.memory(VECTORS, FEWEST))
 
 
 def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]:

@@ -7,16 +7,21 @@ from typing import Any
 
 import estimators
 from diagnose.limits import DENSITY_STARTS, DENSITY_STEPS
+from diagnose.stages.across import completed
 from diagnose.stages.bench import HUGE_NETWORK, Bench, Update, stream, tensors
+from diagnose.stages.estimate import LAMBDA, NOTHING, Estimate, PlanRow, row
 from diagnose.stages.rows import fields
+from estimators.curvature.kinks import STEPS as KINK_STEPS
 from estimators.curvature.lanczos import MAX_STEPS, Ritz, extremes
 from estimators.results import Progress, Spectrum
-from estimators.task.memory_limit import DENSE_LIMIT
+from estimators.task.memory_limit import DENSE_LIMIT, STEP
 from estimators.task.problem import Problem
 from reports.record.diagnosis import Diagnosis, absent
 
 THINNED = 2
 """Every second point of the density's grid is stored: 1.9 on each width of the kernel."""
+ENDS = 10
+"""Further products until both ends of the spectrum are known."""
 
 
 def spectrum(bench: Bench, known: Diagnosis) -> Update:
@@ -29,7 +34,7 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
     run = None if runs is None else runs.whole
     part = estimators.spectrum(bench.curvature, run=run, seed=seed, progress=bench.progress)
     amount = "dense" if part.confidence == 1 else f"{part.steps} Lanczos steps"
-    found, why, findings = dict[str, Any](), dict(part.why), list(part.warnings)
+    found, why, findings = dict[str, Any](), dict[str, str](), list(part.warnings)
     if bench.late is not None and run is not None and run.steps < MAX_STEPS:
         longer = "use a larger `--budget`: this one left no time for more steps"
         findings = [replace(finding, action=longer) for finding in findings]
@@ -58,10 +63,23 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
         why["kinks"] = bench.cut
     else:
         kinks = estimators.finite_step_curvature(bench.curvature, directions=1, seed=seed, progress=bench.progress)
-        found["kinks"] = [fields(row, ("direction", "h", "curvature", "finite")) for row in kinks.rows]
+        found["kinks"] = [fields(step, ("direction", "h", "curvature", "finite")) for step in kinks.rows]
         findings += kinks.warnings
-    why = {key: text for key, text in why.items() if key not in found}
-    return Update({"spectrum": replace(part, **found, why=why)}, findings=findings, amount=amount)
+    return Update({"spectrum": completed(part, found, why)}, findings=findings, amount=amount)
+
+
+def plan(of: Estimate) -> PlanRow | None:
+    limits, shape, amount = of.work.limits, of.shape, NOTHING
+    if shape.without_curvature:
+        return None
+    if not shape.formed:
+        amount += of.products(ENDS if shape.shared else LAMBDA + ENDS)
+        if shape.d <= HUGE_NETWORK and limits.density_starts:
+            amount += of.products((limits.density_starts - 1) * DENSITY_STEPS)
+    if limits.directions:
+        amount += of.passes(1) if shape.formed else of.products(3) + of.passes(1)
+        amount += NOTHING if shape.linear else of.products(2) + of.passes(4 * len(KINK_STEPS))
+    return row("spectrum", amount, of.memory(MAX_STEPS + STEP, STEP))
 
 
 def eigenvalue_density(
@@ -74,7 +92,7 @@ def eigenvalue_density(
     keys = ("width", "resolution", "outliers", "mean", "mean_interval", "mean_square", "mean_square_interval")
     curves = {key: list(getattr(found, key)[::THINNED]) for key in ("grid", "density", "spread", "lower", "upper")}
     made: dict[str, Any] = {"starts": found.probes}
-    row = fields(found, keys)
+    sums = fields(found, keys)
     if found.exact:
-        row["why"] = {**row["why"], "starts": found.why["probes"]}
-    return {**curves, **made, **row}
+        sums["why"] = {**sums["why"], "starts": found.why["probes"]}
+    return {**curves, **made, **sums}

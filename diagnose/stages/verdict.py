@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from diagnose.stages.bench import Bench, Update
+from diagnose.stages.estimate import Amount, Estimate, PlanRow, row
 from diagnose.verdict.advice import Raced
 from diagnose.verdict.rule import decide
 from reports.record.diagnosis import NOT_YET, Diagnosis, Prediction, absent
+
+REPORT = 2.0
+"""Seconds for the verdict, the files and the page."""
 
 
 def verdict(bench: Bench, known: Diagnosis) -> Update:
@@ -31,3 +35,7 @@ def verdict(bench: Bench, known: Diagnosis) -> Update:
         raced,
     )
     return Update({"prediction": prediction, "verdict": part}, findings=findings)
+
+
+def plan(_: Estimate) -> PlanRow:
+    return row("verdict", Amount(seconds=REPORT), 0)

@@ -27,7 +27,7 @@ def fault(text: str, kind: type[Any]) -> str | None:
         kind: ``Diagnosis``.
     """
     try:
-        body = _adapter(kind).validate_json(text, strict=True)
+        body = _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"`{_path(first['loc']) or 'the whole'}`: {first['msg'].removeprefix('Input ').lower()}"

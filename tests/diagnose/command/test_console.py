@@ -11,8 +11,8 @@ import pytest
 
 from diagnose.command.console import Lines, clock_time, closing, plan_table, seconds_left
 from diagnose.events import Events, Silent
-from diagnose.planning.costs import PlanRow
 from diagnose.planning.plan import Plan
+from diagnose.stages.estimate import PlanRow
 from reports.words.numbers import size
 from tests.reports import made
 

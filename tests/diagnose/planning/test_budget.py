@@ -16,13 +16,13 @@ from torch import nn
 import diagnose
 from diagnose import pipeline
 from diagnose.errors import InputError
-from diagnose.limits import STAGE_OF, Work, budget_reason, cuts_of, recorded, typed
+from diagnose.limits import NUMBERS, Work, budget_reason, cuts_of, recorded, typed
 from diagnose.planning import plan
-from diagnose.planning.budget import WORDS, Budget, OutOfTime, advised, choose, in_words, ladder
-from diagnose.planning.costs import Shape, planned, seconds_of
-from diagnose.planning.pace import Pace
+from diagnose.planning.budget import Budget, OutOfTime, advised, choose, in_words, ladder
+from diagnose.planning.costs import planned, seconds_of
 from diagnose.settings import Settings, resolve
 from diagnose.stages.bench import Bench, Update
+from diagnose.stages.estimate import Pace, Shape
 from diagnose.stages.order import STAGES
 from diagnose.training.runs import RaceSettings
 from estimators.results import Finding
@@ -138,9 +138,8 @@ def test_numbers_of_stages_that_are_done_stay() -> None:
 def test_every_number_has_a_stage_and_words() -> None:
     work, _ = network(batch_sizes=(8, 16), seeds=8)
     names = {name for name, _ in ladder(work)} - {"left_out"}
-    assert names <= set(STAGE_OF)
-    assert set(STAGE_OF) == set(WORDS)
-    assert set(STAGE_OF.values()) <= set(STAGES)
+    assert names <= set(NUMBERS)
+    assert {number.stage for number in NUMBERS.values()} <= set(STAGES)
     for name in names:
         assert work.number(name) is not None
 

@@ -16,11 +16,9 @@ import html5lib
 import matplotlib
 import pytest
 
-from estimators import rows as measured
 from estimators.results import ALL_ROWS, NONE_MISSED, stored_keys
 from reports.page.page import render
 from reports.page.svg import INK, PAPER
-from reports.record import rows
 from reports.record.diagnosis import NOT_YET, PARTS, Diagnosis, absent
 from reports.words import glossary
 from reports.words.numbers import number
@@ -188,31 +186,6 @@ def test_no_key_stands_on_the_page(name: str) -> None:
     assert not re.search(r"\b[a-z0-9]+_[a-z0-9_]*[a-z0-9]\b", unmeasured(html))
     assert NOT_YET not in html.lower()
     assert "prediction" not in text_of(html.partition('id="trust"')[2].partition("</section>")[0]).lower()
-
-
-def test_every_key_has_words() -> None:
-    """Also those within a part and of each method; an unknown one is printed without its underscores."""
-    for part, kind in PARTS.items():
-        for key in stored_keys(kind):
-            value = glossary.interval_of(key) or key
-            assert {key, value} & set(glossary.KEYS[part]), f"{part}.{key}"
-    for where, row in (
-        ("noise.tail_index", measured.TailIndex),
-        ("smoothness.whole_data", measured.WholeData),
-        ("spectrum.eigenvalue_density", measured.Density),
-        ("generalized_smoothness.tighter", measured.Tighter),
-        ("generalized_smoothness.isotropic", measured.Isotropic),
-        ("generalized_smoothness.whole", measured.WholePair),
-        ("generalized_smoothness.control", measured.Control),
-        ("training.methods", rows.Method),
-        ("training.noise_terms", rows.NoiseTerm),
-        ("spectrum.directional", measured.Direction),
-    ):
-        words = glossary.OF_METHODS.get(where) or glossary.WITHIN[where]
-        keys = {key for key in row.__annotations__ if key != "why"}
-        assert not {key for key in keys if (glossary.interval_of(key) or key) not in words and key not in words}, where
-    assert glossary.named(("noise", "brand_new")) == ("brand new", "")
-    assert not [w for words in glossary.KEYS.values() for w in words.values() if re.search(r"[a-z]_[a-z]", w)]
 
 
 def test_warnings_and_the_positive_line() -> None:
