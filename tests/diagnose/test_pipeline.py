@@ -20,7 +20,7 @@ from diagnose import pipeline
 from diagnose.errors import InputError
 from diagnose.inputs import open_task
 from diagnose.planning import plan
-from diagnose.settings import Settings
+from diagnose.settings import SKIPPABLE, Settings
 from diagnose.stages.bench import Bench, Update
 from diagnose.stages.order import STAGES
 from diagnose.stages.smoothness import whole_data
@@ -150,6 +150,7 @@ def test_loading_gives_back_what_was_stored(finished: Path) -> None:
     assert low <= float(np.abs(loaded.vectors["noise"]["weight"]).sum()) <= high  # of the draw; l1 is that of all rows
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_same_seed_gives_the_same_result(finished: Path, tmp_path: Path) -> None:
     pipeline.execute(settings(tmp_path / "again"), "logreg", "breast-cancer")
     assert result(tmp_path / "again") == result(finished)
@@ -188,6 +189,7 @@ def interrupted(at: str, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "STAGES", {**STAGES, at: stage})
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("at", list(STAGES))
 def test_interrupted_twice_ends_in_the_same_result(
     at: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,6 +208,7 @@ def test_interrupted_twice_ends_in_the_same_result(
     assert (folder / "vectors.safetensors").read_bytes() == (finished / "vectors.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_race_interrupted_between_its_runs_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with a torn last line, as a killed process leaves it."""
     asked: dict[str, Any] = {"steps": 10, "seeds": 3, "samples": 100}
@@ -261,6 +264,7 @@ def test_unwritable_folders_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "strange" / "report.html").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("name", ["result.json", "vectors.safetensors", "runs.csv"])
 @pytest.mark.parametrize("content", ["", "[]", '{"noise": 3, "warnings": 1}', "method,loss\nsgd,x\n"])
 def test_a_damaged_file_is_named(name: str, content: str, finished: Path, tmp_path: Path) -> None:
@@ -270,7 +274,7 @@ def test_a_damaged_file_is_named(name: str, content: str, finished: Path, tmp_pa
     with pytest.raises(InputError, match=f"{name} is damaged") as raised:
         Diagnosis.load(folder)
     assert "--fresh" in raised.value.hint
-    again = pipeline.execute(settings(folder, fresh=True, training=False), "logreg", "breast-cancer")
+    again = pipeline.execute(settings(folder, fresh=True, skip=SKIPPABLE), "logreg", "breast-cancer")
     assert again.status == "finished"
 
 
@@ -283,6 +287,7 @@ def test_a_missing_file_is_named(name: str, finished: Path, tmp_path: Path) -> N
         Diagnosis.load(folder)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_dies_at_its_first_file_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Store._replace
     written: list[str] = []
@@ -341,6 +346,7 @@ def test_buffers_of_the_model_stay_as_they_were() -> None:
     assert int(buffer) == 0
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
     with Store(tmp_path / "run"), pytest.raises(InputError, match="another run is writing this folder"):
         pipeline.execute(settings(tmp_path / "run"), "logreg", "breast-cancer")

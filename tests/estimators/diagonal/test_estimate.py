@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from estimators.numbers.vectors import random_start
 from estimators.task import losses
 from estimators.task.products import dense_hessian, hessian
 from tests import oracles
+from tests.markers import marked
 from tests.problems import BY_NAME, SMALL, Case, mlp, orthogonal, quadratic, symmetric
 from tests.statistics import ALPHA, assert_calibrated, assert_covers, fewest
 
@@ -119,10 +121,7 @@ def test_standard_errors() -> None:
     [
         ("indefinite", 16, 0),
         ("rotated", 32, 3),
-        *(
-            pytest.param(*row, marks=pytest.mark.slow)
-            for row in (("mlp", 32, 0), ("mlp", 48, 8), ("cnn-batchnorm", 32, 0))
-        ),
+        *marked("slow", [("mlp", 32, 0), ("mlp", 48, 8), ("cnn-batchnorm", 32, 0)], []),
     ],
 )
 def test_coverage(name: str, probes: int, steps: int) -> None:
@@ -164,8 +163,14 @@ def test_the_interval_of_the_trace_is_no_wider_than_it_says() -> None:
 
 
 @pytest.mark.usefixtures("by_products")
-@pytest.mark.parametrize("probes", [4, 8, 16, 23])
-@pytest.mark.parametrize("kind", ["rank one", "negative", "over a bulk", "one of each sign", "power 2"])
+@pytest.mark.parametrize(
+    ("kind", "probes"),
+    marked(
+        "coverage",
+        itertools.product(["rank one", "negative", "over a bulk", "one of each sign", "power 2"], [4, 8, 16, 23]),
+        [("rank one", 8), ("one of each sign", 4), ("power 2", 23)],
+    ),
+)
 def test_coverage_of_the_trace_where_few_eigenvalues_dominate(kind: str, probes: int) -> None:
     """Plain Hutchinson, against Student's t over the same probes."""
     d = 100
@@ -197,7 +202,10 @@ def test_coverage_of_the_trace_where_few_eigenvalues_dominate(kind: str, probes:
 
 
 @pytest.mark.usefixtures("by_products")
-@pytest.mark.parametrize(("kind", "probes"), [("rank-one", 16), ("hidden", 16), ("hidden", 64), ("negative", 32)])
+@pytest.mark.parametrize(
+    ("kind", "probes"),
+    marked("coverage", [("rank-one", 16), ("hidden", 16), ("hidden", 64), ("negative", 32)], [("hidden", 16)]),
+)
 def test_coverage_of_the_absolute_sum_where_noise_hides_it(kind: str, probes: int) -> None:
     d = 150
     a = torch.randn(d, 1, generator=torch.Generator().manual_seed(8)).double()
@@ -396,7 +404,7 @@ def _plans(problem: Problem) -> list[Plan]:
     ]
 
 
-@pytest.mark.parametrize("way", range(5))
+@pytest.mark.parametrize("way", marked("coverage", range(5), [1, 4]))
 def test_every_way_is_unbiased_and_covers(way: int) -> None:
     problem = _formed(BY_NAME["mlp"].problem())
     wanted = _diagonal(problem)

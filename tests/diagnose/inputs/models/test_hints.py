@@ -25,6 +25,7 @@ from estimators import Problem
 from tests.diagnose.inputs.models.test_checkpoints import refused
 from tests.diagnose.inputs.text import cases
 
+QUICK: dict[str, Any] = {"skip": ("smoothness", "spectrum", "generalized-smoothness", "training"), "probes": 4}
 NETS = """
 import torch
 from torch import nn
@@ -319,7 +320,7 @@ def test_a_routing_loss(tmp_path: Path) -> None:
         each = nn.functional.cross_entropy(output.logits[:, :-1].mT, targets[:, 1:], reduction="none")
         return each.sum(1)
 
-    found = diagnose.run(tmp_path / "m", data, loss=loss, out=tmp_path / "out", training=False, quiet=True)
+    found = diagnose.run(tmp_path / "m", data, loss=loss, out=tmp_path / "out", quiet=True, **QUICK)
     assert found.noise.l1 is not None
     assert found.noise.l1 > 0
     edited(tmp_path / "m", output_router_logits=False)
@@ -358,7 +359,7 @@ def test_images_with_text_are_refused_by_the_command_and_measured_in_python(tmp_
     with torch.no_grad():
         each = [float(model(**{name: value[i : i + 1] for name, value in samples.items()}).loss) for i in range(5)]
     assert Problem(model, samples).loss() == pytest.approx(sum(each) / 5, rel=1e-5)
-    found = diagnose.run(model, samples, out=tmp_path / "out", training=False, quiet=True)
+    found = diagnose.run(model, samples, out=tmp_path / "out", quiet=True, **QUICK)
     assert found.noise.l1 is not None
     assert found.noise.l1 > 0
 
