@@ -218,7 +218,7 @@ def _draws(data: Tensor, samples: int, repeats: int) -> Iterator[Tensor]:
     ids=str,
 )
 def test_intervals_cover_or_are_null(data: Data, repeats: int) -> None:
-    """In each of many draws: at least 93% of the intervals of a light-tailed data set hold its value, and few are null; of
+    """In many draws: at least 93% of the intervals of a light-tailed data set hold its value, and few are null; of
     the others at least 93% hold it or are null with the reason."""
     rows = data.rows()
     wanted = truth(rows)
