@@ -32,8 +32,11 @@ from estimators.results import NONE_MISSED
 from estimators.task import memory_limit
 from reports.record.diagnosis import PARTS, Diagnosis
 from tests.estimators.task.test_memory_limit import Held, language_model
+from tests.markers import marked
 
 QUICK: dict[str, Any] = {"steps": 20, "seeds": 3, "samples": 120}
+PAIR: dict[str, Any] = {"optimizers": ("sgd", "adagrad"), "skip": ("generalized-smoothness",)}
+"""What a verdict takes, and no more."""
 
 
 class Quadratic(nn.Module):
@@ -212,6 +215,7 @@ def test_interrupted_twice_ends_in_the_same_result(
 def test_a_race_interrupted_between_its_runs_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with a torn last line, as a killed process leaves it."""
     asked: dict[str, Any] = {"steps": 10, "seeds": 3, "samples": 100}
+    asked["skip"] = ("smoothness", "spectrum", "hessian-diagonal", "generalized-smoothness")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pipeline.execute(Settings(out=str(whole), **asked), "mlp", "digits")
     real = Store.put
@@ -318,14 +322,14 @@ def test_both_methods_are_fitted_and_held_out(finished: Path) -> None:
     assert 1 + 2 * 5 < len(along) <= 1 + 2 * 8
 
 
-def test_separable_data_end_in_a_finished_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", marked("sweep", [2, 4, 5], [2]))
+def test_separable_data_end_in_a_finished_folder(seed: int, tmp_path: Path) -> None:
     """The loss saturates along the run: gradients vanish and curvature falls below 1e-30."""
-    for seed in (2, 4, 5):
-        x = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed))
-        model = nn.Linear(5, 2, bias=False)
-        nn.init.zeros_(model.weight)
-        found = diagnose.run(model, (x, (x[:, 0] > 0).long()), steps=200, out=str(tmp_path / str(seed)))
-        assert found.status == "finished"
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed))
+    model = nn.Linear(5, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    found = diagnose.run(model, (x, (x[:, 0] > 0).long()), steps=200, out=str(tmp_path / "run"))
+    assert found.status == "finished"
 
 
 def test_buffers_of_the_model_stay_as_they_were() -> None:
@@ -368,7 +372,7 @@ def test_the_python_api_writes_only_with_out(tmp_path: Path, monkeypatch: pytest
 
 def test_an_ill_conditioned_axis_aligned_quadratic_is_called_for_adagrad() -> None:
     model, samples = quadratic(torch.logspace(-3, 0, 40), 0.05)
-    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16)
+    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16, **PAIR)
     assert found.verdict.answer == "adagrad"
     assert found.smoothness.density is not None
     assert found.smoothness.density < 0.3
@@ -376,7 +380,7 @@ def test_an_ill_conditioned_axis_aligned_quadratic_is_called_for_adagrad() -> No
 
 def test_an_isotropic_quadratic_is_not() -> None:
     model, samples = quadratic(torch.ones(40), 0.5)
-    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16)
+    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16, **PAIR)
     assert found.verdict.answer != "adagrad"
     assert found.smoothness.density == pytest.approx(1, abs=0.02)
 
@@ -411,6 +415,7 @@ def test_the_plan_counts_the_passes_of_the_race(monkeypatch: pytest.MonkeyPatch)
         assert counted["race"] == pytest.approx(planned, rel=0.02)
 
 
+@pytest.mark.limit
 def test_a_memory_limit_holds_from_stage_to_stage() -> None:
     """Room for the basis of a Lanczos run, and too little to hold it beside what the next stages do."""
     task, limit = language_model(None), 97 << 20

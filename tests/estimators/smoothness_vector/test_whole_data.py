@@ -146,12 +146,14 @@ def test_products_are_kept_to(allowed: int, folds: int) -> None:
     assert found.crossfit_mean < free.crossfit_mean
 
 
+@pytest.mark.coverage
 def test_few_products_still_cover() -> None:
     repeats, wanted = 40, _truth("graded")
     found = [_draw("graded", 100, seed, products=24) for seed in range(repeats)]
     assert_covers(sum(_covers(f, wanted) for f in found), repeats, 0.95)
 
 
+@pytest.mark.coverage
 def test_one_column_still_covers_and_holds_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little memory: the directions are signs, which say less of the rows' own."""
     repeats, wanted = 40, _truth("graded")
