@@ -14,6 +14,7 @@ from estimators.numbers.moments import moments_of_rows
 from estimators.per_sample.engines import loop_moments, vmap_rows
 from estimators.task.products import dense_hessian
 from tests import rounding
+from tests.markers import marked
 from tests.transformers_cases import (
     BY_NAME,
     CASES,
@@ -31,6 +32,8 @@ from tests.transformers_cases import (
 from tests.transformers_oracles import Oracle, Wide
 
 EXACT = 1e-10
+FAST = [BY_NAME[name] for name in ("gpt2", "bert-masked", "vit", "t5", "mixtral", "lora")]
+"""Cases that run always: a causal and a masked model, images, an encoder-decoder, experts, an adapter."""
 SINGLE = rounding.bound(torch.float32, 4 * PATH + len(LENGTHS) * max(LENGTHS))
 
 
@@ -65,7 +68,7 @@ def _assert_measures(problem: Problem, oracle: Oracle, tolerance: float) -> None
 # -- against brute force ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", marked("sweep", CASES, FAST), ids=str)
 def test_measures(case: Case) -> None:
     model, samples = case.model(), case.samples()
     with _wide(case):
@@ -78,7 +81,7 @@ def test_measures_as_loaded(case: Case) -> None:
     _assert_measures(Problem(model, samples), Oracle(model, samples), SINGLE)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", marked("sweep", CASES, FAST), ids=str)
 def test_products_are_symmetric(case: Case) -> None:
     model, samples = case.model(), case.samples()
     with _wide(case):
@@ -94,7 +97,7 @@ def test_the_whole_hessian_of_an_adapter(task: str | None) -> None:
     _assert_close(dense_hessian(Problem(model, samples)), Oracle(model, samples).hessian(), EXACT)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", marked("sweep", CASES, FAST), ids=str)
 def test_pieces_of_a_batch_sum_to_the_whole(case: Case) -> None:
     """Rows of a piece share other paddings and other labelled positions than those of the whole batch."""
     model, samples = case.model(), case.samples()

@@ -213,6 +213,7 @@ def shrinking(problem: Problem, count: int) -> list[Problem]:
 MATRIX = 8 * 200**2
 
 
+@pytest.mark.limit
 @pytest.mark.parametrize("kept", [0, 3])
 def test_a_limit_holds_for_the_hessians_of_many_points(kept: int) -> None:
     """16 points, whose Hessians together take twice the limit."""
@@ -296,7 +297,7 @@ def test_narrow_blocks_give_what_wide_ones_do() -> None:
         assert other.finite == pytest.approx(step.finite, rel=0.05)
 
 
-@pytest.mark.parametrize("vectors", [20, 40, 100, 200, 470])
+@pytest.mark.parametrize("vectors", marked("limit", [20, 40, 100, 200, 470], [20]))
 def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One column and no basis at 20 vectors, all columns at 100, a basis at 200, rounds at 470."""
     matrix = symmetric(60, 3)
@@ -358,6 +359,7 @@ def fitted(limit: int, count: int) -> tuple[GeneralizedSmoothness, int]:
     return result, held.peak
 
 
+@pytest.mark.limit
 def test_points_whose_vectors_do_not_fit_have_rows_and_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Hessian is formed; the reason names a limit that is enough for the fits."""
     monkeypatch.setattr(at_a_point, "MAX_STEPS", 12)

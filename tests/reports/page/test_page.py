@@ -23,6 +23,7 @@ from reports.record import rows
 from reports.record.diagnosis import NOT_YET, PARTS, Diagnosis, absent
 from reports.words import glossary
 from reports.words.numbers import number
+from tests.markers import marked
 from tests.reports import made
 
 DIAGNOSES: Mapping[str, Callable[[], Diagnosis]] = {
@@ -125,7 +126,7 @@ def test_a_part_without_any_number_still_renders(part: str) -> None:
     assert f"{glossary.PARTS[part].lower()}, all of it." in unmeasured(html)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", marked("sweep", PARTS, ["noise"]))
 def test_any_key_may_be_null_beside_any_other(part: str) -> None:
     """Keys are numbered in binary: each bit nulls the keys that have it, then those that lack it."""
     whole = getattr(made.finished(), part)
