@@ -15,7 +15,6 @@ from diagnose.errors import InputError
 from diagnose.settings import SKIPPABLE, Settings
 from estimators.results import stored, stored_keys
 from reports.record.diagnosis import PARTS, Diagnosis
-from tests.markers import marked
 
 QUICK: dict[str, Any] = {
     "steps": 6,
@@ -37,7 +36,9 @@ def whole() -> Diagnosis:
     return diagnose.run("softmax", "iris", **QUICK)
 
 
-@pytest.mark.parametrize("parts", marked("sweep", EVERY, [(), *((part,) for part in SKIPPABLE)]), ids="+".join)
+@pytest.mark.parametrize(
+    "parts", [pytest.param(parts, marks=[pytest.mark.sweep] * (len(parts) > 1)) for parts in EVERY], ids="+".join
+)
 def test_every_choice_of_parts_ends_in_a_folder_and_a_page(
     parts: tuple[str, ...], whole: Diagnosis, tmp_path: Path
 ) -> None:
