@@ -16,6 +16,7 @@ from diagnose import pipeline
 from diagnose.command import cli
 from diagnose.settings import Settings
 from diagnose.stages.order import STAGES
+from tests.markers import marked
 
 # Above 2,000 parameters nothing is formed densely, so the curvature stages report progress.
 MODEL, DATA = "mlp", "digits"
@@ -99,7 +100,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("signal_name", "code"), marked("sweep", [("SIGKILL", -9), ("SIGINT", 130)], [("SIGINT", 130)])
+)
 def test_a_run_stopped_in_every_stage_ends_like_one_left_alone(
     signal_name: str, code: int, unbroken: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def _sigma(moments: Moments) -> torch.Tensor:
     return (moments.squares / moments.count).sqrt()
 
 
+@pytest.mark.sweep
 def test_sigma(problem: Problem, oracle: Oracle) -> None:
     """From the estimator, the loop, vmap and rows of the model's own loss."""
     rows = oracle.rows().double()

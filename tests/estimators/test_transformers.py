@@ -75,7 +75,7 @@ def test_measures(case: Case) -> None:
         _assert_measures(Problem(model, samples), Oracle(model, samples), EXACT)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.narrow], ids=str)
+@pytest.mark.parametrize("case", marked("sweep", [case for case in CASES if case.narrow], [BY_NAME["t5"]]), ids=str)
 def test_measures_as_loaded(case: Case) -> None:
     model, samples = case.model(), case.samples()
     _assert_measures(Problem(model, samples), Oracle(model, samples), SINGLE)
@@ -91,7 +91,7 @@ def test_products_are_symmetric(case: Case) -> None:
     assert float(v @ hu) == pytest.approx(float(u @ hv), abs=1e-12 * float(hu.norm()))
 
 
-@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
+@pytest.mark.parametrize("task", marked("sweep", [None, "CAUSAL_LM"], [None]))
 def test_the_whole_hessian_of_an_adapter(task: str | None) -> None:
     model, samples = lora(task), answers()
     _assert_close(dense_hessian(Problem(model, samples)), Oracle(model, samples).hessian(), EXACT)
@@ -221,7 +221,7 @@ LOW = [
 ]
 
 
-@pytest.mark.parametrize(("name", "dtype"), LOW)
+@pytest.mark.parametrize(("name", "dtype"), marked("sweep", LOW, [LOW[0], LOW[3], LOW[8]]))
 def test_low_precision(name: str, dtype: str) -> None:
     """Said, and finite; the gradient is that of float64 but for rounding."""
     model, samples = BY_NAME[name].model(), BY_NAME[name].samples()

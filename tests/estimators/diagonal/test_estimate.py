@@ -290,7 +290,7 @@ def test_a_lanczos_run_without_basis_or_of_other_size_is_refused() -> None:
         deflation(run, 44)
 
 
-@pytest.mark.parametrize("rotate", [False, True], ids=["", "rotated"])
+@pytest.mark.parametrize("rotate", marked("sweep", [False, True], [False]), ids=["", "rotated"])
 @pytest.mark.parametrize("name", ["logistic", "softmax", "regression", "mlp", "cnn-batchnorm", "unseen-token", "gpt2"])
 def test_gauss_newton_and_rest_add_up_to_the_hessian(name: str, rotate: bool) -> None:
     """diag(J'SJ) + diag R = diag H, for every named loss, with labels shifted, padded and left out.
@@ -519,7 +519,7 @@ def _run(problem: Problem, steps: int) -> Ritz:
 @pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("steps", [0, 12])
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "trained"])
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", marked("coverage", ["tanh", "relu"], ["tanh"]))
 def test_at_most_half_the_error_of_plain_hutchinson(activation: str, trained: bool, steps: int) -> None:
     """Root mean square over seeds against sqrt(sum of H_jk^2 over j != k, divided by 64), which is exact."""
     problem = _case_of_digits(activation, trained)

@@ -140,6 +140,7 @@ def test_what_is_held_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert held.peak > 40 << 20
 
 
+@pytest.mark.limit
 def test_products_do_not_depend_on_the_limit() -> None:
     plain, double = language_model(None), language_model(None).model.double()
     block = torch.randn(plain.d, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -253,7 +254,7 @@ def test_a_hessian_that_the_caller_formed_stays(monkeypatch: pytest.MonkeyPatch)
     assert points[3].formed_hessian is formed
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", marked("limit", [2, 3], [2]))
 def test_hessians_of_points_that_do_not_fit_together_are_not_formed(count: int) -> None:
     """The joint bracket by products in their place: less sure, and within the limit."""
     graph = memory_limit.graph_bytes(network(1 << 30), 24)
@@ -275,6 +276,7 @@ def test_hessians_of_points_that_do_not_fit_together_are_not_formed(count: int) 
 # -- the same answers ------------------------------------------------------------------------------
 
 
+@pytest.mark.limit
 def test_narrow_blocks_give_what_wide_ones_do() -> None:
     """One product at a time, of the same vectors, from other graphs."""
     wide, narrow = language_model(None), language_model(32 << 20)
@@ -297,7 +299,8 @@ def test_narrow_blocks_give_what_wide_ones_do() -> None:
         assert other.finite == pytest.approx(step.finite, rel=0.05)
 
 
-@pytest.mark.parametrize("vectors", marked("limit", [20, 40, 100, 200, 470], [20]))
+@pytest.mark.limit
+@pytest.mark.parametrize("vectors", [20, 40, 100, 200, 470])
 def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One column and no basis at 20 vectors, all columns at 100, a basis at 200, rounds at 470."""
     matrix = symmetric(60, 3)
