@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-LEFT_OUT = ("coverage", "limit", "sweep", "slow", "gpu")
+LEFT_OUT = ("coverage", "limit", "sweep", "browser", "slow", "gpu")
 
 
 def require_all() -> bool:

@@ -190,7 +190,7 @@ def test_points_of_runs_that_are_walked_together(batch_size: int) -> None:
 
 
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("method", marked("sweep", RULES, ["sgd", "adagrad"]))
 @pytest.mark.parametrize("changes", [{"box": 0.05}, {"schedule": "inverse-sqrt"}, {}])
 def test_boxes_and_schedules(method: str, changes: dict[str, Any]) -> None:
     runs = [Contender(method, rate, seed) for rate, seed in RUNS]

@@ -38,7 +38,7 @@ def test_an_axis_aligned_ill_conditioned_quadratic_is_called_for_adagrad(seed: i
     assert answer(curvature, 0.3 * torch.ones(D), seed, every_rate) == "adagrad"
 
 
-@pytest.mark.parametrize("every_rate", [True, False])
+@pytest.mark.parametrize("every_rate", marked("sweep", [True, False], [False]))
 @pytest.mark.parametrize("seed", marked("coverage", [0, 1], [0]))
 def test_an_isotropic_quadratic_is_not(seed: int, every_rate: bool) -> None:
     assert answer(torch.ones(D), 0.3 * torch.ones(D), seed, every_rate) != "adagrad"
