@@ -15,7 +15,7 @@ from estimators.task.products import dense_hessian
 from estimators.task.rotation import BLOCK, NAME, Rotation, haar, rotated
 from tests import oracles
 from tests.markers import marked
-from tests.problems import CASES, SMALL, Case, quadratic
+from tests.problems import BY_NAME, CASES, SMALL, Case, quadratic
 
 LIKE = torch.zeros(1, dtype=torch.float64)
 
