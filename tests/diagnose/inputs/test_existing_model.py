@@ -154,7 +154,7 @@ def test_some_classes_of_a_trained_model_keep_its_loss(models_folder: Path, data
     data = np.load(data_folder / "cifar10_7k.npz")
     labels = data["y_test"].ravel()
     chosen = np.isin(labels, (3, 7))
-    path = table(tmp_path, labels[chosen][:24], data["x_test"][chosen][:24])
+    path = table(tmp_path, labels[chosen][:64], data["x_test"][chosen][:64])
     weights = models_folder / "resnet20-cifar10" / "resnet20.safetensors"
     opened, _ = open_task(str(weights), str(path), Settings(architecture="resnet20"))
     assert Problem(opened.model, opened.samples).loss() < 1
