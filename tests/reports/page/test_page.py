@@ -92,7 +92,7 @@ def test_figures_take_ink_and_font_from_the_page(name: str) -> None:
     assert ("currentColor" in svgs) == (name != "empty")
 
 
-@everything
+@pytest.mark.parametrize("name", marked("sweep", DIAGNOSES, ["finished", "language"]))
 def test_the_same_bytes_every_time(name: str) -> None:
     assert render(DIAGNOSES[name]()) == page(name)
 
@@ -459,13 +459,13 @@ def with_losses(loss: Callable[[int, int], float | None], steps: tuple[int, ...]
     "odd",
     [
         with_losses(lambda seed, step: 0.0),
-        with_losses(lambda seed, step: 0.7),
-        with_losses(lambda seed, step: -1.0 - step),
+        pytest.param(with_losses(lambda seed, step: 0.7), marks=pytest.mark.sweep),
+        pytest.param(with_losses(lambda seed, step: -1.0 - step), marks=pytest.mark.sweep),
         with_losses(lambda seed, step: 1e-30 if step else 1e30),
         with_losses(lambda seed, step: None),
         with_losses(lambda seed, step: None if step and seed == 0 else 1.0),
-        with_losses(lambda seed, step: 1.0, steps=(0,)),
-        with_losses(lambda seed, step: 1.0 / (1 + step), steps=(0, 1)),
+        pytest.param(with_losses(lambda seed, step: 1.0, steps=(0,)), marks=pytest.mark.sweep),
+        pytest.param(with_losses(lambda seed, step: 1.0 / (1 + step), steps=(0, 1)), marks=pytest.mark.sweep),
     ],
     ids=["zero", "constant", "negative", "extreme", "none", "one seed diverges", "start alone", "one step"],
 )
