@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-LEFT_OUT = ("slow", "sweep", "gpu")
+LEFT_OUT = ("coverage", "limit", "sweep", "browser", "slow", "gpu")
 
 
 def require_all() -> bool:
@@ -63,6 +63,12 @@ def models_folder() -> Path:
 
 
 @pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page holds the command alone: drawing takes longer than all the rest of a small run."""
+    monkeypatch.setattr("reports.render", lambda diagnosis: diagnosis.command)
+
+
+@pytest.fixture
 def in_float64() -> Iterator[None]:
     """New tensors hold float64: for runs of many steps. Rules that divide by a small root, or take signs, blow up what
     rounding in float32 leaves, so that no bound on it holds on every machine."""
@@ -75,7 +81,7 @@ def in_float64() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow and gpu tests unless -m names a marker or a test was asked for by its id."""
+    """Leave out what takes long or another device, unless -m names a marker or a test was asked for by its id."""
     if config.option.markexpr or any("::" in argument for argument in config.args):
         return
     out = [item for item in items if any(item.get_closest_marker(name) for name in LEFT_OUT)]

@@ -45,6 +45,7 @@ def test_it_names_adagrad_in_the_words_of_the_readme(found: Diagnosis) -> None:
         assert any(one.startswith(begun) for one in block), begun
 
 
+@pytest.mark.coverage
 def test_batches_of_256_meet_the_reference_race(data_folder: Path) -> None:
     """Means over 40 seeds with their standard errors; those of eight seeds are sqrt(5) times larger."""
     raced = pipeline.execute(Settings(batch_size=256, steps=187, seeds=8), "logreg", str(data_folder / "a4a.gz"))
@@ -60,6 +61,7 @@ def test_batches_of_256_meet_the_reference_race(data_folder: Path) -> None:
     assert abs(math.log(raced.training.speedup / 6.4)) <= 3 * 0.25 / math.sqrt(8)
 
 
+@pytest.mark.coverage
 def test_full_batches_meet_the_reference_race(data_folder: Path) -> None:
     raced = pipeline.execute(Settings(batch_size=4781, steps=200, seeds=1), "logreg", str(data_folder / "a4a.gz"))
     methods = raced.training.methods

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,25 +68,40 @@ def same(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished folder of four orders."""
-    folder = tmp_path_factory.mktemp("four") / "run"
-    execute(folder)
-    return folder
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A finished folder of the quick settings with these changes, made once and only read."""
+
+    @cache
+    def make(**changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp("finished") / "run"
+        execute(folder, **changes)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def four(finished: Callable[..., Path]) -> Path:
+    """A finished folder of four orders."""
+    return finished()
+
+
+@pytest.fixture(scope="module")
+def eight(finished: Callable[..., Path]) -> Path:
     """The same with eight."""
-    folder = tmp_path_factory.mktemp("eight") / "run"
-    execute(folder, seeds=8)
-    return folder
+    return finished(seeds=8)
 
 
 @pytest.fixture
 def started(four: Path, tmp_path: Path) -> Path:
     """A copy of the finished folder that may be changed."""
     return Path(shutil.copytree(four, tmp_path / "run"))
+
+
+@pytest.fixture
+def started_with_one(finished: Callable[..., Path], tmp_path: Path) -> Path:
+    """The same of a finished folder of one method."""
+    return Path(shutil.copytree(finished(optimizers="adagrad"), tmp_path / "run"))
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -104,15 +120,17 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("what", MORE)
-def test_going_on_ends_as_the_same_command_in_a_fresh_folder(what: str, tmp_path: Path) -> None:
+def test_going_on_ends_as_the_same_command_in_a_fresh_folder(
+    what: str, finished: Callable[..., Path], tmp_path: Path
+) -> None:
     less, more = MORE[what]
-    execute(tmp_path / "on", **less)
+    shutil.copytree(finished(**less), tmp_path / "on")
     before = json.loads((tmp_path / "on" / "result.json").read_text())["cost"]
     ended = execute(tmp_path / "on", **more)
-    fresh = execute(tmp_path / "fresh", **more)
+    fresh = finished(**more)
     assert ended.status == "finished"
-    assert ended.command == fresh.command
-    same(tmp_path / "on", tmp_path / "fresh")
+    assert ended.command == Diagnosis.load(fresh).command
+    same(tmp_path / "on", fresh)
     assert ended.cost.attempts == 2
     assert (ended.cost.seconds or 0) > before["seconds"]
     assert (ended.cost.forward_backward_passes or 0) > before["forward_backward_passes"]
@@ -145,13 +163,13 @@ def test_points_along_runs_stay_where_the_rates_do(tmp_path: Path, monkeypatch: 
     assert ran == ["training", "verdict"]
 
 
-def test_points_along_runs_are_made_again_where_a_rate_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    execute(tmp_path / "run", optimizers="adagrad")
+def test_points_along_runs_are_made_again_where_a_rate_moved(
+    started_with_one: Path, four: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = watched(monkeypatch)
-    execute(tmp_path / "run")
+    execute(started_with_one)
     assert ran == ["training", "generalized_smoothness", "verdict"]
-    execute(tmp_path / "fresh")
-    same(tmp_path / "run", tmp_path / "fresh")
+    same(started_with_one, four)
 
 
 def test_stored_runs_are_not_trained_again(tmp_path: Path) -> None:
@@ -176,27 +194,26 @@ def test_stored_runs_are_not_trained_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["training", "generalized_smoothness", "verdict"])
 @pytest.mark.parametrize("after", [False, True])
-def test_interrupted_while_going_on(stage: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_while_going_on(
+    stage: str, after: bool, started_with_one: Path, four: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From one method, so that the points along its run are made again."""
-    execute(tmp_path / "run", optimizers="adagrad")
     interrupted(stage, after, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        execute(tmp_path / "run")
-    assert result(tmp_path / "run")["status"] == "interrupted"
-    assert result(tmp_path / "run")["verdict"]["answer"] is None
-    assert not (tmp_path / "run" / "report.html").exists()
+        execute(started_with_one)
+    assert result(started_with_one)["status"] == "interrupted"
+    assert result(started_with_one)["verdict"]["answer"] is None
+    assert not (started_with_one / "report.html").exists()
     monkeypatch.setattr(pipeline, "STAGES", STAGES)
-    execute(tmp_path / "run")
-    execute(tmp_path / "fresh")
-    same(tmp_path / "run", tmp_path / "fresh")
+    execute(started_with_one)
+    same(started_with_one, four)
 
 
 @pytest.mark.parametrize("writes", range(1, 8))
 def test_a_run_that_dies_between_its_files_goes_on(
-    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writes: int, started_with_one: Path, four: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the result names is on disk at every moment, also where vectors and runs are taken out."""
-    execute(tmp_path / "run", optimizers="adagrad")
     real, left = Store._replace, writes
 
     def dies(self: Store, name: str, content: bytes) -> None:
@@ -209,11 +226,10 @@ def test_a_run_that_dies_between_its_files_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "_replace", dies)
         with pytest.raises(MemoryError):
-            execute(tmp_path / "run")
-    Diagnosis.load(tmp_path / "run")
-    execute(tmp_path / "run")
-    execute(tmp_path / "fresh")
-    same(tmp_path / "run", tmp_path / "fresh")
+            execute(started_with_one)
+    Diagnosis.load(started_with_one)
+    execute(started_with_one)
+    same(started_with_one, four)
 
 
 def test_a_page_of_what_there_is_while_it_goes_on(four: Path) -> None:

@@ -22,6 +22,7 @@ from reports import render
 from reports.record.checks import impossible
 from reports.record.diagnosis import Diagnosis, Training
 from reports.record.schema import fault
+from tests.markers import marked
 
 N = 24
 
@@ -84,7 +85,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "dtype", "hidden"), CASES)
+FAST = [
+    ("milliseconds", torch.float32, False),
+    ("zeros", torch.float32, True),
+    ("labels of 1e152", torch.float64, False),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "hidden"), marked("sweep", CASES, FAST))
 def test_whatever_the_numbers_the_result_opens_again(
     name: str, dtype: torch.dtype, hidden: bool, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import diagnose
 from reports.words.numbers import rate, ratio
+from tests.markers import marked
 from tests.race_rule import Rule, rule, standard_error
 
 SKIPPED = ("smoothness", "spectrum", "hessian-diagonal", "generalized-smoothness")
@@ -33,7 +34,7 @@ class Ran(NamedTuple):
     expected: Rule
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(scope="module", params=marked("sweep", CASES, ["linear", "pair"]))
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     case = CASES[request.param]
     folder = tmp_path_factory.mktemp("ran")

@@ -20,7 +20,7 @@ from diagnose import pipeline
 from diagnose.errors import InputError
 from diagnose.inputs import open_task
 from diagnose.planning import plan
-from diagnose.settings import Settings
+from diagnose.settings import SKIPPABLE, Settings
 from diagnose.stages.bench import Bench, Update
 from diagnose.stages.order import STAGES
 from diagnose.stages.smoothness import whole_data
@@ -32,8 +32,11 @@ from estimators.results import NONE_MISSED
 from estimators.task import memory_limit
 from reports.record.diagnosis import PARTS, Diagnosis
 from tests.estimators.task.test_memory_limit import Held, language_model
+from tests.markers import marked
 
 QUICK: dict[str, Any] = {"steps": 20, "seeds": 3, "samples": 120}
+PAIR: dict[str, Any] = {"optimizers": ("sgd", "adagrad"), "skip": ("generalized-smoothness",)}
+"""What a verdict takes, and no more."""
 
 
 class Quadratic(nn.Module):
@@ -150,6 +153,7 @@ def test_loading_gives_back_what_was_stored(finished: Path) -> None:
     assert low <= float(np.abs(loaded.vectors["noise"]["weight"]).sum()) <= high  # of the draw; l1 is that of all rows
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_same_seed_gives_the_same_result(finished: Path, tmp_path: Path) -> None:
     pipeline.execute(settings(tmp_path / "again"), "logreg", "breast-cancer")
     assert result(tmp_path / "again") == result(finished)
@@ -188,6 +192,7 @@ def interrupted(at: str, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "STAGES", {**STAGES, at: stage})
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("at", list(STAGES))
 def test_interrupted_twice_ends_in_the_same_result(
     at: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,9 +211,11 @@ def test_interrupted_twice_ends_in_the_same_result(
     assert (folder / "vectors.safetensors").read_bytes() == (finished / "vectors.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_race_interrupted_between_its_runs_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with a torn last line, as a killed process leaves it."""
     asked: dict[str, Any] = {"steps": 10, "seeds": 3, "samples": 100}
+    asked["skip"] = ("smoothness", "spectrum", "hessian-diagonal", "generalized-smoothness")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pipeline.execute(Settings(out=str(whole), **asked), "mlp", "digits")
     real = Store.put
@@ -261,6 +268,7 @@ def test_unwritable_folders_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "strange" / "report.html").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("name", ["result.json", "vectors.safetensors", "runs.csv"])
 @pytest.mark.parametrize("content", ["", "[]", '{"noise": 3, "warnings": 1}', "method,loss\nsgd,x\n"])
 def test_a_damaged_file_is_named(name: str, content: str, finished: Path, tmp_path: Path) -> None:
@@ -270,7 +278,7 @@ def test_a_damaged_file_is_named(name: str, content: str, finished: Path, tmp_pa
     with pytest.raises(InputError, match=f"{name} is damaged") as raised:
         Diagnosis.load(folder)
     assert "--fresh" in raised.value.hint
-    again = pipeline.execute(settings(folder, fresh=True, training=False), "logreg", "breast-cancer")
+    again = pipeline.execute(settings(folder, fresh=True, skip=SKIPPABLE), "logreg", "breast-cancer")
     assert again.status == "finished"
 
 
@@ -283,6 +291,7 @@ def test_a_missing_file_is_named(name: str, finished: Path, tmp_path: Path) -> N
         Diagnosis.load(folder)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_dies_at_its_first_file_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Store._replace
     written: list[str] = []
@@ -313,14 +322,14 @@ def test_both_methods_are_fitted_and_held_out(finished: Path) -> None:
     assert 1 + 2 * 5 < len(along) <= 1 + 2 * 8
 
 
-def test_separable_data_end_in_a_finished_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", marked("sweep", [2, 4, 5], [2]))
+def test_separable_data_end_in_a_finished_folder(seed: int, tmp_path: Path) -> None:
     """The loss saturates along the run: gradients vanish and curvature falls below 1e-30."""
-    for seed in (2, 4, 5):
-        x = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed))
-        model = nn.Linear(5, 2, bias=False)
-        nn.init.zeros_(model.weight)
-        found = diagnose.run(model, (x, (x[:, 0] > 0).long()), steps=200, out=str(tmp_path / str(seed)))
-        assert found.status == "finished"
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed))
+    model = nn.Linear(5, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    found = diagnose.run(model, (x, (x[:, 0] > 0).long()), steps=200, out=str(tmp_path / "run"))
+    assert found.status == "finished"
 
 
 def test_buffers_of_the_model_stay_as_they_were() -> None:
@@ -341,6 +350,7 @@ def test_buffers_of_the_model_stay_as_they_were() -> None:
     assert int(buffer) == 0
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
     with Store(tmp_path / "run"), pytest.raises(InputError, match="another run is writing this folder"):
         pipeline.execute(settings(tmp_path / "run"), "logreg", "breast-cancer")
@@ -362,7 +372,7 @@ def test_the_python_api_writes_only_with_out(tmp_path: Path, monkeypatch: pytest
 
 def test_an_ill_conditioned_axis_aligned_quadratic_is_called_for_adagrad() -> None:
     model, samples = quadratic(torch.logspace(-3, 0, 40), 0.05)
-    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16)
+    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16, **PAIR)
     assert found.verdict.answer == "adagrad"
     assert found.smoothness.density is not None
     assert found.smoothness.density < 0.3
@@ -370,7 +380,7 @@ def test_an_ill_conditioned_axis_aligned_quadratic_is_called_for_adagrad() -> No
 
 def test_an_isotropic_quadratic_is_not() -> None:
     model, samples = quadratic(torch.ones(40), 0.5)
-    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16)
+    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16, **PAIR)
     assert found.verdict.answer != "adagrad"
     assert found.smoothness.density == pytest.approx(1, abs=0.02)
 
@@ -405,6 +415,7 @@ def test_the_plan_counts_the_passes_of_the_race(monkeypatch: pytest.MonkeyPatch)
         assert counted["race"] == pytest.approx(planned, rel=0.02)
 
 
+@pytest.mark.limit
 def test_a_memory_limit_holds_from_stage_to_stage() -> None:
     """Room for the basis of a Lanczos run, and too little to hold it beside what the next stages do."""
     task, limit = language_model(None), 97 << 20

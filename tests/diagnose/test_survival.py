@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import multiprocessing
+import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from diagnose import pipeline
+from diagnose.command import cli
 from diagnose.settings import Settings
 from diagnose.stages.order import STAGES
+from tests.markers import marked
 
 # Above 2,000 parameters nothing is formed densely, so the curvature stages report progress.
 MODEL, DATA = "mlp", "digits"
@@ -28,37 +32,43 @@ ASKED: dict[str, Any] = {
 }
 PATIENCE = 600
 """Seconds for an attempt that takes five on an idle machine."""
-DRIVER = """
-import os, signal, sys
-from diagnose import pipeline
-from diagnose.command import cli
-from diagnose.stages.order import STAGES
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
+"""Attempts are processes of their own, forked from one that has read torch already."""
 
-stage, name, *words = sys.argv[1:]
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits one that ignores it
-real, count = pipeline._Attempt._progress, 0
 
-def die():
-    os.kill(os.getpid(), getattr(signal, name))
+def driver(stage: str, name: str, words: list[str], errors: Path) -> None:
+    """The command, which sends itself a signal at the first progress of a stage."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits one that ignores it
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    real, count = pipeline._Attempt._progress, 0
 
-def progress(self, running, done, total):
-    global count
-    real(self, running, done, total)
-    count += self.stage == stage
-    if count == 1:
+    def die() -> None:
+        os.kill(os.getpid(), getattr(signal, name))
+
+    def progress(self: Any, running: str, done: float, total: float) -> None:
+        nonlocal count
+        real(self, running, done, total)
+        count += self.stage == stage
+        if count == 1:
+            die()
+
+    def verdict(*arguments: Any) -> Any:
         die()
+        return STAGES["verdict"](*arguments)
 
-def verdict(*arguments):
-    die()
-    return STAGES["verdict"](*arguments)
+    changed: Any = pipeline
+    changed.NOTE_EVERY = 0.0
+    if stage == "verdict":
+        changed.STAGES = {**STAGES, "verdict": verdict}
+    elif stage:
+        changed._Attempt._progress = progress
+    sys.exit(cli.main(words))
 
-pipeline.NOTE_EVERY = 0.0
-if stage == "verdict":
-    pipeline.STAGES = {**STAGES, "verdict": verdict}
-elif stage:
-    pipeline._Attempt._progress = progress
-sys.exit(cli.main(words))
-"""
+
+class Ended(NamedTuple):
+    returncode: int
+    stderr: str
 
 
 def words(folder: Path, **changes: Any) -> list[str]:
@@ -69,9 +79,13 @@ def words(folder: Path, **changes: Any) -> list[str]:
     return options
 
 
-def attempt(folder: Path, stage: str, signal_name: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", DRIVER, stage, signal_name, *words(folder, **changes)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+def attempt(folder: Path, stage: str, signal_name: str, **changes: Any) -> Ended:
+    errors = folder.with_name("stderr")
+    process = FORKS.Process(target=driver, args=(stage, signal_name, words(folder, **changes), errors))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode is not None
+    return Ended(process.exitcode, errors.read_text())
 
 
 def stored(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,7 +100,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("signal_name", "code"), marked("sweep", [("SIGKILL", -9), ("SIGINT", 130)], [("SIGINT", 130)])
+)
 def test_a_run_stopped_in_every_stage_ends_like_one_left_alone(
     signal_name: str, code: int, unbroken: Path, tmp_path: Path
 ) -> None:

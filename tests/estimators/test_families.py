@@ -13,6 +13,7 @@ from estimators import generalized_smoothness, hessian_diagonal, noise, smoothne
 from estimators.task.problem import Problem
 from tests import checks
 from tests.checks import Estimator
+from tests.markers import marked
 from tests.problems import BY_NAME, CASES, Case
 
 NOISE = Estimator(
@@ -98,9 +99,10 @@ GENERALIZED = Estimator(
 )
 ESTIMATORS = (NOISE, SPECTRUM, DIAGONAL, SMOOTHNESS, GENERALIZED)
 PAIRS = [(e, c) for e in ESTIMATORS for c in CASES if e is not GENERALIZED or c.small]
+FAST = [(e, c) for e, c in PAIRS if c.name in ("rotated", "logistic", "mlp", "unseen-token")]
 
 
-@pytest.mark.parametrize(("estimator", "case"), PAIRS, ids=str)
+@pytest.mark.parametrize(("estimator", "case"), marked("sweep", PAIRS, FAST), ids=str)
 @pytest.mark.parametrize("family", checks.FAMILIES, ids=lambda f: f.__name__)
 def test_family(estimator: Estimator, family: Callable[[Estimator, Case], None], case: Case) -> None:
     family(estimator, case)

@@ -56,6 +56,7 @@ def _sigma(moments: Moments) -> torch.Tensor:
     return (moments.squares / moments.count).sqrt()
 
 
+@pytest.mark.sweep
 def test_sigma(problem: Problem, oracle: Oracle) -> None:
     """From the estimator, the loop, vmap and rows of the model's own loss."""
     rows = oracle.rows().double()
@@ -69,6 +70,7 @@ def test_sigma(problem: Problem, oracle: Oracle) -> None:
     assert float((looped.mean - rows.mean(0)).norm()) <= ROUNDING * float(rows.mean(0).norm())
 
 
+@pytest.mark.sweep
 def test_sharpness(problem: Problem, sharpness: float) -> None:
     result = spectrum(problem)
     assert result.largest is not None
@@ -83,6 +85,7 @@ def test_sharpness_of_the_bracket(problem: Problem, sharpness: float) -> None:
     assert result.sharpness == pytest.approx(sharpness, rel=5e-3)
 
 
+@pytest.mark.sweep
 def test_trace(problem: Problem) -> None:
     """The 95% intervals from two disjoint sets of probes overlap, and neither is the whole line."""
     one, other = (hessian_diagonal(problem, probes=PROBES, seed=seed).trace_interval for seed in (0, 1))

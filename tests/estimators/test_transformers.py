@@ -14,6 +14,7 @@ from estimators.numbers.moments import moments_of_rows
 from estimators.per_sample.engines import loop_moments, vmap_rows
 from estimators.task.products import dense_hessian
 from tests import rounding
+from tests.markers import marked
 from tests.transformers_cases import (
     BY_NAME,
     CASES,
@@ -31,6 +32,8 @@ from tests.transformers_cases import (
 from tests.transformers_oracles import Oracle, Wide
 
 EXACT = 1e-10
+FAST = [BY_NAME[name] for name in ("gpt2", "bert-masked", "vit", "t5", "mixtral", "lora")]
+"""Cases that run always: a causal and a masked model, images, an encoder-decoder, experts, an adapter."""
 SINGLE = rounding.bound(torch.float32, 4 * PATH + len(LENGTHS) * max(LENGTHS))
 
 
@@ -65,20 +68,20 @@ def _assert_measures(problem: Problem, oracle: Oracle, tolerance: float) -> None
 # -- against brute force ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", marked("sweep", CASES, FAST), ids=str)
 def test_measures(case: Case) -> None:
     model, samples = case.model(), case.samples()
     with _wide(case):
         _assert_measures(Problem(model, samples), Oracle(model, samples), EXACT)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.narrow], ids=str)
+@pytest.mark.parametrize("case", marked("sweep", [case for case in CASES if case.narrow], [BY_NAME["t5"]]), ids=str)
 def test_measures_as_loaded(case: Case) -> None:
     model, samples = case.model(), case.samples()
     _assert_measures(Problem(model, samples), Oracle(model, samples), SINGLE)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", marked("sweep", CASES, FAST), ids=str)
 def test_products_are_symmetric(case: Case) -> None:
     model, samples = case.model(), case.samples()
     with _wide(case):
@@ -88,13 +91,13 @@ def test_products_are_symmetric(case: Case) -> None:
     assert float(v @ hu) == pytest.approx(float(u @ hv), abs=1e-12 * float(hu.norm()))
 
 
-@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
+@pytest.mark.parametrize("task", marked("sweep", [None, "CAUSAL_LM"], [None]))
 def test_the_whole_hessian_of_an_adapter(task: str | None) -> None:
     model, samples = lora(task), answers()
     _assert_close(dense_hessian(Problem(model, samples)), Oracle(model, samples).hessian(), EXACT)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", marked("sweep", CASES, FAST), ids=str)
 def test_pieces_of_a_batch_sum_to_the_whole(case: Case) -> None:
     """Rows of a piece share other paddings and other labelled positions than those of the whole batch."""
     model, samples = case.model(), case.samples()
@@ -218,7 +221,7 @@ LOW = [
 ]
 
 
-@pytest.mark.parametrize(("name", "dtype"), LOW)
+@pytest.mark.parametrize(("name", "dtype"), marked("sweep", LOW, [LOW[0], LOW[3], LOW[8]]))
 def test_low_precision(name: str, dtype: str) -> None:
     """Said, and finite; the gradient is that of float64 but for rounding."""
     model, samples = BY_NAME[name].model(), BY_NAME[name].samples()

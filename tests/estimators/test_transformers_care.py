@@ -13,7 +13,20 @@ from estimators import InputError, Problem, generalized_smoothness, hessian_diag
 from estimators.smoothness_vector import at_a_point
 from estimators.smoothness_vector.bracket import FEWEST_PRODUCTS
 from tests import checks
-from tests.transformers_cases import CASES, VOCABULARY, Case, answers, built, gpt2, lora, mixtral, text, unpadded
+from tests.markers import marked
+from tests.transformers_cases import (
+    BY_NAME,
+    CASES,
+    VOCABULARY,
+    Case,
+    answers,
+    built,
+    gpt2,
+    lora,
+    mixtral,
+    text,
+    unpadded,
+)
 from tests.transformers_oracles import Oracle
 
 
@@ -39,7 +52,7 @@ def _measure_everything(problem: Problem) -> None:
     generalized_smoothness(problem, [problem.parameters, elsewhere], gap=10.0, max_products=FEWEST_PRODUCTS)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", marked("sweep", CASES, [BY_NAME["lora"]]), ids=str)
 def test_the_model_is_left_alone(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(at_a_point, "MAX_STEPS", 6)
     model, samples = case.model(), case.samples()

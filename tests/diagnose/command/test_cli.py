@@ -471,14 +471,13 @@ def test_a_model_is_written_once_and_again_where_it_is_the_same(here: Path, caps
 def test_a_report_is_written_again_without_torch(tmp_path: Path) -> None:
     Store(tmp_path).save(made.finished())
     code = "import sys; from diagnose.command.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
-    pages = []
-    for _ in range(2):
-        ended = isolated(code, "report", str(tmp_path))
-        assert ended.stdout.splitlines() == [f"report: {tmp_path / 'report.html'}", "0 False"]
-        assert ended.stderr == ""
-        pages.append((tmp_path / "report.html").read_bytes())
-        (tmp_path / "report.html").unlink()
-    assert pages[0] == pages[1]
+    ended = isolated(code, "report", str(tmp_path))
+    assert ended.stdout.splitlines() == [f"report: {tmp_path / 'report.html'}", "0 False"]
+    assert ended.stderr == ""
+    page = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_bytes() == page
 
 
 def test_a_report_that_cannot_be_written_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

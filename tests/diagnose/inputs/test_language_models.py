@@ -50,8 +50,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("language")
     diagnose.save(small_gpt2(257), home / "model.pt")
     (home / "mine.json").write_text(json.dumps(rows(8)), encoding="utf-8")
-    diagnose.run(str(home / "model.pt"), str(home / "mine.json"), out=str(home / "out"), **QUICK)
+    left_out = {"skip": ("spectrum", "generalized-smoothness")}
+    diagnose.run(str(home / "model.pt"), str(home / "mine.json"), out=str(home / "out"), **QUICK, **left_out)
     return home / "out"
+
+
+@pytest.mark.sweep
+def test_spectrum_and_generalized_smoothness_of_a_language_model(folder: Path) -> None:
+    """The folder goes on to the parts that take longest, and its page shows them."""
+    home = folder.parent
+    found = diagnose.run(str(home / "model.pt"), str(home / "mine.json"), out=str(folder), **QUICK)
+    assert found.status == "finished"
+    assert found.generalized_smoothness.points
+    assert "skipped (--skip" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_rows_are_understood(folder: Path) -> None:

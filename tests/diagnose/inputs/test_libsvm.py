@@ -124,6 +124,7 @@ print(largest() - before)
 """
 
 
+@pytest.mark.limit
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is told by /proc")
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 @pytest.mark.parametrize("model", ["named", "own"])

@@ -375,6 +375,7 @@ def complete(folder: Path) -> int:
     return min(sum(count >= 3 for count in row) for row in counts)
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(("runs", "least"), [(25, 1), (4, None)])
 def test_a_race_stopped_in_its_first_block_shows_the_orders_that_are_complete(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs: int, least: int | None
@@ -432,6 +433,7 @@ def test_without_a_budget_no_pace_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     assert not cut_finding(found)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_was_cut_is_kept_when_a_run_goes_on(
     slow: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -462,6 +464,7 @@ def test_what_was_cut_is_kept_when_a_run_goes_on(
     assert bodies[0] == bodies[1]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_larger_budget_goes_on_and_measures_what_was_cut(slow: list[str], tmp_path: Path) -> None:
     bodies = []
     for folder, budgets in (("grown", ("20m", "1000h")), ("fresh", ("1000h",))):

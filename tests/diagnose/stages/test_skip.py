@@ -36,7 +36,9 @@ def whole() -> Diagnosis:
     return diagnose.run("softmax", "iris", **QUICK)
 
 
-@pytest.mark.parametrize("parts", EVERY, ids="+".join)
+@pytest.mark.parametrize(
+    "parts", [pytest.param(parts, marks=[pytest.mark.sweep] * (len(parts) > 1)) for parts in EVERY], ids="+".join
+)
 def test_every_choice_of_parts_ends_in_a_folder_and_a_page(
     parts: tuple[str, ...], whole: Diagnosis, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def batches_of_256(a4a: Problem) -> Race:
     return race(a4a, how, MemoryStore())
 
 
+@pytest.mark.coverage
 @pytest.mark.parametrize(
     ("method", "excess", "error"),
     [("sgd", 0.01378, 0.00076), ("adagrad", 0.00366, 0.00027), ("adagrad-norm", 0.01248, 0.00050)],
@@ -56,6 +57,7 @@ def test_final_losses_at_batches_of_256(batches_of_256: Race, method: str, exces
     assert abs(final - excess) <= 3 * math.sqrt(5) * error
 
 
+@pytest.mark.coverage
 def test_speedup_at_batches_of_256(batches_of_256: Race) -> None:
     part = summarise(batches_of_256)
     assert part.speedup is not None

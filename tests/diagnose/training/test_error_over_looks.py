@@ -14,6 +14,7 @@ from benchmarks.orders import Stop, made_stops, played
 from diagnose.training.looks import SPENT
 from diagnose.training.runs import LOOKS
 from diagnose.training.speedup import Comparison, Curves
+from tests.markers import marked
 
 FOUR = LOOKS[:-1]
 NOISE = 0.3
@@ -45,27 +46,30 @@ def best_rates_alone(pair: tuple[Curves, Curves], found: Comparison, level: floa
     return float(stats.t.ppf((1 + level) / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
 
 
-@pytest.mark.parametrize("truth", TRUTHS)
+@pytest.mark.parametrize("truth", marked("coverage", TRUTHS, [1.0]))
 def test_the_error_over_all_looks_is_five_percent_at_most(truth: float) -> None:
     assert errors(stops_of(truth), truth) <= MOST_ERRORS
 
 
-@pytest.mark.parametrize("truth", TRUTHS)
+@pytest.mark.parametrize("truth", marked("coverage", TRUTHS, [1.0]))
 def test_the_interval_at_the_stop_covers(truth: float) -> None:
     assert hits(stops_of(truth), truth) >= FEWEST_HITS
 
 
+@pytest.mark.coverage
 def test_clear_differences_are_decided() -> None:
     """Or no answer at all would pass the tests above."""
     assert [stop.answer for stop in stops_of(2.0)].count("adagrad") >= 0.95 * RACES
     assert np.mean([stop.orders for stop in stops_of(2.0)]) < np.mean([stop.orders for stop in stops_of(1.3)])
 
 
+@pytest.mark.coverage
 def test_levels_of_five_percent_at_every_look_err() -> None:
     stops = made_stops(1.0, NOISE, FOUR, (0.05,) * len(FOUR), RACES, seed=10)
     assert errors(stops, 1.0) > MOST_ERRORS
 
 
+@pytest.mark.coverage
 def test_an_interval_that_ignores_the_choice_of_rates_errs() -> None:
     stops = made_stops(1.0, NOISE, FOUR, SPENT[4], RACES, best_rates_alone, seed=10)
     assert errors(stops, 1.0) > MOST_ERRORS

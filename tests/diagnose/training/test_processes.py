@@ -22,6 +22,7 @@ from estimators.errors import InputError
 from estimators.task.memory_limit import gradient_bytes
 from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import settings
+from tests.markers import marked
 
 HOW: dict[str, Any] = {"steps": 8, "evaluations": 4, "rows": 40, "every_rate": False, "seeds": 2}
 
@@ -192,7 +193,7 @@ def running(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", marked("sweep", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], [signal.SIGKILL]))
 def test_no_process_outlives_the_race(how: signal.Signals, tmp_path: Path) -> None:
     begun = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], stderr=subprocess.PIPE)
     try:

@@ -21,6 +21,7 @@ from diagnose.training.update_rules import RULES
 from estimators.errors import InputError
 from estimators.task.problem import Problem
 from tests.diagnose.training.tasks import logistic, network, quadratic, settings
+from tests.markers import marked
 
 METHODS = tuple(RULES)
 
@@ -38,7 +39,7 @@ def silent(_: float) -> None:
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("make", [logistic, network, lambda: quadratic(torch.logspace(0, -2, 5), torch.ones(5))])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("batch_size", [8, 10_000])
+@pytest.mark.parametrize("batch_size", marked("sweep", [8, 10_000], [8]))
 def test_a_stack_of_runs_equals_single_runs(make: Callable[[], Problem], method: str, batch_size: int) -> None:
     problem, how = make(), settings(batch_size=batch_size)
     start = look(problem, problem.parameters)

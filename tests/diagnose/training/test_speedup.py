@@ -404,6 +404,7 @@ def test_without_a_best_other_method_there_is_a_reason(curves: Any, nulls: int, 
     assert all(reason in part.why[key] for key in absent)
 
 
+@pytest.mark.coverage
 @pytest.mark.parametrize("others", [8])
 def test_the_interval_over_the_best_other_covers_whichever_it_is(others: int) -> None:
     """Of equal and independent methods, where the choice misleads most; the interval that ignores it fails the band."""

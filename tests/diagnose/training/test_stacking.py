@@ -20,6 +20,7 @@ from estimators.task.output_slopes import output_slopes
 from estimators.task.problem import Problem
 from estimators.task.rotation import rotated
 from tests.diagnose.training.tasks import logistic, network, settings
+from tests.markers import marked
 
 N = 48
 
@@ -146,7 +147,7 @@ def assert_the_same(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("batch_size", [8, 10_000])
+@pytest.mark.parametrize("batch_size", marked("sweep", [8, 10_000], [8]))
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_of_a_stack_are_the_runs_alone(kind: str, batch_size: int, dtype: torch.dtype) -> None:
     problem = KINDS[kind]()
@@ -189,7 +190,7 @@ def test_points_of_runs_that_are_walked_together(batch_size: int) -> None:
 
 
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("method", marked("sweep", RULES, ["sgd", "adagrad"]))
 @pytest.mark.parametrize("changes", [{"box": 0.05}, {"schedule": "inverse-sqrt"}, {}])
 def test_boxes_and_schedules(method: str, changes: dict[str, Any]) -> None:
     runs = [Contender(method, rate, seed) for rate, seed in RUNS]

@@ -11,6 +11,7 @@ from diagnose.training import MemoryStore, race
 from diagnose.training.findings import findings
 from diagnose.training.summary import summarise
 from tests.diagnose.training.tasks import quadratic, settings
+from tests.markers import marked
 
 D = 20
 
@@ -31,13 +32,13 @@ def answer(curvature: Tensor, noise: Tensor, seed: int, every_rate: bool) -> str
 
 
 @pytest.mark.parametrize("every_rate", [True, False])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", marked("coverage", [0, 1], [0]))
 def test_an_axis_aligned_ill_conditioned_quadratic_is_called_for_adagrad(seed: int, every_rate: bool) -> None:
     curvature = torch.logspace(0, -3, D)
     assert answer(curvature, 0.3 * torch.ones(D), seed, every_rate) == "adagrad"
 
 
-@pytest.mark.parametrize("every_rate", [True, False])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("every_rate", marked("sweep", [True, False], [False]))
+@pytest.mark.parametrize("seed", marked("coverage", [0, 1], [0]))
 def test_an_isotropic_quadratic_is_not(seed: int, every_rate: bool) -> None:
     assert answer(torch.ones(D), 0.3 * torch.ones(D), seed, every_rate) != "adagrad"

@@ -22,6 +22,7 @@ from estimators.numbers.t_intervals import mean_interval
 from estimators.numbers.vectors import random_start
 from estimators.task.products import dense_hessian
 from tests import oracles
+from tests.markers import marked
 from tests.problems import BY_NAME, SMALL, Case, orthogonal, quadratic
 from tests.statistics import assert_covers, fewest
 
@@ -37,12 +38,15 @@ def _values() -> Tensor:
     return torch.cat([bulk, group, torch.tensor([9.0, 10.0]).double()])
 
 
-FAST = ("dominant", "dominant over a definite bulk", "a few", "one of each sign")
+SHORT = ("dominant", "dominant over a definite bulk", "a few", "one of each sign")
 """Of the spectra: short runs."""
 
 
 def _marked() -> list[Any]:
-    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in _spectra()]
+    return [
+        *marked("coverage", SHORT, ["dominant"]),
+        *marked("slow", [name for name in _spectra() if name not in SHORT], []),
+    ]
 
 
 @cache

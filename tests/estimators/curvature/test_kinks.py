@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from estimators import InputError, Problem
 from estimators.curvature.kinks import STEPS, finite_step_curvature
+from tests.markers import marked
 from tests.problems import BY_NAME, CASES, Case, quadratic, symmetric, value
 
 SMOOTH = [case for case in CASES if case.name != "cnn-batchnorm"]
@@ -48,7 +49,7 @@ def test_networks_with_kinks(activation: type[nn.Module], dtype: torch.dtype) ->
     assert f"{found.parted.finite:.3g}" in warning.found
 
 
-@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("scale", marked("sweep", [0.1, 1.0, 3.0], [1.0]))
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, nn.Identity])
 def test_smooth_networks(activation: type[nn.Module], scale: float) -> None:
     for seed in range(3):

@@ -15,6 +15,7 @@ import estimators.curvature.one_norm as module
 from estimators import InputError
 from estimators.curvature.one_norm import FEWEST_PROBES, Sampled, hessian_one_norm, one_norm_by_products
 from tests import oracles
+from tests.markers import marked
 from tests.problems import BY_NAME, SMALL, Case, orthogonal, symmetric
 from tests.statistics import assert_covers, fewest
 
@@ -87,8 +88,9 @@ def _cases() -> list[Any]:
     """All matrices with the fewest probes; with 50 the ordinary ones are slow to repeat."""
     names = [name for name in MATRICES if name != "rank-one"]
     quick = [*((name, FEWEST_PROBES) for name in names), ("near rank one", 50)]
-    slow = [pytest.param(name, 50, marks=pytest.mark.slow) for name in names if name != "near rank one"]
-    return [*quick, *slow]
+    slow = [(name, 50) for name in names if name != "near rank one"]
+    fast = [(name, FEWEST_PROBES) for name in ("near rank one", "blocks, one small", "goe")]
+    return [*marked("coverage", quick, fast), *marked("slow", slow, [])]
 
 
 @pytest.mark.parametrize(("name", "probes"), _cases())
@@ -132,6 +134,7 @@ def test_one_row_is_enough_for_rank_one() -> None:
     assert np.diff(sampled(matrix, 0, keep=False).interval) > 0.1 * found.value
 
 
+@pytest.mark.coverage
 def test_rows_of_one_group_say_nothing_of_another() -> None:
     """The control: by the rows that were drawn alone the interval misses, as they often have one and the same ratio."""
     for name, most in (("two ranks", 0.92), ("blocks, one small", 0.5)):

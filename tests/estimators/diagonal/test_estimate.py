@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from estimators.numbers.vectors import random_start
 from estimators.task import losses
 from estimators.task.products import dense_hessian, hessian
 from tests import oracles
+from tests.markers import marked
 from tests.problems import BY_NAME, SMALL, Case, mlp, orthogonal, quadratic, symmetric
 from tests.statistics import ALPHA, assert_calibrated, assert_covers, fewest
 
@@ -114,10 +116,7 @@ def test_standard_errors() -> None:
     [
         ("indefinite", 16, 0),
         ("rotated", 32, 3),
-        *(
-            pytest.param(*row, marks=pytest.mark.slow)
-            for row in (("mlp", 32, 0), ("mlp", 48, 8), ("cnn-batchnorm", 32, 0))
-        ),
+        *marked("slow", [("mlp", 32, 0), ("mlp", 48, 8), ("cnn-batchnorm", 32, 0)], []),
     ],
 )
 def test_coverage(name: str, probes: int, steps: int) -> None:
@@ -157,8 +156,14 @@ def test_the_interval_of_the_trace_is_no_wider_than_it_says() -> None:
     assert_calibrated(hits, REPEATS, 0.95)
 
 
-@pytest.mark.parametrize("probes", [4, 8, 16, 23])
-@pytest.mark.parametrize("kind", ["rank one", "negative", "over a bulk", "one of each sign", "power 2"])
+@pytest.mark.parametrize(
+    ("kind", "probes"),
+    marked(
+        "coverage",
+        itertools.product(["rank one", "negative", "over a bulk", "one of each sign", "power 2"], [4, 8, 16, 23]),
+        [("rank one", 8), ("one of each sign", 4), ("power 2", 23)],
+    ),
+)
 def test_coverage_of_the_trace_where_few_eigenvalues_dominate(kind: str, probes: int) -> None:
     """Plain Hutchinson, against Student's t over the same probes."""
     d = 100
@@ -189,7 +194,10 @@ def test_coverage_of_the_trace_where_few_eigenvalues_dominate(kind: str, probes:
         assert plain < fewest(REPEATS, 0.95)
 
 
-@pytest.mark.parametrize(("kind", "probes"), [("rank-one", 16), ("hidden", 16), ("hidden", 64), ("negative", 32)])
+@pytest.mark.parametrize(
+    ("kind", "probes"),
+    marked("coverage", [("rank-one", 16), ("hidden", 16), ("hidden", 64), ("negative", 32)], [("hidden", 16)]),
+)
 def test_coverage_of_the_absolute_sum_where_noise_hides_it(kind: str, probes: int) -> None:
     d = 150
     a = torch.randn(d, 1, generator=torch.Generator().manual_seed(8)).double()
@@ -274,7 +282,7 @@ def test_a_lanczos_run_without_basis_or_of_other_size_is_refused() -> None:
         deflation(run, 44)
 
 
-@pytest.mark.parametrize("rotate", [False, True], ids=["", "rotated"])
+@pytest.mark.parametrize("rotate", marked("sweep", [False, True], [False]), ids=["", "rotated"])
 @pytest.mark.parametrize("name", ["logistic", "softmax", "regression", "mlp", "cnn-batchnorm", "unseen-token", "gpt2"])
 def test_gauss_newton_and_rest_add_up_to_the_hessian(name: str, rotate: bool) -> None:
     """diag(J'SJ) + diag R = diag H, for every named loss, with labels shifted, padded and left out.
@@ -388,7 +396,7 @@ def _plans(problem: Problem) -> list[Plan]:
     ]
 
 
-@pytest.mark.parametrize("way", range(5))
+@pytest.mark.parametrize("way", marked("coverage", range(5), [1, 4]))
 def test_every_way_is_unbiased_and_covers(way: int) -> None:
     problem = _formed(BY_NAME["mlp"].problem())
     wanted = _diagonal(problem)
@@ -500,7 +508,7 @@ def _run(problem: Problem, steps: int) -> Ritz:
 
 @pytest.mark.parametrize("steps", [0, 12])
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "trained"])
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", marked("coverage", ["tanh", "relu"], ["tanh"]))
 def test_at_most_half_the_error_of_plain_hutchinson(activation: str, trained: bool, steps: int) -> None:
     """Root mean square over seeds against sqrt(sum of H_jk^2 over j != k, divided by 64), which is exact."""
     problem = _case_of_digits(activation, trained)

@@ -13,6 +13,7 @@ from torch import Tensor
 from estimators import InputError, Problem, generalized_smoothness, secants
 from estimators.growth.secant_ratios import Secants
 from tests.diagnose.training.tasks import logistic, network, quadratic
+from tests.markers import seeds
 
 TASKS: dict[str, Callable[[], Problem]] = {"logistic": logistic, "mlp": network}
 
@@ -35,15 +36,17 @@ def recorded(problem: Problem, rate: float, steps: int, seed: int, batch: int, s
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("batch", [1, 8])
-def test_different_batches_at_the_two_ends_raise_the_warning(name: str, batch: int) -> None:
-    found = [recorded(TASKS[name](), 0.1, 80, seed, batch, same=False) for seed in range(5)]
+@pytest.mark.parametrize("repeats", seeds(5))
+def test_different_batches_at_the_two_ends_raise_the_warning(name: str, batch: int, repeats: range) -> None:
+    found = [recorded(TASKS[name](), 0.1, 80, seed, batch, same=False) for seed in repeats]
     assert all([finding.code for finding in each.warnings] == ["step-length"] for each in found)
 
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("batch", [1, 8])
-def test_one_batch_at_both_ends_does_not(name: str, batch: int) -> None:
-    for seed in range(5):
+@pytest.mark.parametrize("repeats", seeds(5))
+def test_one_batch_at_both_ends_does_not(name: str, batch: int, repeats: range) -> None:
+    for seed in repeats:
         found = recorded(TASKS[name](), 0.1, 80, seed, batch, same=True)
         assert found.warnings == ()
         assert found.difference_cosines is not None

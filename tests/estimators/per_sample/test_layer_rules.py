@@ -20,6 +20,7 @@ from estimators.per_sample import engines, gradients, layer_rules
 from estimators.per_sample.gradients import gradient_moments, grouped_moments
 from estimators.task.products import hessian
 from tests import oracles, rounding, transformers_cases
+from tests.markers import marked
 from tests.module_kinds import BY_NAME, CLASSES, KINDS, TIME, WIDTH, Kind, Model, N, rows
 from tests.problems import Parts
 from tests.transformers_oracles import Oracle
@@ -31,7 +32,7 @@ def _engine(problem: Problem) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("chunk", [N, 4])
+@pytest.mark.parametrize("chunk", marked("sweep", [N, 4], [4]))
 def test_moments(kind: Kind, chunk: int) -> None:
     problem = Problem(*kind.parts())
     problem.chunk = chunk
@@ -87,7 +88,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", marked("sweep", OPERATIONS, ["times", "minus", "added twice"]))
 @pytest.mark.parametrize(
     ("shape", "axes"),
     [((), 1), ((1,), 1), ((), 2), ((1,), 2), ((1, 1), 2), ((), 3), ((1,), 3), ((5, 1), 3), ((1, 3), 3), ((1, 5, 1), 3)],
@@ -181,7 +182,12 @@ class Added(nn.Module):
         return output
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt2-text", "bert-masked", "vit", "opt", "lora", "frozen", "idle"])
+@pytest.mark.parametrize(
+    "name",
+    marked(
+        "sweep", ["gpt2", "gpt2-text", "bert-masked", "vit", "opt", "lora", "frozen", "idle"], ["gpt2", "bert-masked"]
+    ),
+)
 def test_transformers_in_chunks(name: str) -> None:
     """Chunks share other labelled positions than the two samples of the check: the rules hold for their rows too."""
     case = transformers_cases.BY_NAME[name]
@@ -329,7 +335,7 @@ def test_rows_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(count for count, _ in seen) > 1
 
 
-@pytest.mark.parametrize("name", ["gpt2", "vit", "bert-masked"])
+@pytest.mark.parametrize("name", marked("sweep", ["gpt2", "vit", "bert-masked"], ["gpt2"]))
 def test_any_chunks_in_float32(name: str) -> None:
     """The same moments and products but for rounding, which a sample in another's place is not."""
     case = transformers_cases.BY_NAME[name]

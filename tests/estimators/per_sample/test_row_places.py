@@ -16,6 +16,7 @@ from estimators.per_sample.parameter_uses import Site
 from estimators.per_sample.parameter_uses import gradients as gradients_of
 from estimators.per_sample.row_places import as_planned, misplaced, operations, weights
 from tests import oracles
+from tests.markers import marked, seeds
 from tests.module_kinds import BY_NAME, CLASSES, Routed
 from tests.problems import Parts
 
@@ -90,11 +91,12 @@ def _off(parts: Parts, chunk: int) -> float:
 
 @pytest.mark.parametrize("chunk", [N, 7, 2])
 @pytest.mark.parametrize("name", MOVES)
-def test_rows_that_the_data_order(name: str, chunk: int) -> None:
-    assert max(_off(_parts(lambda: Sorted(MOVES[name]), seed), chunk) for seed in SEEDS) < 1e-12
+@pytest.mark.parametrize("repeats", seeds(6, 2))
+def test_rows_that_the_data_order(name: str, chunk: int, repeats: range) -> None:
+    assert max(_off(_parts(lambda: Sorted(MOVES[name]), seed), chunk) for seed in repeats) < 1e-12
 
 
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("name", marked("coverage", MOVES, ["index", "lookup", "one-hot", "channels"]))
 def test_the_order_is_one_that_two_samples_can_hide(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the proof the numbers are wrong: what the tests above stand on."""
     monkeypatch.setattr(row_places, "misplaced", lambda *_: False)
@@ -102,13 +104,14 @@ def test_the_order_is_one_that_two_samples_can_hide(name: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("shape", [(N, WIDTH), (6, 2, WIDTH), (8, 4, WIDTH)])
-def test_two_experts(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("repeats", seeds(30, 6))
+def test_two_experts(shape: tuple[int, ...], repeats: range) -> None:
     """Rows through one of two layers: on some small sets each sample seems to hold as many of either."""
 
     def made() -> nn.Module:
         return nn.Sequential(nn.Linear(WIDTH, 4), Routed(), nn.Flatten(), nn.LazyLinear(CLASSES))
 
-    for seed in range(30):
+    for seed in repeats:
         parts = _parts(made, seed, shape)
         parts[0](parts[1][0])  # type: ignore[index]
         assert _off(parts, shape[0]) < 1e-12
@@ -130,8 +133,9 @@ class Packed(nn.Module):
 
 
 @pytest.mark.parametrize("chunk", [8, 3])
-def test_packed_sequences(chunk: int) -> None:
-    for seed in range(12):
+@pytest.mark.parametrize("repeats", seeds(12, 3))
+def test_packed_sequences(chunk: int, repeats: range) -> None:
+    for seed in repeats:
         assert _off(_parts(Packed, seed, (8, 4, WIDTH)), chunk) < 1e-11
 
 

@@ -14,6 +14,7 @@ from estimators import InputError, Problem, smoothness
 from estimators.curvature.lanczos import extremes
 from estimators.results import Smoothness
 from tests import oracles
+from tests.markers import marked
 from tests.problems import BY_NAME, SMALL, Case, Scores, quadratic, symmetric
 
 
@@ -67,7 +68,7 @@ def test_where_the_hessian_is_formed(case: Case) -> None:
         assert result.why[key]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", marked("coverage", range(3), [0]))
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_by_products(case: Case, seed: int) -> None:
     matrix, _ = _known(case.name)

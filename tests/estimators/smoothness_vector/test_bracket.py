@@ -17,6 +17,7 @@ from estimators.smoothness_vector.formed import dense_bracket
 from estimators.smoothness_vector.sweeps import Sweeps
 from estimators.task.products import Curvature
 from tests import oracles
+from tests.markers import seeds
 from tests.problems import orthogonal, symmetric
 from tests.statistics import assert_covers, fewest
 
@@ -122,9 +123,10 @@ def test_the_solver_agrees_with_the_closed_forms(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_dense(name: str) -> None:
+@pytest.mark.parametrize("repeats", seeds(3))
+def test_dense(name: str, repeats: range) -> None:
     matrix = MATRICES[name]()
-    for seed in range(3):
+    for seed in repeats:
         found = dense_bracket(matrix, torch.Generator().manual_seed(seed), 0.01)
         check(found, matrix, smallest(name), 0.01, 1e-6)
         assert found.products == len(matrix)
@@ -133,17 +135,19 @@ def test_dense(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", MATRICES)
-def test_by_products(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("repeats", seeds(8, 2))
+def test_by_products(name: str, dtype: torch.dtype, repeats: range) -> None:
     matrix = MATRICES[name]().to(dtype)
-    for seed in range(8):
+    for seed in repeats:
         check(by_products(matrix, seed), matrix, smallest(name), 0.02, 1e-6)
 
 
 @pytest.mark.parametrize("name", ["goe", "rank-one", "zero-rows", "swap"])
 @pytest.mark.parametrize("products", [FEWEST_PRODUCTS, 40, 100])
-def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int) -> None:
+@pytest.mark.parametrize("repeats", seeds(8, 2))
+def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int, repeats: range) -> None:
     matrix = MATRICES[name]()
-    for seed in range(8):
+    for seed in repeats:
         found = by_products(matrix, seed, gap=1e-3, products=products)
         assert found.lower <= smallest(name) * (1 + 1e-6)
         assert found.upper >= smallest(name) * (1 - 1e-6)

@@ -16,6 +16,7 @@ from estimators import InputError, Problem, smoothness
 from estimators.smoothness_vector.several_points import FEWEST_PRODUCTS, Joint, joint_of_matrices, joint_smoothness
 from estimators.task import memory_limit
 from tests import oracles
+from tests.markers import seeds
 from tests.problems import BY_NAME, quadratic, symmetric
 from tests.statistics import assert_covers
 
@@ -105,8 +106,9 @@ def _check(found: Joint, name: str, vector: Tensor, gap: float, rounding: float)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_formed(name: str) -> None:
-    for seed in range(3):
+@pytest.mark.parametrize("repeats", seeds(3))
+def test_formed(name: str, repeats: range) -> None:
+    for seed in repeats:
         problems = _problems(SETS[name](), formed=True)
         found = joint_smoothness(problems, seed=seed)
         _check(found, name, problems[0].flatten(found.vectors), 0.01, 1e-9)
@@ -118,8 +120,9 @@ def test_formed(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", SETS)
-def test_by_products(name: str, dtype: torch.dtype) -> None:
-    for seed in range(3):
+@pytest.mark.parametrize("repeats", seeds(3))
+def test_by_products(name: str, dtype: torch.dtype, repeats: range) -> None:
+    for seed in repeats:
         problems = _problems(SETS[name](), dtype)
         found = joint_smoothness(problems, gap=0.02, seed=seed)
         _check(found, name, problems[0].flatten(found.vectors), 0.02, 1e-6)
@@ -146,8 +149,9 @@ def test_it_lies_between_the_largest_and_the_coordinatewise_maximum() -> None:
 
 @pytest.mark.parametrize("products", [FEWEST_PRODUCTS, 40, 100])
 @pytest.mark.parametrize("name", ["three", "five-sizes", "dead-rows"])
-def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int) -> None:
-    for seed in range(4):
+@pytest.mark.parametrize("repeats", seeds(4))
+def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int, repeats: range) -> None:
+    for seed in repeats:
         problems = _problems(SETS[name]())
         found = joint_smoothness(problems, gap=1e-4, max_products=products, seed=seed)
         assert found.l1_lower <= _wanted(name) * (1 + 1e-6)
@@ -158,15 +162,19 @@ def test_few_products_give_a_wide_bracket_that_holds(name: str, products: int) -
 
 
 @pytest.mark.parametrize("vectors", [30, 60, 200])
-def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("repeats", seeds(3))
+def test_little_memory_gives_a_bracket_that_holds(
+    vectors: int, monkeypatch: pytest.MonkeyPatch, repeats: range
+) -> None:
     """In float32 and of three points: one column each, two, and eight; a basis with 200 vectors alone."""
     monkeypatch.setattr(memory_limit, "vectors", lambda _: vectors)
-    for seed in range(3):
+    for seed in repeats:
         problems = _problems(SETS["three"](), torch.float32)
         found = joint_smoothness(problems, gap=0.02, seed=seed)
         _check(found, "three", problems[0].flatten(found.vectors), 2.0 if vectors == 30 else 0.5, 1e-6)
 
 
+@pytest.mark.coverage
 def test_the_bound_holds_over_many_seeds() -> None:
     """With delta = 0.3 in place of 0.001 and few steps, L fails at one of the points at most 3 times in 10."""
     matrices = SETS["three"]()

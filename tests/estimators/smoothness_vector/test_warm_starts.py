@@ -114,6 +114,7 @@ def test_a_point_nearby_takes_fewer_products() -> None:
     assert np.mean(saved) > 0.1
 
 
+@pytest.mark.coverage
 def test_upper_bounds_fail_as_rarely_as_without_a_start() -> None:
     """With delta = 0.4 for all certificates together, on a matrix that the start has fitted already."""
     matrix = symmetric(40, 8)

@@ -15,6 +15,7 @@ from estimators.smoothness_vector.formed import dense_bracket
 from estimators.smoothness_vector.whole_data import COLUMNS, Crossfit, crossfit_smoothness
 from estimators.task import memory_limit
 from tests import oracles
+from tests.markers import marked
 from tests.problems import BY_NAME, Scores
 from tests.statistics import assert_covers, fewest
 
@@ -72,7 +73,12 @@ def _draw(
 
 
 @pytest.mark.parametrize(
-    ("name", "n"), [("isotropic", 20), ("graded", 100), ("low-rank", 100), ("sparse", 20), ("sparse", 100)]
+    ("name", "n"),
+    marked(
+        "coverage",
+        [("isotropic", 20), ("graded", 100), ("low-rank", 100), ("sparse", 20), ("sparse", 100)],
+        [("graded", 100)],
+    ),
 )
 def test_the_interval_covers_the_data_sets_value(name: str, n: int) -> None:
     repeats, wanted = 40, _truth(name)
@@ -83,7 +89,9 @@ def test_the_interval_covers_the_data_sets_value(name: str, n: int) -> None:
     assert np.mean([f.sample_interval[1] for f in found]) >= wanted - 4 * error
 
 
-@pytest.mark.parametrize(("name", "n"), [("isotropic", 20), ("isotropic", 100), ("graded", 100)])
+@pytest.mark.parametrize(
+    ("name", "n"), marked("coverage", [("isotropic", 20), ("isotropic", 100), ("graded", 100)], [("isotropic", 20)])
+)
 def test_the_draws_own_bracket_does_not_cover(name: str, n: int) -> None:
     """The control: a minibatch inflates Lambda, and its bracket is no interval for the data set."""
     repeats, wanted = 12, _truth(name)
@@ -146,12 +154,14 @@ def test_products_are_kept_to(allowed: int, folds: int) -> None:
     assert found.crossfit_mean < free.crossfit_mean
 
 
+@pytest.mark.coverage
 def test_few_products_still_cover() -> None:
     repeats, wanted = 40, _truth("graded")
     found = [_draw("graded", 100, seed, products=24) for seed in range(repeats)]
     assert_covers(sum(_covers(f, wanted) for f in found), repeats, 0.95)
 
 
+@pytest.mark.coverage
 def test_one_column_still_covers_and_holds_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little memory: the directions are signs, which say less of the rows' own."""
     repeats, wanted = 40, _truth("graded")
@@ -206,6 +216,7 @@ def _rare(share: float, samples: int) -> list[tuple[bool, float]]:
     return found
 
 
+@pytest.mark.coverage
 def test_rows_that_are_rarer_than_it_says_are_missed() -> None:
     """1% of the rows carry Lambda: 50 samples miss them in 60% of draws and say that 1 in 14 is their limit; at 1 in 10
     rows the interval holds."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators import InputError, Problem
+from tests.markers import marked
 from tests.transformers_cases import (
     ENDS,
     HEADS,
@@ -61,7 +62,7 @@ def fresh(name: str, **settings: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("make", [fresh, built])
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", marked("sweep", ENCODERS, ["BertLMHeadModel", "RoFormerForCausalLM"]))
 def test_an_encoder_as_causal_model(name: str, make: Callable[..., nn.Module]) -> None:
     """Refused; with is_decoder true, as the refusal says, taken."""
     settings: dict[str, Any] = {**SMALL, **HEADS, **ENDS, "pad_token_id": 0, **ENCODERS[name]}
@@ -102,7 +103,7 @@ def test_xlnet_sees_every_token() -> None:
 
 @pytest.mark.parametrize("make", [gpt2, lora, lambda: lora("CAUSAL_LM"), mamba, mixtral])
 @pytest.mark.parametrize("samples", [text, answers, unpadded])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", marked("sweep", [torch.float32, torch.float64, torch.bfloat16], [torch.float32]))
 def test_causal_models_are_taken(
     make: Callable[[], nn.Module], samples: Callable[[], dict[str, Tensor]], dtype: torch.dtype
 ) -> None:

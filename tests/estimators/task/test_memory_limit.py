@@ -39,6 +39,7 @@ from estimators.task import memory_limit
 from estimators.task.products import dense_hessian, hessian
 from estimators.task.rotation import rotated
 from tests import oracles
+from tests.markers import marked
 from tests.problems import quadratic, symmetric
 
 VOCABULARY, LENGTH, SAMPLES = 2048, 32, 8
@@ -117,7 +118,9 @@ MEASURES: dict[str, Callable[[Problem], Any]] = {
 LIMITS = [(measure, limit) for measure in MEASURES for limit in (32, 40, 120) if (measure, limit) != ("joint", 32)]
 
 
-@pytest.mark.parametrize(("measure", "megabytes"), LIMITS)
+@pytest.mark.parametrize(
+    ("measure", "megabytes"), marked("limit", LIMITS, [("a draw's noise", 32), ("spectrum", 40), ("noise", 120)])
+)
 def test_a_limit_holds(measure: str, megabytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 20 vectors, the fewest, or 29 and graphs that are built anew; with 89 and graphs that are kept."""
     monkeypatch.setattr(at_a_point, "MAX_STEPS", 12)
@@ -137,6 +140,7 @@ def test_what_is_held_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert held.peak > 40 << 20
 
 
+@pytest.mark.limit
 def test_products_do_not_depend_on_the_limit() -> None:
     plain, double = language_model(None), language_model(None).model.double()
     block = torch.randn(plain.d, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -210,6 +214,7 @@ def shrinking(problem: Problem, count: int) -> list[Problem]:
 MATRIX = 8 * 200**2
 
 
+@pytest.mark.limit
 @pytest.mark.parametrize("kept", [0, 3])
 def test_a_limit_holds_for_the_hessians_of_many_points(kept: int) -> None:
     """16 points, whose Hessians together take twice the limit."""
@@ -249,7 +254,7 @@ def test_a_hessian_that_the_caller_formed_stays(monkeypatch: pytest.MonkeyPatch)
     assert points[3].formed_hessian is formed
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", marked("limit", [2, 3], [2]))
 def test_hessians_of_points_that_do_not_fit_together_are_not_formed(count: int) -> None:
     """The joint bracket by products in their place: less sure, and within the limit."""
     graph = memory_limit.graph_bytes(network(1 << 30), 24)
@@ -271,6 +276,7 @@ def test_hessians_of_points_that_do_not_fit_together_are_not_formed(count: int) 
 # -- the same answers ------------------------------------------------------------------------------
 
 
+@pytest.mark.limit
 def test_narrow_blocks_give_what_wide_ones_do() -> None:
     """One product at a time, of the same vectors, from other graphs."""
     wide, narrow = language_model(None), language_model(32 << 20)
@@ -293,6 +299,7 @@ def test_narrow_blocks_give_what_wide_ones_do() -> None:
         assert other.finite == pytest.approx(step.finite, rel=0.05)
 
 
+@pytest.mark.limit
 @pytest.mark.parametrize("vectors", [20, 40, 100, 200, 470])
 def test_little_memory_gives_a_bracket_that_holds(vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One column and no basis at 20 vectors, all columns at 100, a basis at 200, rounds at 470."""
@@ -354,6 +361,7 @@ def fitted(limit: int, count: int) -> tuple[GeneralizedSmoothness, int]:
     return result, held.peak
 
 
+@pytest.mark.limit
 def test_points_whose_vectors_do_not_fit_have_rows_and_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Hessian is formed; the reason names a limit that is enough for the fits."""
     monkeypatch.setattr(at_a_point, "MAX_STEPS", 12)

@@ -14,7 +14,8 @@ from estimators.smoothness_vector.rotated import rotated_density
 from estimators.task.products import dense_hessian
 from estimators.task.rotation import BLOCK, NAME, Rotation, haar, rotated
 from tests import oracles
-from tests.problems import CASES, SMALL, Case, quadratic
+from tests.markers import marked
+from tests.problems import BY_NAME, CASES, SMALL, Case, quadratic
 
 LIKE = torch.zeros(1, dtype=torch.float64)
 
@@ -73,7 +74,7 @@ def test_it_is_the_same_function(case: Case) -> None:
     assert found.token_deciles is None
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("case", marked("sweep", SMALL, [BY_NAME["mlp"], BY_NAME["rotated"]]), ids=str)
 def test_curvature_is_that_of_the_rotated_matrix(case: Case) -> None:
     problem = case.problem()
     other = rotated(problem, 5)

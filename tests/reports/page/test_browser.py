@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reports.page.page import render
+from tests.markers import marked
 from tests.reports import made
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -40,7 +41,10 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(scope="module", params=["finished", "untrained", "hostile", "empty", "language", "large"])
+PAGES = ["finished", "untrained", "hostile", "empty", "language", "large"]
+
+
+@pytest.fixture(scope="module", params=marked("sweep", PAGES, ["finished", "hostile"]))
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / f"{request.param}.html"
     path.write_text(render(getattr(made, request.param)()), encoding="utf-8")

@@ -22,6 +22,7 @@ from reports.page.svg import INK, PAPER
 from reports.record.diagnosis import NOT_YET, PARTS, Diagnosis, absent
 from reports.words import glossary
 from reports.words.numbers import number
+from tests.markers import marked
 from tests.reports import made
 
 DIAGNOSES: Mapping[str, Callable[[], Diagnosis]] = {
@@ -90,7 +91,7 @@ def test_figures_take_ink_and_font_from_the_page(name: str) -> None:
     assert ("currentColor" in svgs) == (name != "empty")
 
 
-@everything
+@pytest.mark.parametrize("name", marked("sweep", DIAGNOSES, ["finished", "language"]))
 def test_the_same_bytes_every_time(name: str) -> None:
     assert render(DIAGNOSES[name]()) == page(name)
 
@@ -116,7 +117,7 @@ def unmeasured(html: str) -> str:
     return text_of(html.partition('id="missing"')[2].partition("</section>")[0]).lower()
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", marked("sweep", PARTS, ["smoothness", "training"]))
 def test_a_part_without_any_number_still_renders(part: str) -> None:
     bare = replace(made.finished(), **{part: absent(PARTS[part], "left out for this test")})
     html = render(bare)
@@ -124,7 +125,7 @@ def test_a_part_without_any_number_still_renders(part: str) -> None:
     assert f"{glossary.PARTS[part].lower()}, all of it." in unmeasured(html)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", marked("sweep", PARTS, ["noise"]))
 def test_any_key_may_be_null_beside_any_other(part: str) -> None:
     """Keys are numbered in binary: each bit nulls the keys that have it, then those that lack it."""
     whole = getattr(made.finished(), part)
@@ -432,13 +433,13 @@ def with_losses(loss: Callable[[int, int], float | None], steps: tuple[int, ...]
     "odd",
     [
         with_losses(lambda seed, step: 0.0),
-        with_losses(lambda seed, step: 0.7),
-        with_losses(lambda seed, step: -1.0 - step),
+        pytest.param(with_losses(lambda seed, step: 0.7), marks=pytest.mark.sweep),
+        pytest.param(with_losses(lambda seed, step: -1.0 - step), marks=pytest.mark.sweep),
         with_losses(lambda seed, step: 1e-30 if step else 1e30),
         with_losses(lambda seed, step: None),
         with_losses(lambda seed, step: None if step and seed == 0 else 1.0),
-        with_losses(lambda seed, step: 1.0, steps=(0,)),
-        with_losses(lambda seed, step: 1.0 / (1 + step), steps=(0, 1)),
+        pytest.param(with_losses(lambda seed, step: 1.0, steps=(0,)), marks=pytest.mark.sweep),
+        pytest.param(with_losses(lambda seed, step: 1.0 / (1 + step), steps=(0, 1)), marks=pytest.mark.sweep),
     ],
     ids=["zero", "constant", "negative", "extreme", "none", "one seed diverges", "start alone", "one step"],
 )

@@ -20,11 +20,13 @@ from diagnose.errors import InputError
 from diagnose.inputs.models.find import open_model
 from diagnose.inputs.models.loaded import Loaded
 from diagnose.inputs.opening import open_task
-from diagnose.settings import Settings
+from diagnose.settings import SKIPPABLE, Settings
 from estimators import Problem
 from tests.diagnose.inputs.models.test_checkpoints import refused
 from tests.diagnose.inputs.text import cases
 
+PARTS = [SKIPPABLE, pytest.param(("training",), marks=pytest.mark.sweep)]
+"""Left out of a run: all that can be, or training alone."""
 NETS = """
 import torch
 from torch import nn
@@ -301,7 +303,8 @@ def test_decoders_that_shift_their_labels_in_forward_alone(family: str) -> None:
     assert Problem(model, samples).loss() == pytest.approx(sum(each) / 4, rel=1e-5)
 
 
-def test_a_routing_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("skip", PARTS)
+def test_a_routing_loss(skip: tuple[str, ...], tmp_path: Path) -> None:
     """Its entry in config.json; or, in Python, a function as loss for the same folder and file."""
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     more = {"num_key_value_heads": 2, "num_local_experts": 2, "output_router_logits": True}
@@ -319,7 +322,7 @@ def test_a_routing_loss(tmp_path: Path) -> None:
         each = nn.functional.cross_entropy(output.logits[:, :-1].mT, targets[:, 1:], reduction="none")
         return each.sum(1)
 
-    found = diagnose.run(tmp_path / "m", data, loss=loss, out=tmp_path / "out", training=False, quiet=True)
+    found = diagnose.run(tmp_path / "m", data, loss=loss, out=tmp_path / "out", quiet=True, skip=skip)
     assert found.noise.l1 is not None
     assert found.noise.l1 > 0
     edited(tmp_path / "m", output_router_logits=False)
@@ -342,7 +345,10 @@ def llava() -> Any:
     return model.eval()
 
 
-def test_images_with_text_are_refused_by_the_command_and_measured_in_python(tmp_path: Path) -> None:
+@pytest.mark.parametrize("skip", PARTS)
+def test_images_with_text_are_refused_by_the_command_and_measured_in_python(
+    skip: tuple[str, ...], tmp_path: Path
+) -> None:
     """Named as an encoder-decoder, it is a causal model: its loss is that of the next token, against its own."""
     model = llava()
     model.save_pretrained(tmp_path / "m")
@@ -358,7 +364,7 @@ def test_images_with_text_are_refused_by_the_command_and_measured_in_python(tmp_
     with torch.no_grad():
         each = [float(model(**{name: value[i : i + 1] for name, value in samples.items()}).loss) for i in range(5)]
     assert Problem(model, samples).loss() == pytest.approx(sum(each) / 5, rel=1e-5)
-    found = diagnose.run(model, samples, out=tmp_path / "out", training=False, quiet=True)
+    found = diagnose.run(model, samples, out=tmp_path / "out", quiet=True, skip=skip)
     assert found.noise.l1 is not None
     assert found.noise.l1 > 0
 
