@@ -370,17 +370,19 @@ def test_the_python_api_writes_only_with_out(tmp_path: Path, monkeypatch: pytest
         diagnose.run(model, samples, loss=identity, step=5)
 
 
-def test_an_ill_conditioned_axis_aligned_quadratic_is_called_for_adagrad() -> None:
+@pytest.mark.parametrize("how", marked("sweep", [PAIR, {}], [PAIR]))
+def test_an_ill_conditioned_axis_aligned_quadratic_is_called_for_adagrad(how: dict[str, Any]) -> None:
     model, samples = quadratic(torch.logspace(-3, 0, 40), 0.05)
-    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16, **PAIR)
+    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16, **how)
     assert found.verdict.answer == "adagrad"
     assert found.smoothness.density is not None
     assert found.smoothness.density < 0.3
 
 
-def test_an_isotropic_quadratic_is_not() -> None:
+@pytest.mark.parametrize("how", marked("sweep", [PAIR, {}], [PAIR]))
+def test_an_isotropic_quadratic_is_not(how: dict[str, Any]) -> None:
     model, samples = quadratic(torch.ones(40), 0.5)
-    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16, **PAIR)
+    found = diagnose.run(model, samples, loss=identity, steps=200, batch_size=16, **how)
     assert found.verdict.answer != "adagrad"
     assert found.smoothness.density == pytest.approx(1, abs=0.02)
 
