@@ -1,6 +1,6 @@
 """A diagnosis as plain frozen dataclasses: what result.json, vectors.safetensors and runs.csv hold.
 
-Needs the standard library and numpy alone to import; nothing here measures anything.
+Needs the standard library alone to import; nothing here measures anything.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-import numpy as np
 
 from estimators.errors import InputError
 from estimators.results import (
@@ -242,7 +240,7 @@ class Diagnosis:
         if any(getattr(self, name) != getattr(other, name) for name in plain):
             return False
         ours, theirs = _flat(self.vectors), _flat(other.vectors)
-        return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+        return ours.keys() == theirs.keys() and all(_same(array, theirs[name]) for name, array in ours.items())
 
     __hash__ = None  # type: ignore[assignment]  # holds dicts and arrays
 
@@ -321,6 +319,10 @@ class Diagnosis:
 
 def _flat(vectors: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
     return {(kind, name): array for kind, part in vectors.items() for name, array in part.items()}
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a.shape == b.shape and (a == b).all())
 
 
 def _complete(folder: Path, files: Mapping[str, Any], vectors: Mapping[str, Any], runs: Sequence[Any]) -> None:

@@ -127,7 +127,7 @@ def test_the_data_set_the_density_and_the_metric_are_measured(finished: Path) ->
 def test_on_all_rows_the_interval_is_the_bracket() -> None:
     found = diagnose.run("logreg", "breast-cancer", training=False)
     whole = found.smoothness.whole_data or {}
-    assert whole["interval"] == (found.smoothness.l1_lower, found.smoothness.l1_upper)
+    assert whole["interval"] == [found.smoothness.l1_lower, found.smoothness.l1_upper]
     assert (whole["samples"], whole["rows"], whole["products"]) == (569, 569, 0)
     assert found.noise.rare_rows is whole["rare_rows"] is None
     assert found.noise.why["rare_rows"] == whole["why"]["rare_rows"] == NONE_MISSED
