@@ -41,7 +41,6 @@ from diagnose.training.racing import finished
 from diagnose.training.runs import LegStore, MemoryStore
 from diagnose.training.threads import one_thread, short
 from estimators.results import Finding
-from estimators.task.memory_limit import DENSE_LIMIT
 from reports.record.diagnosis import PARTS, SCHEMA, Costs, Diagnosis, Task, absent, as_read
 from reports.words.sentences import stage_line
 
@@ -143,7 +142,7 @@ class _Attempt:
         self.seconds = dict(known.cost.stages or {})
         self.step_seconds = dict(known.cost.step_seconds or {})
         self.bench = Bench.build(opened, resolved, legs, self._progress, own)
-        self.short = short(self.bench.problem, self.bench.problem.d <= DENSE_LIMIT)
+        self.short = short(self.bench.problem)
         # Of a stage that was stopped while it was stored files may hold more than the result names.
         for stage in STAGES:
             known = known if stage in known.stages else without(stage, known)

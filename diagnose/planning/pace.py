@@ -18,7 +18,6 @@ from diagnose.training.stacking import grouped, run_stack
 from estimators.numbers.vectors import random_start
 from estimators.smoothness_vector.at_a_point import DENSE_GAP
 from estimators.smoothness_vector.formed import dense_bracket
-from estimators.task.memory_limit import DENSE_LIMIT
 from estimators.task.problem import Problem
 from estimators.task.products import dense_hessian, forming_passes, hessian
 
@@ -130,7 +129,7 @@ def _curvature(problem: Problem, gradient: float, clock: Clock) -> tuple[float, 
         # The first one also fills caches.
         each = whole - gradient if whole > LONGEST else _seconds(lambda: product(block), clock)
     each, graph = max(each, whole / 2) if whole <= SLOW else each, max(min(whole - each, gradient), 0.0)
-    if problem.d > DENSE_LIMIT:
+    if not problem.forms_hessian:
         if each < SLOW / PROBES:  # what is done with a product's result takes as long as the product
             each = max(each, _seconds(lambda: estimators.hessian_diagonal(problem, probes=PROBES), clock) / PROBES)
         return each, graph, 0.0

@@ -18,7 +18,7 @@ from diagnose.training.runs import LegStore
 from estimators.curvature.lanczos import Extremes, extremes
 from estimators.results import Finding, Progress
 from estimators.task.function import Parameters
-from estimators.task.memory_limit import DENSE_LIMIT, vectors
+from estimators.task.memory_limit import vectors
 from estimators.task.problem import Problem
 from estimators.task.rotation import rotated
 
@@ -89,13 +89,19 @@ class Bench:
         problem.passes.add(counted / problem.n)
         return replace(self, resolved=work.resolved, limits=work.limits, problem=problem, curvature=curvature)
 
+    @property
+    def shares_lanczos(self) -> bool:
+        """Whether one Lanczos run serves lambda, the spectrum and the diagonal: there is room to hold its basis."""
+        curvature = self.curvature
+        return not curvature.forms_hessian and curvature.d <= LARGEST_BASIS and vectors(curvature) >= SHARED
+
     def lanczos_run(self) -> Extremes | None:
         """The Lanczos run on H with its basis, made once: it serves lambda, the spectrum and the diagonal.
 
         None where its basis may not be held beside what these stages hold themselves. An attempt that takes over a
         stored stage makes it again, from the same seed: the same numbers.
         """
-        if not DENSE_LIMIT < self.curvature.d <= LARGEST_BASIS or vectors(self.curvature) < SHARED:
+        if not self.shares_lanczos:
             return None
         if "spectrum" not in self.kept:
             seed = stream(self.resolved.seed, "spectrum")

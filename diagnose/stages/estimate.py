@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from diagnose.limits import Work
-from diagnose.stages.bench import LARGEST_BASIS, SHARED, Bench
+from diagnose.stages.bench import Bench
 from diagnose.training.processes import processes
 from diagnose.training.running import batch_numbers
 from diagnose.training.runs import RaceSettings
 from diagnose.training.stacking import stack_size
 from estimators.diagonal.estimate import layered_passes
-from estimators.task.memory_limit import DENSE_LIMIT, vectors
+from estimators.task.memory_limit import vectors
 from estimators.task.products import forming_passes
 
 LAMBDA, BRACKET = 30, 220
@@ -49,6 +49,7 @@ class Shape:
         rows: of the data.
         linear: whether it is a linear model, without kinks.
         without_curvature: whether second derivatives can't be measured.
+        formed: whether the Hessian is.
         shared: whether one Lanczos run serves lambda, the spectrum and the diagonal.
         held: vectors of d numbers that there is room for.
         number: bytes of one.
@@ -67,6 +68,7 @@ class Shape:
     rows: int
     linear: bool
     without_curvature: bool
+    formed: bool
     shared: bool
     held: int
     number: int
@@ -80,7 +82,6 @@ class Shape:
 
     @classmethod
     def of(cls, bench: Bench, race: RaceSettings | None) -> Shape:
-        held = vectors(bench.curvature)
         return cls(
             d=bench.problem.d,
             samples=bench.problem.n,
@@ -88,21 +89,18 @@ class Shape:
             rows=bench.opened.rows,
             linear=bench.opened.family == "linear",
             without_curvature=bench.curvature.curvature_fault is not None,
-            shared=DENSE_LIMIT < bench.problem.d <= LARGEST_BASIS and held >= SHARED,
-            held=held,
+            shared=bench.shares_lanczos,
+            held=vectors(bench.curvature),
             number=bench.problem.dtype.itemsize,
             batch=0 if race is None else batch_numbers(bench.trained, race),
             stack=1 if race is None else stack_size(bench.trained, race),
             processes=1 if race is None else processes(bench.trained, race),
-            forming=forming_passes(bench.curvature) if bench.problem.d <= DENSE_LIMIT else 0.0,
+            formed=bench.curvature.forms_hessian,
+            forming=forming_passes(bench.curvature) if bench.curvature.forms_hessian else 0.0,
             layered=layered_passes(bench.curvature),
             race=race,
             evaluated=1 if race is None else max(race.evaluations // bench.resolved.evaluations, 1),
         )
-
-    @property
-    def formed(self) -> bool:
-        return self.d <= DENSE_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from diagnose.stages.thresholds import at_start
 from estimators.numbers.rare_rows import unseen_share
 from estimators.results import ALL_ROWS, NONE_MISSED, Progress, Smoothness
 from estimators.smoothness_vector.rotated import rotated_density
-from estimators.task.memory_limit import DENSE_LIMIT, FEWEST
+from estimators.task.function import DENSE_LIMIT
+from estimators.task.memory_limit import FEWEST
 from estimators.task.problem import Problem
 from reports.record.diagnosis import Diagnosis, absent
 
@@ -46,7 +47,7 @@ def smoothness(bench: Bench, _: Diagnosis) -> Update:
         bench.curvature,
         part,
         bench.opened.rows,
-        products=LEAST_WHOLE_DATA if bench.curvature.d <= DENSE_LIMIT else whole_data_products(bench.limits),
+        products=LEAST_WHOLE_DATA if bench.curvature.forms_hessian else whole_data_products(bench.limits),
         affordable=bench.curvature.d <= HUGE_NETWORK,
         cut="" if bench.limits.whole_data else bench.cut,
         seed=stream(bench.resolved.seed, "crossfit"),
@@ -85,7 +86,7 @@ def _rotated_density(bench: Bench, part: Smoothness) -> tuple[float | None, str]
     """R_L after a random rotation, or None and the reason."""
     if bench.resolved.rotate:
         return None, "everything here is measured after a random rotation"
-    if bench.curvature.d > DENSE_LIMIT:
+    if not bench.curvature.forms_hessian:
         return None, f"above {DENSE_LIMIT:,} parameters `--rotate` measures it"
     if not part.sharpness:
         return None, "the Hessian is zero"

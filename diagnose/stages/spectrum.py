@@ -14,7 +14,7 @@ from diagnose.stages.rows import fields
 from estimators.curvature.kinks import STEPS as KINK_STEPS
 from estimators.curvature.lanczos import MAX_STEPS, Ritz, extremes
 from estimators.results import Progress, Spectrum
-from estimators.task.memory_limit import DENSE_LIMIT, STEP
+from estimators.task.memory_limit import STEP
 from estimators.task.problem import Problem
 from reports.record.diagnosis import Diagnosis, absent
 
@@ -29,7 +29,7 @@ def spectrum(bench: Bench, known: Diagnosis) -> Update:
         return Update({"spectrum": absent(Spectrum, reason)})
     seed = stream(bench.resolved.seed, "spectrum")
     runs = bench.lanczos_run()
-    if runs is None and bench.curvature.d > DENSE_LIMIT:
+    if runs is None and not bench.curvature.forms_hessian:
         runs = extremes(bench.curvature, seed=seed, progress=bench.progress, late=bench.late)
     run = None if runs is None else runs.whole
     part = estimators.spectrum(bench.curvature, run=run, seed=seed, progress=bench.progress)

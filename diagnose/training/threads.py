@@ -28,11 +28,12 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def short(problem: Problem, formed: bool) -> bool:
+def short(problem: Problem) -> bool:
     """Whether a pass over the samples, and what is done with a formed Hessian, is too short to share.
 
     Of a model of plain layers, which multiplies six times for each parameter and sample. On a busy machine threads wait
     for each other at every piece: with two processes on two cores, `logreg` on a4a took 170 s on two threads and 7 on
     one, `mlp` on digits 180 and 21.
     """
-    return plain(problem) and 6 * problem.d * problem.n <= SHORT_PASS and (not formed or problem.d <= SHORT_MATRIX)
+    short_matrix = not problem.forms_hessian or problem.d <= SHORT_MATRIX
+    return plain(problem) and 6 * problem.d * problem.n <= SHORT_PASS and short_matrix

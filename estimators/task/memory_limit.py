@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import torch
 
 from estimators.errors import InputError
-from estimators.task.function import DENSE_LIMIT as DENSE_LIMIT
 from estimators.task.function import Function
 from estimators.task.graphs import kept_bytes
 

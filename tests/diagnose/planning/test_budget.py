@@ -54,6 +54,7 @@ def network(**asked: Any) -> tuple[Work, Shape]:
         rows=1_797,
         linear=False,
         without_curvature=False,
+        formed=False,
         shared=True,
         held=1000,
         number=4,

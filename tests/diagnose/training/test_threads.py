@@ -26,18 +26,18 @@ def test_the_number_of_threads_is_put_back() -> None:
         assert torch.get_num_threads() == 2
 
 
-def linear(features: int, rows: int) -> Problem:
+def linear(features: int, rows: int, forms_hessian: bool = True) -> Problem:
     x = torch.randn(rows, features, generator=torch.Generator().manual_seed(0))
-    return Problem(nn.Linear(features, 2), (x, torch.zeros(rows, dtype=torch.long)))
+    return Problem(nn.Linear(features, 2), (x, torch.zeros(rows, dtype=torch.long)), forms_hessian=forms_hessian)
 
 
 def test_what_is_short() -> None:
-    assert short(linear(100, 50), formed=True)
-    assert not short(linear(100, 500_000), formed=True)
-    assert not short(linear(600, 50), formed=True)
-    assert short(linear(600, 50), formed=False)
+    assert short(linear(100, 50))
+    assert not short(linear(100, 500_000))
+    assert not short(linear(600, 50))
+    assert short(linear(600, 50, forms_hessian=False))
     images = torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)
-    assert not short(Problem(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2)), images), formed=True)
+    assert not short(Problem(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2)), images))
 
 
 @pytest.mark.usefixtures("two_threads")
