@@ -100,15 +100,17 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("signal_name", "code"), marked("sweep", [("SIGKILL", -9), ("SIGINT", 130)], [("SIGINT", 130)])
-)
-def test_a_run_stopped_in_every_stage_ends_like_one_left_alone(
-    signal_name: str, code: int, unbroken: Path, tmp_path: Path
+TWICE = ("smoothness", "training")
+STOPPED = [("SIGKILL", -9, tuple(STAGES)), ("SIGINT", 130, tuple(STAGES)), ("SIGINT", 130, TWICE)]
+
+
+@pytest.mark.parametrize(("signal_name", "code", "stages"), marked("sweep", STOPPED, STOPPED[-1:]))
+def test_a_run_stopped_in_its_stages_ends_like_one_left_alone(
+    signal_name: str, code: int, stages: tuple[str, ...], unbroken: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     seconds, passes = 0.0, 0.0
-    for number, stage in enumerate(STAGES, 1):
+    for number, stage in enumerate(stages, 1):
         ended = attempt(folder, stage, signal_name)
         assert ended.returncode == code, ended.stderr
         if signal_name == "SIGINT":
@@ -123,7 +125,7 @@ def test_a_run_stopped_in_every_stage_ends_like_one_left_alone(
     assert ended.returncode == 0, ended.stderr
     (ours, cost), (theirs, plain) = stored(folder), stored(unbroken)
     assert ours == theirs
-    assert cost["attempts"] == len(STAGES) + 1
+    assert cost["attempts"] == len(stages) + 1
     assert cost["forward_backward_passes"] > plain["forward_backward_passes"]
     assert set(cost["stages"]) == set(STAGES)
     for name in ("runs.csv", "vectors.safetensors"):
@@ -131,19 +133,25 @@ def test_a_run_stopped_in_every_stage_ends_like_one_left_alone(
     assert not (folder / "spent.json").exists()
 
 
-def test_a_run_killed_while_it_goes_on_ends_like_one_left_alone(unbroken: Path, tmp_path: Path) -> None:
+KILLED = [("hessian_diagonal", "training", "generalized_smoothness", "verdict"), ("training",)]
+
+
+@pytest.mark.parametrize("stages", [pytest.param(KILLED[0], marks=pytest.mark.sweep), KILLED[1]])
+def test_a_run_killed_while_it_goes_on_ends_like_one_left_alone(
+    stages: tuple[str, ...], unbroken: Path, tmp_path: Path
+) -> None:
     """From one method and without the diagonal to all of it: what is made again is taken out before."""
     folder = tmp_path / "run"
     less: dict[str, Any] = {**ASKED, "optimizers": ("adagrad",), "skip": ("hessian-diagonal",)}
     pipeline.execute(Settings(out=str(folder), **less), MODEL, DATA)
-    for stage in ("hessian_diagonal", "training", "generalized_smoothness", "verdict"):
+    for stage in stages:
         ended = attempt(folder, stage, "SIGKILL")
         assert ended.returncode == -9, ended.stderr
     ended = attempt(folder, "", "SIGKILL")
     assert ended.returncode == 0, ended.stderr
     (ours, cost), (theirs, plain) = stored(folder), stored(unbroken)
     assert ours == theirs
-    assert cost["attempts"] == 6
+    assert cost["attempts"] == len(stages) + 2
     assert cost["forward_backward_passes"] > plain["forward_backward_passes"]
     for name in ("runs.csv", "vectors.safetensors"):
         assert (folder / name).read_bytes() == (unbroken / name).read_bytes()

@@ -93,7 +93,7 @@ def test_a_threshold_is_an_interval_above_0(low: float, high: float) -> None:
         smoothness(Problem(*quadratic(matrix("even"))), thresholds=(Threshold(low, high),))
 
 
-@pytest.mark.parametrize("factor", marked("sweep", [0.3, 0.7, 0.95, 0.99, 1.01, 1.05, 1.3, 3.0], [0.7, 0.99, 1.3]))
+@pytest.mark.parametrize("factor", marked("sweep", [0.3, 0.7, 0.95, 0.99, 1.01, 1.05, 1.3, 3.0], [0.99, 1.3]))
 @pytest.mark.parametrize("name", marked("sweep", ["even", "graded", "steep", "diagonal"], ["even", "steep"]))
 @pytest.mark.parametrize("repeats", seeds(3))
 def test_a_bracket_that_ended_early_reads_as_the_true_value(name: str, factor: float, repeats: range) -> None:
