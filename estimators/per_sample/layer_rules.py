@@ -297,7 +297,8 @@ def _embedding(site: Site, gradient: Tensor, shape: torch.Size) -> Use:
         tokens = index.reshape(1, -1).expand(m, -1)
     else:
         g, tokens = gradient, _by_sample(site, index.flatten(), m)
-    g = g.masked_fill((tokens == node._saved_padding_idx).unsqueeze(-1), 0)
+    if 0 <= node._saved_padding_idx < shape[0]:  # older torch gives -1, for none, without its sign
+        g = g.masked_fill((tokens == node._saved_padding_idx).unsqueeze(-1), 0)
 
     def rows(start: int, stop: int) -> Tensor:
         out = g.new_zeros((stop - start) * shape[0], shape[1])
