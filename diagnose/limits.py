@@ -122,9 +122,9 @@ def cuts_of(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a budget cut of what a stage reads, from the settings of a result; empty where nothing."""
     cuts = settings.get(CUTS, {})
     drawn = {"samples"} | ({"curvature_samples"} if stage not in ("noise", "training") else set())
-    out = {"left_out": True} if stage in cuts.get("left_out", ()) else {}
-    smaller = {name: value for name, value in cuts.items() if name in NUMBERS}
-    return {name: value for name, value in smaller.items() if name in drawn or NUMBERS[name].stage == stage} | out
+    read = drawn | {name for name, number in NUMBERS.items() if number.stage == stage}
+    found = {name: value for name, value in cuts.items() if name in read}
+    return found | ({"left_out": True} if stage in cuts.get("left_out", ()) else {})
 
 
 def recorded(settings: Mapping[str, Any], budget: float | None) -> dict[str, Any]:

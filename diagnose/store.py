@@ -116,10 +116,9 @@ class Store:
         """
         from safetensors.numpy import save
 
-        flat = {f"{kind}/{name}": array for kind, part in diagnosis.vectors.items() for name, array in part.items()}
         text = json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         rows = {} if diagnosis.runs is self._runs else {RUNS: _csv(diagnosis.runs).encode()}
-        contents = {VECTORS: save(flat), **rows, RESULT: (text + "\n").encode()}
+        contents = {VECTORS: save(diagnosis.flat_vectors), **rows, RESULT: (text + "\n").encode()}
         less = not self._named <= set(diagnosis.vectors) or len(diagnosis.runs) < self._rows
         if diagnosis.status == "started":
             (self.directory / REPORT).unlink(missing_ok=True)

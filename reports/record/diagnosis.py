@@ -239,10 +239,15 @@ class Diagnosis:
         plain = (item.name for item in fields(self) if item.name != "vectors")
         if any(getattr(self, name) != getattr(other, name) for name in plain):
             return False
-        ours, theirs = _flat(self.vectors), _flat(other.vectors)
+        ours, theirs = self.flat_vectors, other.flat_vectors
         return ours.keys() == theirs.keys() and all(_same(array, theirs[name]) for name, array in ours.items())
 
     __hash__ = None  # type: ignore[assignment]  # holds dicts and arrays
+
+    @property
+    def flat_vectors(self) -> dict[str, Any]:
+        """All vectors by the names that they have in vectors.safetensors, KIND/NAME."""
+        return {f"{kind}/{name}": array for kind, part in self.vectors.items() for name, array in part.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The object of result.json."""
@@ -315,10 +320,6 @@ class Diagnosis:
             return cls.from_json(body, vectors, runs)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise unreadable(path, error) from None
-
-
-def _flat(vectors: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
-    return {(kind, name): array for kind, part in vectors.items() for name, array in part.items()}
 
 
 def _same(a: Any, b: Any) -> bool:
